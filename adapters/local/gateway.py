@@ -1,0 +1,176 @@
+"""The local gateway: its public port, its workers, and the one routing table they all have.
+
+The port is opened by the engine and inherited by every worker, so that it outlives each of them: connections queue while
+a worker is replaced. After the engine's own restart a living worker hands it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from adapters.local.supervisor import Slot, Supervisor
+from state.config import GatewayConfig
+from state.words import OperationFailed, Unreachable, UsageError
+
+log = logging.getLogger("airboss.gateway")
+
+MODULE = "engine.gateway.worker"
+BACKLOG = 1024
+DRAIN_S = 20.0
+
+
+class WorkerTable(Protocol):
+    """A routing table as a worker serves it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it crosses the wire."""
+
+
+class WorkerAdmin(Protocol):
+    """What is asked of one worker; the gateway's own client is one. It raises Unreachable and Conflict."""
+
+    async def __aenter__(self) -> Self:
+        """Open."""
+
+    async def __aexit__(self, *exc: Any) -> None:
+        """Close."""
+
+    async def put_table(self, table: Mapping[str, Any], /) -> Any:
+        """Serve `table` from now on."""
+
+    async def table(self) -> WorkerTable | None:
+        """The table served."""
+
+
+class LocalGateway:
+    """The workers on one public port. `admin` opens a worker's admin socket, `fetch_fd` takes the port back from one."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        config: GatewayConfig,
+        gateway_dir: Path,
+        *,
+        admin: Callable[[str], WorkerAdmin],
+        fetch_fd: Callable[[str], int],
+    ) -> None:
+        self.supervisor = supervisor
+        self.config = config
+        self.gateway_dir = gateway_dir
+        self._admin = admin
+        self._fetch_fd = fetch_fd
+        self._listener: socket.socket | None = None
+        self.address = ""
+
+    async def start(self) -> None:
+        """Have the port and all workers. Raises UsageError when the port is somebody else's."""
+        self._listener = await self._port()
+        host, port = self._listener.getsockname()[:2]
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        for index in range(self.config.workers):
+            await self.supervisor.want(self._slot(index))
+
+    def workers(self) -> Sequence[tuple[str, str]]:
+        """(spawn_id, admin socket path) of every worker that is ready."""
+        return [(p.child.spec.spawn_id, p.child.spec.socket) for p in self.supervisor.of("gateway") if p.is_ready]
+
+    @property
+    def wanted_workers(self) -> int:
+        """How many workers there should be."""
+        return self.config.workers
+
+    async def put(self, table: Mapping[str, Any]) -> None:
+        """Give `table` to every ready worker; returns once all have acknowledged it.
+
+        Raises Unreachable when none is ready or one does not acknowledge. A worker that starts later takes the newest
+        table from the gateway's directory, and is given it again once it is ready.
+        """
+        workers = self.workers()
+        if not workers:
+            raise Unreachable("no gateway worker is up; the table waits for one")
+        await asyncio.gather(*(self._put_one(path, table) for _, path in workers))
+
+    async def tables(self) -> list[Mapping[str, Any]]:
+        """The table of every ready worker. Raises Unreachable when one does not answer."""
+
+        async def one(path: str) -> Mapping[str, Any]:
+            async with self._admin(path) as admin:
+                table = await admin.table()
+                return table.to_json() if table is not None else {}
+
+        return list(await asyncio.gather(*(one(path) for _, path in self.workers())))
+
+    async def drain(self) -> None:
+        """End all workers gently and give the port up."""
+        for place in self.supervisor.of("gateway"):
+            await self.supervisor.unwant(place.slot.owner, DRAIN_S)
+        if self._listener is not None:
+            self._listener.close()
+
+    async def _put_one(self, path: str, table: Mapping[str, Any]) -> None:
+        async with self._admin(path) as admin:
+            await admin.put_table(table)
+
+    async def _port(self) -> socket.socket:
+        for fd_socket in sorted(self.supervisor.socket_dir.glob("g-*.fd.sock")):
+            with contextlib.suppress(OSError, Unreachable, OperationFailed):
+                listener = socket.socket(fileno=await asyncio.to_thread(self._fetch_fd, str(fd_socket)))
+                if self._is_ours(listener):
+                    log.info("took the public port back from %s", fd_socket.name)
+                    return listener
+                listener.close()
+        return self._bind()
+
+    def _is_ours(self, listener: socket.socket) -> bool:
+        """The port that a living worker has is the one the configuration asks for."""
+        host, port = self.config.address
+        have = listener.getsockname()
+        return port in (0, have[1]) and host in (have[0], "localhost")
+
+    def _bind(self) -> socket.socket:
+        host, port = self.config.address
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise UsageError(
+                f"[gateway] listen = {self.config.listen!r}: the port cannot be opened: {os.strerror(error.errno or 0)}",
+                hint="stop what has the port (`ss -ltnp`), or choose another in airboss.toml; port 0 takes a free one",
+                code="port_in_use",
+            ) from error
+        return listener
+
+    def _slot(self, index: int) -> Slot:
+        listener = self._listener
+        if listener is None:
+            raise OperationFailed("the gateway's port is not open yet")
+
+        def payload(spawn_id: str) -> Mapping[str, Any]:
+            return {
+                "listen_fd": listener.fileno(),
+                "worker": index,
+                "gateway_dir": str(self.gateway_dir),
+                "max_inflight": self.config.max_inflight,
+                "retries": self.config.retries,
+                "fd_socket": str(self.supervisor.socket_dir / f"{spawn_id}.fd.sock"),
+            }
+
+        return Slot(
+            owner=f"gateway/{index}",
+            kind="gateway",
+            module=MODULE,
+            payload=payload,
+            pass_fds=(listener.fileno(),),
+            digest="gateway",
+            index=index,
+        )

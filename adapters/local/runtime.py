@@ -1,0 +1,143 @@
+"""The local runtime: replicas are model server processes on this host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import httpx
+from sqlmodel import Session, select
+
+from adapters.local.supervisor import Place, Slot, Supervisor
+from adapters.ports import ReplicaSetSpec, ReplicaStatus
+from state.models import Spawn
+
+MODULE = "engine.serving.server"
+DRAIN_S = 30.0
+PROBE_TIMEOUT_S = 20.0
+
+
+class LocalRuntime:
+    """Runtime (adapters.ports) over the supervisor's places, one a replica."""
+
+    def __init__(self, supervisor: Supervisor, *, threads: int, crash_loop_after: int) -> None:
+        self.supervisor = supervisor
+        self.threads = threads
+        self.crash_loop_after = crash_loop_after
+        self._draining: set[asyncio.Task[None]] = set()
+
+    async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
+        """Have exactly `spec.replicas` processes of the release; those too many are drained first of the last."""
+        for index in range(spec.replicas):
+            await self.supervisor.want(self._slot(spec, index, allow_faults))
+        for place in self._places(spec.service, spec.env):
+            if place.slot.release_id == spec.release_id and place.slot.index >= spec.replicas:
+                self._drain(place)
+
+    def _drain(self, place: Place) -> None:
+        """End a replica beside the caller: its streams may take as long as DRAIN_S to finish."""
+        if place.is_wanted:
+            place.is_wanted = False
+            task = asyncio.create_task(self.supervisor.unwant(place.slot.owner, DRAIN_S), name=f"drain {place.slot.owner}")
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
+
+    async def observe(self, service: str, env: str) -> Sequence[ReplicaStatus]:
+        """Every replica of the service in the environment."""
+        return [status_of(place) for place in self._places(service, env)]
+
+    def replicas(self, service: str, env: str) -> list[ReplicaStatus]:
+        """`observe` without waiting: the local runtime knows."""
+        return [status_of(place) for place in self._places(service, env)]
+
+    async def probe(self, spec: ReplicaSetSpec) -> str | None:
+        """Generate one token on each ready replica of the release."""
+        ready = [
+            p for p in self._places(spec.service, spec.env) if p.slot.release_id == spec.release_id and p.is_ready
+        ]
+        if len(ready) < spec.replicas:
+            return f"{len(ready)} of {spec.replicas} replicas are ready"
+        for place in ready:
+            trouble = await generates_a_token(place.child.spec.socket)
+            if trouble:
+                return f"{place.child.spec.spawn_id}: {trouble}"
+        return None
+
+    def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
+        """The reason the release's replicas count as a crash loop here, or None."""
+        for place in self._places(service, env):
+            if place.slot.release_id == release_id:
+                reason = self.supervisor.crash_loop(place.slot.owner)
+                if reason:
+                    return reason
+        return None
+
+    def _places(self, service: str, env: str) -> list[Place]:
+        return [p for p in self.supervisor.of("model") if p.slot.service == service and p.slot.env == env]
+
+    def _slot(self, spec: ReplicaSetSpec, index: int, allow_faults: bool) -> Slot:
+        payload = {
+            "bundle": str(spec.bundle_path),
+            "service": spec.service,
+            "env": spec.env,
+            "release_id": spec.release_id,
+            "serving": dict(spec.serving),
+            "threads": self.threads,
+            "allow_faults": allow_faults,
+        }
+        return Slot(
+            owner=f"model/{spec.service}/{spec.env}/{spec.release_id}/{index}",
+            kind="model",
+            module=MODULE,
+            payload=lambda spawn_id: payload,
+            service=spec.service,
+            env=spec.env,
+            release_id=spec.release_id,
+            digest=spec.digest,
+            index=index,
+            crash_loop_after=self.crash_loop_after,
+        )
+
+
+def status_of(place: Place) -> ReplicaStatus:
+    """A place as the port's value."""
+    slot = place.slot
+    return ReplicaStatus(
+        spawn_id=place.child.spec.spawn_id,
+        service=slot.service,
+        env=slot.env,
+        release_id=slot.release_id,
+        digest=slot.digest,
+        slot=slot.index,
+        address=f"unix:{place.child.spec.socket}",
+        pid=place.child.pid,
+        is_ready=place.is_ready,
+        is_alive=place.child.is_alive(),
+        restarts=place.restarts,
+        end_cause=place.last_end,
+    )
+
+
+async def generates_a_token(socket: str) -> str | None:
+    """Ask the model server behind `socket` for one token; None when it came, else what went wrong."""
+    body = {"prompt": "the ", "max_tokens": 1, "temperature": 0}
+    try:
+        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), timeout=PROBE_TIMEOUT_S) as client:
+            answer = await client.post("http://replica/generate", json=body, headers={"x-airboss-probe": "1"})
+    except httpx.HTTPError as error:
+        return f"did not answer the probe: {type(error).__name__} {error}"
+    if answer.status_code != 200:
+        return f"answered the probe with {answer.status_code}: {answer.text[:200]}"
+    if int(answer.json().get("tokens_generated", 0)) < 1:
+        return "answered the probe without a token"
+    return None
+
+
+def wanted_sets(session: Session) -> list[tuple[str, str, str, int]]:
+    """(service, env, release, replicas) that an earlier engine meant to have, from its rows."""
+    query = select(Spawn).where(Spawn.kind == "model", Spawn.desired == "run")
+    newest: dict[tuple[str, str, str], int] = {}
+    for row in session.exec(query):
+        key = (row.service, row.env, row.release_id)
+        newest[key] = max(newest.get(key, 0), row.slot + 1)
+    return [(*key, count) for key, count in sorted(newest.items())]

@@ -1,0 +1,190 @@
+"""The ports the engine calls, and the frozen values that cross them. No SQLModel row crosses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSetSpec:
+    """`replicas` copies of one release serving one service in one environment. Absolute; 0 means none."""
+
+    service: str
+    env: str
+    release_id: str
+    digest: str
+    bundle_path: Path
+    replicas: int
+    serving: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica as the world has it. `end_cause` is set once it is dead."""
+
+    spawn_id: str
+    service: str
+    env: str
+    release_id: str
+    digest: str
+    slot: int
+    address: str
+    pid: int
+    is_ready: bool
+    is_alive: bool
+    restarts: int
+    end_cause: str = ""
+
+
+class Runtime(Protocol):
+    """Where replicas run."""
+
+    async def ensure(self, spec: ReplicaSetSpec) -> None:
+        """Make the set what `spec` says; repeating it changes nothing. Raises OperationFailed or Unreachable."""
+
+    async def observe(self, service: str, env: str) -> Sequence[ReplicaStatus]:
+        """Every replica of the service in the environment, any release."""
+
+    async def probe(self, spec: ReplicaSetSpec) -> str | None:
+        """Generate one token on every replica of the set; None when all answered, else what went wrong."""
+
+    def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
+        """The reason the set counts as a crash loop, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A track's place in a route: its release, its weight in percent, its replicas' addresses."""
+
+    track: str
+    release_id: str
+    weight: int
+    replicas: tuple[tuple[str, str], ...]
+    """(spawn_id, address) pairs; an address is `unix:/path` or `http://host:port`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where one service's requests go in one environment. Weights of all backends sum to 100."""
+
+    service: str
+    env: str
+    target: str
+    rollout_id: str
+    backends: tuple[Backend, ...]
+    slow_ms: float
+    deadline_s: float
+
+
+class TrafficRouter(Protocol):
+    """What splits traffic. A change counts when every worker has acknowledged it."""
+
+    async def apply(self, route: Route) -> int:
+        """Replace the service's route; returns the table revision every worker acknowledged. Raises Unreachable."""
+
+    async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
+        """Weights by track as every worker has them, None when workers disagree or have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCounts:
+    """What one track did: requests that count, bad ones, and ones slower than the objective's threshold."""
+
+    requests: int = 0
+    errors: int = 0
+    slow: int = 0
+
+    def __add__(self, other: ArmCounts) -> ArmCounts:
+        return ArmCounts(self.requests + other.requests, self.errors + other.errors, self.slow + other.slow)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Both arms in one counting interval [t0, t1), Unix seconds."""
+
+    t0: float
+    t1: float
+    stable: ArmCounts
+    canary: ArmCounts
+
+
+@dataclass(frozen=True, slots=True)
+class ArmEvidence:
+    """All intervals of one step, the gaps between them in seconds, and how old the newest is.
+
+    `trouble` names why a source has nothing to say ("unreachable: …"); then `intervals` is empty.
+    """
+
+    intervals: tuple[Interval, ...]
+    gap_s: float
+    age_s: float | None
+    trouble: str = ""
+
+
+class MetricsSource(Protocol):
+    """Logical questions about traffic, answered by the embedded scraper or by Prometheus."""
+
+    async def arms(self, service: str, env: str, rollout_id: str, table_revision: int, since: float) -> ArmEvidence:
+        """Stable and canary since a step's weight was acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a release's bundle."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """All a registry must remember of a new model version. `build_key` makes registering idempotent."""
+
+    model_name: str
+    build_key: str
+    bundle_path: Path
+    files: tuple[ModelFile, ...]
+    digest: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    dataset_name: str
+    dataset_sha256: str
+    dataset_path: Path
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version in a registry."""
+
+    model_name: str
+    version: str
+    run_id: str
+    source: str
+    tags: Mapping[str, str]
+
+
+class Registry(Protocol):
+    """The model registry. All calls block; the engine makes them in a bounded thread with a deadline."""
+
+    def register(self, registration: Registration) -> ModelVersion:
+        """Make, or find by build key, the version. Raises Unreachable, OperationFailed."""
+
+    def aliases(self, model_name: str) -> Mapping[str, str]:
+        """alias → version, as the registry has it now."""
+
+    def set_alias(self, model_name: str, alias: str, version: str) -> None:
+        """Point `alias` at `version` and read it back. Raises Conflict when it reads back otherwise."""
+
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        """Remove `alias`; nothing happens when there is none."""
+
+    def tag(self, model_name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a version."""
+
+    def version(self, model_name: str, version: str) -> ModelVersion:
+        """The version with its tags."""

@@ -1,0 +1,110 @@
+"""The audit log: append-only, hash-chained. Row n stores sha256(row n−1's hash ‖ canonical JSON of row n)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import syslog
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from state.digests import canonical_json
+from state.models import Audit
+
+HEAD_KEY = "audit_head"
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class ChainState:
+    """What a verification found. `broken_at` is the first row that does not follow, None when all do."""
+
+    rows: int
+    head: str
+    broken_at: int | None = None
+    why: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Every row follows from the one before, and the anchor is in the chain."""
+        return self.broken_at is None and not self.why
+
+
+def append(
+    session: Session,
+    *,
+    actor: str,
+    action: str,
+    ref: str,
+    reason: str = "",
+    detail: Mapping[str, Any] | None = None,
+    at: float | None = None,
+) -> str:
+    """Add a row to the chain inside the caller's transaction; returns its hash."""
+    prev = session.info.get(HEAD_KEY) or _last_hash(session)
+    row = Audit(
+        at=time.time() if at is None else at,
+        actor=actor,
+        action=action,
+        ref=ref,
+        reason=reason,
+        detail=dict(detail or {}),
+        prev=prev,
+        hash="",
+    )
+    row.hash = row_hash(row)
+    session.add(row)
+    session.flush()
+    session.info[HEAD_KEY] = row.hash
+    return row.hash
+
+
+def row_hash(row: Audit) -> str:
+    """The hash a row must have: sha256(prev ‖ canonical JSON of its content)."""
+    body = {
+        "at": row.at,
+        "actor": row.actor,
+        "action": row.action,
+        "ref": row.ref,
+        "reason": row.reason,
+        "detail": row.detail,
+    }
+    return hashlib.sha256((row.prev + canonical_json(body)).encode("utf-8")).hexdigest()
+
+
+def verify(session: Session, anchor_path: Path | None = None) -> ChainState:
+    """Walk the whole chain; with `anchor_path`, also demand that the head written there is part of it."""
+    prev, rows, hashes = GENESIS, 0, set()
+    for row in session.exec(select(Audit).order_by(col(Audit.id))).yield_per(1000):
+        if row.prev != prev or row_hash(row) != row.hash:
+            return ChainState(rows, prev, broken_at=row.id, why=f"row {row.id} does not follow from row {rows}")
+        prev, rows = row.hash, rows + 1
+        hashes.add(row.hash)
+    if anchor_path is not None and anchor_path.exists():
+        anchored = anchor_path.read_text(encoding="ascii", errors="replace").strip()
+        if anchored and anchored not in hashes:
+            return ChainState(rows, prev, why=f"the head anchored in {anchor_path.name} is not in the chain: rows were cut off")
+    return ChainState(rows, prev)
+
+
+def head(session: Session) -> str:
+    """The hash of the newest row."""
+    return _last_hash(session)
+
+
+def anchor(path: Path, hash_: str) -> None:
+    """Write the chain's head beside the store and to the system log, so that a cut tail is seen."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(hash_ + "\n", encoding="ascii")
+    os.replace(aside, path)
+    syslog.syslog(syslog.LOG_INFO, f"airboss audit head {hash_}")
+
+
+def _last_hash(session: Session) -> str:
+    found = session.exec(select(Audit.hash).order_by(col(Audit.id).desc()).limit(1)).first()
+    return found or GENESIS

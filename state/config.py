@@ -1,0 +1,370 @@
+"""`airboss.toml`: its schema, its defaults, and errors that name file, line and field."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from state.words import ConfigError, Strategy, UsageError
+
+CONFIG_NAME = "airboss.toml"
+STATE_DIR = ".airboss"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, None: 1.0}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `30`, `"90s"`, `"5m"`, `"1h30m"`. Raises ValueError with what is allowed."""
+    if isinstance(value, bool) or value is None:
+        raise ValueError("must be a duration such as 90, '90s', '5m' or '1h30m'")
+    if isinstance(value, int | float):
+        return float(value)
+    text = str(value).strip()
+    parts = list(_DURATION.finditer(text))
+    if not parts or "".join(m.group(0) for m in parts) != text:
+        raise ValueError(f"{text!r} is not a duration such as '90s', '5m' or '1h30m'")
+    return sum(float(m.group(1)) * _UNIT_S[m.group(2)] for m in parts)
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,61}", value):
+        raise ValueError("must be 1-62 of a-z, 0-9 and '-', starting with a letter or digit")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Name = Annotated[str, AfterValidator(_name)]
+Percent = Annotated[int, Field(ge=0, le=100)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Slo(_Model):
+    """What a service promises. `availability` and `latency_share` are percents of requests in the window."""
+
+    availability: float = Field(default=99.5, gt=0, lt=100)
+    latency_p95_ms: float = Field(default=800, gt=0)
+    latency_share: float = Field(default=95.0, gt=0, lt=100)
+    window_d: float = Field(default=28, gt=0)
+
+    @property
+    def error_limit(self) -> float:
+        """The largest bad share the objective allows, 0..1."""
+        return 1 - self.availability / 100
+
+    @property
+    def slow_limit(self) -> float:
+        """The largest share of requests slower than `latency_p95_ms`, 0..1."""
+        return 1 - self.latency_share / 100
+
+
+class Service(_Model):
+    """A named model endpoint that users call."""
+
+    slo: Slo = Slo()
+    pipeline: Name | None = None
+    replicas: int = Field(default=1, ge=1, le=64)
+    prober: bool = True
+    prober_interval: Duration = 5.0
+    deadline: Duration = 30.0
+    serving: dict[str, Any] = {}
+
+
+class Target(_Model):
+    """A place an environment runs."""
+
+    name: Name = "local"
+    runtime: Literal["local", "kubernetes"] = "local"
+    context: str | None = None
+    namespace: str | None = None
+    route: str | None = None
+
+
+class Environment(_Model):
+    """Where services run, how strict it is, and which policy moves its releases."""
+
+    protected: bool = True
+    targets: tuple[Target, ...] = (Target(),)
+    policy: Name = "careful"
+    allow_faults: bool = False
+    read_only: bool = False
+
+
+class Step(_Model):
+    """One element of a strategy: exactly one of the fields."""
+
+    weight: Annotated[int, Field(ge=1, le=100)] | None = None
+    mirror: Annotated[int, Field(ge=1, le=100)] | None = None
+    pause: Duration | None = None
+    approval: int | None = Field(default=None, ge=1)
+    analysis: bool | None = None
+    header: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Step:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a step has exactly one of weight, mirror, pause, approval, analysis, header")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of the fields it is."""
+        return next(iter(self.model_fields_set))
+
+
+class JudgeConfig(_Model):
+    """How evidence becomes a verdict. DESIGN §6; `engine/rollouts/README.md` explains the numbers."""
+
+    margin: float = Field(default=1.0, gt=0)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    min_requests: int = Field(default=200, ge=1)
+    max_minutes: float = Field(default=30, gt=0)
+    no_data_after: Duration = 60.0
+    guardrails: tuple[Literal["crash_loop", "bad_windows", "safety"], ...] = ("crash_loop", "bad_windows")
+    bad_window: Duration = 10.0
+
+
+class Policy(_Model):
+    """A named way to roll out. A running rollout keeps the policy it began with."""
+
+    strategy: Strategy = Strategy.CANARY
+    steps: tuple[Step, ...] = (Step(weight=5), Step(weight=25), Step(weight=50), Step(weight=100))
+    judge: JudgeConfig = JudgeConfig()
+    approvals: int = Field(default=1, ge=0)
+    warm_hold: Duration = 1800.0
+    prepare_timeout: Duration = 600.0
+    auto_promote: bool = True
+
+    @model_validator(mode="after")
+    def _ends_at_full(self) -> Policy:
+        weights = [s.weight for s in self.steps if s.weight is not None]
+        if weights != sorted(set(weights)):
+            raise ValueError("weights must rise from step to step")
+        if not weights or weights[-1] != 100:
+            raise ValueError("the last weight must be 100")
+        return self
+
+
+class Roles(_Model):
+    """Who may what in an environment: Unix users, or `group:NAME`."""
+
+    viewer: tuple[str, ...] = ()
+    operator: tuple[str, ...] = ()
+    approver: tuple[str, ...] = ()
+    registrar: tuple[str, ...] = ()
+    admin: tuple[str, ...] = ()
+
+
+class PipelineConfig(_Model):
+    """A pipeline of the built-in stages (`kind = "charlm"`); its parameters are the stages' own."""
+
+    kind: Literal["charlm"] = "charlm"
+    params: dict[str, Any] = {}
+
+
+class RegistryConfig(_Model):
+    """The model registry: embedded MLflow unless `url` is given."""
+
+    url: str | None = None
+    timeout: Duration = 20.0
+
+
+class MetricsConfig(_Model):
+    """Where evidence comes from: the embedded scraper unless `url` is given."""
+
+    url: str | None = None
+
+
+class StateConfig(_Model):
+    """The store: SQLite in the workspace unless `url` is given."""
+
+    url: str | None = None
+
+
+class GatewayConfig(_Model):
+    """The data plane's public address and size."""
+
+    listen: str = "127.0.0.1:8080"
+    workers: int = Field(default=2, ge=1, le=32)
+    max_inflight: int = Field(default=256, ge=1)
+    retries: int = Field(default=1, ge=0, le=3)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @model_validator(mode="after")
+    def _listen(self) -> GatewayConfig:
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"listen = {self.listen!r} must be HOST:PORT, with a port of 0-65535 (0 takes a free one)")
+        return self
+
+
+class AlertsConfig(_Model):
+    """Who is told. With none of these, `doctor` says that no one is paged."""
+
+    webhook: str | None = None
+    command: tuple[str, ...] = ()
+    heartbeat_url: str | None = None
+    heartbeat_interval: Duration = 60.0
+
+
+class EngineConfig(_Model):
+    """The engine's own limits."""
+
+    socket_group: str | None = None
+    model_threads: int = Field(default=0, ge=0)
+    restart_backoff: Duration = 0.5
+    restart_backoff_max: Duration = 30.0
+    crash_loop_count: int = Field(default=4, ge=2)
+    crash_loop_window: Duration = 120.0
+
+
+class Config(_Model):
+    """A workspace's `airboss.toml`."""
+
+    workspace: dict[Literal["name", "kind"], str] = {}
+    service: dict[Name, Service] = {}
+    environment: dict[Name, Environment] = {}
+    policy: dict[Name, Policy] = {"careful": Policy()}
+    pipeline: dict[Name, PipelineConfig] = {}
+    roles: dict[Name, Roles] = {}
+    registry: RegistryConfig = RegistryConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    state: StateConfig = StateConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _names_refer(self) -> Config:
+        known = {**{"careful": Policy()}, **self.policy}
+        for name, env in self.environment.items():
+            if env.policy not in known:
+                raise ValueError(f"environment.{name}.policy = {env.policy!r}: no [policy.{env.policy}] in this file")
+        for name, service in self.service.items():
+            if service.pipeline is not None and service.pipeline not in self.pipeline:
+                raise ValueError(
+                    f"service.{name}.pipeline = {service.pipeline!r}: no [pipeline.{service.pipeline}] in this file"
+                )
+        for name in self.roles:
+            if name not in self.environment:
+                raise ValueError(f"roles.{name}: no [environment.{name}] in this file")
+        return self
+
+    def policy_of(self, env: str) -> Policy:
+        """The policy an environment rolls out by."""
+        name = self.environment[env].policy
+        return self.policy.get(name, Policy())
+
+    @property
+    def is_demo(self) -> bool:
+        """A workspace that `airboss demo` made."""
+        return self.workspace.get("kind") == "demo"
+
+
+def load_config(root: Path) -> Config:
+    """Read and check `root/airboss.toml`.
+
+    Raises UsageError when `root` is no workspace, ConfigError (file, line, field, what is allowed) otherwise.
+    """
+    path = root / CONFIG_NAME
+    try:
+        source = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(
+            f"{root} is not an Airboss workspace: there is no {CONFIG_NAME} in it",
+            hint="run `airboss init` there, or name a workspace with --workspace DIR",
+            code="no_workspace",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", hint="make it a readable UTF-8 text file") from error
+    return parse_config(source, path)
+
+
+def parse_config(source: str, path: Path) -> Config:
+    """The Config that `source` states; `path` is for messages only. Raises ConfigError."""
+    try:
+        data = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", hint="see https://toml.io for the syntax") from error
+    _refuse_literal_secrets(data, source, path)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source, path), hint="`airboss help config` lists every field") from error
+
+
+def _explain(error: ValidationError, source: str, path: Path) -> str:
+    lines = []
+    for item in error.errors()[:8]:
+        loc = tuple(str(part) for part in item["loc"])
+        what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            what = f"no such field{_near(loc)}"
+        got = item.get("input")
+        shown = f", not {got!r}" if isinstance(got, str | int | float | bool) and item["type"] != "extra_forbidden" else ""
+        field = ".".join(loc) or "the file as a whole"
+        lines.append(f"{path}:{line_of(source, loc)}: {field}: {what}{shown}")
+    return "\n".join(lines)
+
+
+def _near(loc: tuple[str, ...]) -> str:
+    model: Any = Config
+    for part in loc[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return ""
+        model = next((a for a in getattr(field.annotation, "__args__", ()) if hasattr(a, "model_fields")), field.annotation)
+        if hasattr(field.annotation, "__args__") and hasattr(model, "model_fields") and part in loc[:-2]:
+            return f"; allowed: {', '.join(model.model_fields)}" if len(loc) - loc.index(part) == 3 else ""
+    fields = getattr(model, "model_fields", {})
+    return f"; allowed: {', '.join(fields)}" if fields else ""
+
+
+def line_of(source: str, loc: tuple[str, ...]) -> int:
+    """The line (from 1) where the longest known part of `loc` stands in TOML `source`."""
+    table: tuple[str, ...] = ()
+    best, best_line = 0, 1
+    for number, raw in enumerate(source.splitlines(), start=1):
+        line = raw.strip()
+        if header := re.fullmatch(r"\[\[?\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?", line):
+            table = tuple(part.strip().strip("\"'") for part in header.group(1).split("."))
+            where = table
+        elif key := re.match(r"([A-Za-z0-9_.\"'-]+)\s*=", line):
+            where = (*table, *(part.strip("\"'") for part in key.group(1).split(".")))
+        else:
+            continue
+        common = 0
+        while common < min(len(where), len(loc)) and where[common] == loc[common]:
+            common += 1
+        if common > best and common == len(where):
+            best, best_line = common, number
+    return best_line
+
+
+_SECRET_KEY = re.compile(r"(?i)(^|_)(token|password|secret|api_?key)$")
+
+
+def _refuse_literal_secrets(data: Any, source: str, path: Path, loc: tuple[str, ...] = ()) -> None:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            here = (*loc, str(key))
+            if _SECRET_KEY.search(str(key)) and isinstance(value, str) and not value.startswith(("env:", "file:")):
+                raise ConfigError(
+                    f"{path}:{line_of(source, here)}: {'.'.join(here)}: a secret must not stand in the file",
+                    hint="write env:NAME or file:PATH instead",
+                )
+            _refuse_literal_secrets(value, source, path, here)
+    elif isinstance(data, list):
+        for value in data:
+            _refuse_literal_secrets(value, source, path, loc)

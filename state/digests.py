@@ -1,0 +1,52 @@
+"""Content digests: files, trees, bundles, and the canonical JSON that is hashed. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST_NAME = "release.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """One file: its path relative to the tree, its sha256 in hex, its size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_tree(root: Path, exclude: Collection[str] = ()) -> tuple[FileDigest, ...]:
+    """Every regular file below `root` in path order, but those whose relative path is in `exclude`."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_file() and not path.is_symlink() and name not in exclude:
+            found.append(FileDigest(name, file_sha256(path), path.stat().st_size))
+    return tuple(found)
+
+
+def canonical_json(value: object) -> str:
+    """The one text of `value` that is hashed: sorted keys, no spaces, no NaN (raises ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def text_sha256(text: str) -> str:
+    """The sha256 of `text` as UTF-8, in hex."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def bundle_digest(files: Iterable[FileDigest]) -> str:
+    """The digest of a bundle: sha256 over the canonical list of its files, the manifest itself left out."""
+    listed = sorted((f.path, f.sha256, f.size) for f in files if f.path != MANIFEST_NAME)
+    return text_sha256(canonical_json([list(item) for item in listed]))
