@@ -188,3 +188,6 @@ class Registry(Protocol):
 
     def version(self, model_name: str, version: str) -> ModelVersion:
         """The version with its tags."""
+
+    def close(self) -> None:
+        """Let go of connections."""

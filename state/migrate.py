@@ -46,6 +46,7 @@ def upgrade(path: Path, before: Callable[[], Any] | None = None) -> None:
         )
     if revision is not None and before is not None:
         before()
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic import command
 
     command.upgrade(alembic_config(path), "head")
@@ -62,7 +63,6 @@ def alembic_config(path: Path) -> Any:
     """Alembic's configuration for the store at `path`, without a file."""
     from alembic.config import Config
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
     config.set_main_option("sqlalchemy.url", f"sqlite:///{path}".replace("%", "%%"))

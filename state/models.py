@@ -259,7 +259,7 @@ class Evidence(SQLModel, table=True):
     """What one gateway worker counted for one track in one interval. Ingested once: (boot_id, seq) is unique."""
 
     __table_args__ = (
-        UniqueConstraint("boot_id", "seq", "service", "env", "target", "track", "release_id"),
+        UniqueConstraint("boot_id", "seq", "service", "env", "target", "track", "release_id", "table_revision"),
         Index("ix_evidence_rollout", "rollout_id", "table_revision"),
         Index("ix_evidence_service_time", "service", "env", "t1"),
     )

@@ -33,6 +33,7 @@ class LocalRouter:
         self.config = config
         self.revision = 0
         self._published: Mapping[str, Any] | None = None
+        self._issued_at = 0.0
         self._lock = asyncio.Lock()
 
     async def recover(self) -> None:
@@ -55,8 +56,8 @@ class LocalRouter:
                 self.revision += 1
                 revision = str(self.revision)
                 await self.store.write(lambda s: ids.put(s, REVISION_KEY, revision))
-                self._published = body
-            await self.gateway.put({"revision": self.revision, "issued_at": time.time(), **body})
+                self._published, self._issued_at = body, time.time()
+            await self.gateway.put({"revision": self.revision, "issued_at": self._issued_at, **body})
             return self.revision
 
     async def republish(self) -> None:
@@ -65,6 +66,13 @@ class LocalRouter:
             await self.publish()
         except AirbossError as error:
             log.warning("the table could not be published yet: %s", error)
+
+    def track_of(self, service: str, env: str, release_id: str) -> str:
+        """The track that `release_id` plays in the table published last; "" when it has none."""
+        for route in (self._published or {}).get("routes", ()):
+            if (route["service"], route["env"]) == (service, env):
+                return next((str(b["track"]) for b in route["backends"] if b["release_id"] == release_id), "")
+        return ""
 
     async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
         """release → weight, when all workers agree and are as many as there should be; else None."""

@@ -112,7 +112,8 @@ def upgrade() -> None:
             "target",
             "track",
             "release_id",
-            name=op.f("uq_evidence_boot_id_seq_service_env_target_track_release_id"),
+            "table_revision",
+            name=op.f("uq_evidence_boot_id_seq_service_env_target_track_release_id_table_revision"),
         ),
     )
     with op.batch_alter_table("evidence", schema=None) as batch_op:

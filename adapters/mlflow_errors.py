@@ -1,0 +1,83 @@
+"""MLflow's exceptions as ours: not there, not reachable, or refused, each with a sentence.
+
+MLflow wraps most troubles in one exception with an error code, but lets some of `requests`, `sqlalchemy` and the
+operating system through; a proxy's login page comes as a JSON decoding error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from state.words import AirbossError, OperationFailed, Unreachable
+
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
+_UNREACHABLE_CODES = frozenset({"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"})
+_UNREACHABLE_WORDS = (
+    "failed with exception",  # MLflow's own words around a connection error, after its retries
+    "Max retries exceeded",
+    "Connection refused",
+    "database is locked",
+    "failed with error code 5",
+    "failed with error code 429",
+)
+_DAMAGED_WORDS = ("file is not a database", "database disk image is malformed", "Can't locate revision", "out-of-date database")
+_DENIED_WORDS = ("failed with error code 401", "failed with error code 403", "PERMISSION_DENIED", "UNAUTHENTICATED")
+_LONGEST = 300
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether MLflow says that what was asked for does not exist."""
+    return getattr(error, "error_code", "") == _MISSING
+
+
+@contextlib.contextmanager
+def clear_errors(what: str) -> Iterator[None]:
+    """Raise every trouble of MLflow inside as `what` and why: Unreachable or OperationFailed. Ours pass through."""
+    import mlflow.exceptions
+    import requests
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except AirbossError:
+        raise
+    except (requests.exceptions.RequestException, TimeoutError, ConnectionError) as error:
+        if isinstance(error, requests.exceptions.JSONDecodeError):
+            raise _no_mlflow(what) from error
+        raise Unreachable(f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached") from error
+    except (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        raise as_airboss(what, error) from error
+    except ValueError as error:
+        raise _no_mlflow(what) from error
+
+
+def as_airboss(what: str, error: Exception) -> AirbossError:
+    """The error to raise for `error`, which made `what` fail."""
+    code, text = str(getattr(error, "error_code", "")), str(error)
+    if is_missing(error):
+        return OperationFailed(f"{what}: {_brief(error)}", hint="look at what the registry has", code="not_found")
+    if any(word in text for word in _DENIED_WORDS) or code in _DENIED_WORDS:
+        return OperationFailed(f"{what}: MLflow denies it: {_brief(error)}", hint="renew the registry's credentials", code="auth")
+    if any(word in text for word in _DAMAGED_WORDS):
+        return OperationFailed(
+            f"{what}: its database cannot be used: {_brief(error)}",
+            hint="move mlflow.db away or restore it from a backup; releases keep serving without it",
+            code="registry_damaged",
+        )
+    if code in _UNREACHABLE_CODES or any(word in text for word in _UNREACHABLE_WORDS):
+        return Unreachable(f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached")
+    return OperationFailed(f"{what}: {_brief(error)}", hint="see the registry worker's log")
+
+
+def _no_mlflow(what: str) -> AirbossError:
+    return Unreachable(
+        f"{what}: what answers there does not speak MLflow's JSON",
+        hint="a proxy's login page does this: see the registry's url and credentials",
+    )
+
+
+def _brief(error: Exception) -> str:
+    """The first sentence or so of an error, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

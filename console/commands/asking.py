@@ -1,0 +1,98 @@
+"""`service ask`: one request through the gateway, as a user sends it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from console.output import Outcome, Text
+from state.words import AirbossError, OperationFailed, TimedOut, Unreachable
+
+if TYPE_CHECKING:
+    from console.commands.context import Context
+
+TIMEOUT_S = 60.0
+
+
+def gateway_address(context: Context) -> str:
+    """The public address: the engine's word, else the configuration's. Raises Unreachable when the port is not known."""
+    try:
+        return str(context.client.get("/v1/status")["gateway"])
+    except Unreachable:
+        host, port = context.config.gateway.address
+        if port == 0:
+            raise
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def ask(
+    context: Context,
+    *,
+    service: str,
+    prompt: str,
+    env: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    seed: int | None,
+) -> Outcome:
+    """The answer on stdout; which release gave it, and how fast, on stderr."""
+    import httpx
+
+    url = gateway_address(context)
+    chosen = {"temperature": temperature, "seed": seed}
+    body = {
+        "model": service,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        **{k: v for k, v in chosen.items() if v is not None},
+    }
+    started = time.monotonic()
+    try:
+        response = httpx.post(
+            f"{url}/v1/completions",
+            json=body,
+            headers={"x-airboss-env": env} if env else {},
+            trust_env=False,
+            timeout=context.options.timeout_s or TIMEOUT_S,
+        )
+    except httpx.TimeoutException as error:
+        raise TimedOut(
+            f"{service} did not answer within {context.options.timeout_s or TIMEOUT_S:g} s",
+            hint="`airboss status` shows how it does",
+        ) from error
+    except httpx.HTTPError as error:
+        raise Unreachable(
+            f"the gateway at {url} does not answer: {error or type(error).__name__}",
+            hint="`airboss status`; `airboss up -d` starts what is missing",
+        ) from error
+    took_ms = (time.monotonic() - started) * 1000
+    facts = {name: response.headers.get(f"x-airboss-{name}") for name in ("release", "track", "revision")}
+    if response.status_code != 200:
+        raise _refused(response.status_code, response.content, service)
+    answer: dict[str, Any] = response.json()
+    text = "".join(choice.get("text", "") for choice in answer.get("choices", []))
+    request_id = response.headers.get("x-request-id")
+    item = {
+        "service": service,
+        "text": text,
+        "request_id": request_id,
+        **facts,
+        "latency_ms": round(took_ms, 1),
+        "usage": answer.get("usage"),
+    }
+    note = f"{facts['release']} ({facts['track']}) in {took_ms:.0f} ms, request {request_id}"
+    return Outcome(
+        "Answer", [item], blocks=(Text(text),), names=(request_id or "",), notes=(note,), ref=f"service/{service}"
+    )
+
+
+def _refused(status: int, body: bytes, service: str) -> AirbossError:
+    try:
+        said = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        said = body.decode("utf-8", errors="replace")[:200]
+    text = f"{service} answered {status}: {said}"
+    if status in (502, 503, 504):
+        return Unreachable(text, hint="`airboss service list` shows what serves; try again")
+    return OperationFailed(text, hint="`airboss service list` shows services and environments")

@@ -1,0 +1,40 @@
+"""`audit export`: the chain as JSON lines, read from the store's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from console.output import Outcome, Text
+from state.words import Conflict, OperationFailed
+
+if TYPE_CHECKING:
+    from console.commands.context import Context
+
+
+def export(context: Context, *, to: Path | None, after: int) -> Outcome:
+    """Write the rows after `after`. Times stay as they were hashed: Unix seconds, all digits."""
+    from console.offline import OfflineStore
+
+    if to is not None and to.exists():
+        raise Conflict(f"{to} is there already; it was not touched", hint="name a new file", code="exists")
+    store = OfflineStore.open(context.paths)
+    try:
+        lines = [json.dumps(row, sort_keys=True) + "\n" for row in store.chain(after)]
+    finally:
+        store.close()
+    if to is None:
+        context.output.stream.writelines(lines)
+        return Outcome.printed()
+    try:
+        with to.open("x", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise OperationFailed(f"{to} cannot be written: {error.strerror}", hint="name another file") from error
+    return Outcome(
+        "AuditExport",
+        [{"path": str(to), "rows": len(lines)}],
+        blocks=(Text(f"{len(lines)} rows in {to}"),),
+        names=(str(to),),
+    )

@@ -1,0 +1,78 @@
+"""`demo`: the whole loop on real text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from console.commands.requests import LocalRequest
+from console.commands.tree import leaf
+
+if TYPE_CHECKING:
+    from console.commands.context import Context
+    from console.output import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """How the demo is played. `as_json`: one JSON document on stdout at the end."""
+
+    directory: Path
+    headless: bool
+    text: Path | None
+    fault: bool
+    cut_evidence: bool
+    keep: bool
+    as_json: bool
+
+
+@leaf(
+    None,
+    "demo",
+    examples=(
+        ("airboss demo", "in ./airboss-demo, with the console open beside it"),
+        (
+            "airboss demo --headless -o json > demo.json",
+            "progress on stderr, one document on stdout; exit 0 only if all acts did",
+        ),
+        ("airboss demo --headless --text ~/books", "on your own text"),
+    ),
+)
+@click.argument("directory", required=False, default="airboss-demo", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--headless", is_flag=True, help="Without the console.")
+@click.option("--text", type=click.Path(path_type=Path), metavar="PATH", help="A text file or a folder of them.")
+@click.option("--no-fault", is_flag=True, help="Act 4 with a healthy release: it must not be rolled back.")
+@click.option("--cut-evidence", is_flag=True, help="Act 4 with the judge's data cut off: it must pause, not pass.")
+@click.option("--keep", is_flag=True, help="Leave everything running at the end.")
+def demo(
+    directory: Path, headless: bool, text: Path | None, no_fault: bool, cut_evidence: bool, keep: bool
+) -> LocalRequest:
+    """Four acts, all real: make a release from text, launch it, advance to a better one, recover from a bad one."""
+    return LocalRequest(
+        "console.commands.demo:play",
+        {
+            "directory": directory,
+            "headless": headless,
+            "text": text,
+            "fault": not no_fault,
+            "cut_evidence": cut_evidence,
+            "keep": keep,
+        },
+    )
+
+
+def play(context: Context, **chosen: object) -> Outcome:
+    """Hand over to the demo; it prints by itself and its exit code is ours."""
+    import importlib
+    import sys
+
+    from console.output import Outcome
+    from state.words import ExitCode
+
+    headless = bool(chosen["headless"]) or not (sys.stdin.isatty() and sys.stdout.isatty())
+    options = DemoOptions(as_json=context.options.output == "json", **{**chosen, "headless": headless})  # type: ignore[arg-type]
+    code = importlib.import_module("console.demo").run_demo(options)
+    return Outcome.printed(ExitCode(int(code or 0)))

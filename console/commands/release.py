@@ -1,0 +1,65 @@
+"""`release`: the immutable bundles that roll out."""
+
+from __future__ import annotations
+
+import click
+
+from console.commands.refs import name_of, ref_of
+from console.commands.requests import LocalRequest, ViewRequest
+from console.commands.tree import Noun, leaf
+
+release = Noun(
+    "release",
+    help="Immutable bundles: model, data, configuration, code and prompt, by digest.",
+    examples=(
+        ("airboss release list", "newest first, and where each is live"),
+        ("airboss release diff charlm-2 charlm-3", "what changed between two"),
+    ),
+)
+
+
+@leaf(release, "list", examples=(("airboss release list --service chat -o name", "their names, a line each"),))
+@click.option("--service", help="Of this service.")
+@click.option("-e", "--env", help="Live in this environment.")
+@click.option("--filter", "filter_", default="", metavar="TEXT", help="Lines that have TEXT.")
+def list_(service: str | None, env: str | None, filter_: str) -> ViewRequest:
+    """Releases, newest first."""
+    return ViewRequest("releases", filter=filter_, env=env, args={"service": service})
+
+
+@leaf(release, "show", examples=(("airboss release show charlm-3 -o yaml", "all of it"),))
+@click.argument("release_id", metavar="RELEASE")
+def show(release_id: str) -> ViewRequest:
+    """One release."""
+    return ViewRequest("release", ref=ref_of("release", release_id))
+
+
+@leaf(
+    release,
+    "diff",
+    examples=(
+        ("airboss release diff charlm-2 charlm-3", "field by field"),
+        ("airboss release diff charlm-2 charlm-3 --detailed-exitcode", "exits 10 when they differ"),
+    ),
+)
+@click.argument("before")
+@click.argument("after")
+def diff(before: str, after: str) -> ViewRequest:
+    """What changed from BEFORE to AFTER."""
+    return ViewRequest("release-diff", ref=ref_of("release", after), args={"before": ref_of("release", before)})
+
+
+@leaf(
+    release,
+    "verify",
+    examples=(
+        (
+            "airboss release verify charlm-3",
+            "every file's sha256, and the digest the store has; exits 1 if one differs",
+        ),
+    ),
+)
+@click.argument("release_id", metavar="RELEASE")
+def verify(release_id: str) -> LocalRequest:
+    """Hash every file of a release's bundle and compare."""
+    return LocalRequest("console.commands.bundles:verify", {"release_id": name_of(ref_of("release", release_id))})

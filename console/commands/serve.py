@@ -1,0 +1,83 @@
+"""`serve` and `load`: a model server in the foreground, and requests for a service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from console.commands.refs import name_of, ref_of
+from console.commands.requests import LocalRequest
+from console.commands.tree import DURATION, leaf
+
+
+@leaf(
+    None,
+    "serve",
+    examples=(
+        ("airboss serve charlm-3", "a release of this workspace, on http://127.0.0.1:8000"),
+        ("airboss serve ./bundle --listen 127.0.0.1:0", "a bundle's directory; a free port, printed on stderr"),
+        ("airboss serve charlm-3 --socket /tmp/m.sock", "on a Unix socket"),
+    ),
+)
+@click.argument("model", metavar="RELEASE|DIR")
+@click.option(
+    "--listen", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Where; port 0 takes a free one."
+)
+@click.option(
+    "--socket", "socket_path", type=click.Path(path_type=Path), metavar="PATH", help="On this Unix socket instead."
+)
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads torch computes with (0: it chooses).")
+@click.option("--allow-faults", is_flag=True, help="Also a release with a fault set.")
+def serve(model: str, listen: str, socket_path: Path | None, threads: int, allow_faults: bool) -> LocalRequest:
+    """Serve one release by itself, without engine or gateway, until Ctrl-C.
+
+    It speaks /v1/completions, /v1/chat/completions, /generate, /ready and /metrics. Every file's sha256 is checked first.
+    """
+    return LocalRequest(
+        "console.commands.serving:serve",
+        {
+            "model": model,
+            "listen": listen,
+            "socket_path": socket_path,
+            "threads": threads,
+            "allow_faults": allow_faults,
+        },
+    )
+
+
+@leaf(
+    None,
+    "load",
+    acting=True,
+    examples=(
+        ("airboss load chat --rps 20 --duration 1m", "twenty a second, arriving by themselves"),
+        ("airboss load chat --env dev --rps 5 --duration 10s -o json", "the report, by track and release"),
+    ),
+)
+@click.argument("service")
+@click.option("-e", "--env", help="In this environment (default: the gateway's).")
+@click.option("--rps", type=click.FloatRange(0, 100_000, min_open=True), required=True, help="Requests a second.")
+@click.option("--duration", type=DURATION, required=True, metavar="T", help="For how long.")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to ask (again for more).")
+@click.option("--max-tokens", type=click.IntRange(1, 100_000), default=8, show_default=True, help="Tokens an answer.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same arrivals.")
+def load(
+    service: str, env: str | None, rps: float, duration: float, prompts: tuple[str, ...], max_tokens: int, seed: int
+) -> LocalRequest:
+    """Send SERVICE requests through the gateway and count the answers. Exits 1 if any failed.
+
+    On a protected environment it must be confirmed: it takes capacity from users.
+    """
+    return LocalRequest(
+        "console.commands.loading:load",
+        {
+            "service": name_of(ref_of("service", service)),
+            "env": env,
+            "rps": rps,
+            "duration_s": duration,
+            "prompts": prompts,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        },
+    )

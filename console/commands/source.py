@@ -1,0 +1,45 @@
+"""Where a view's facts come from: the engine, or, when there is none, the store itself, read-only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from state.words import Unreachable
+
+if TYPE_CHECKING:
+    from console.commands.context import Context
+    from console.offline import OfflineStore
+
+
+class Source:
+    """Answers the engine's read paths. Falls back once, for good, and says so in `notes`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._offline: OfflineStore | None = None
+        self.notes: list[str] = []
+
+    @property
+    def is_offline(self) -> bool:
+        """The store answered in the engine's place."""
+        return self._offline is not None
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The JSON at `path`. Raises Unreachable when neither engine nor store can say."""
+        if self._offline is None:
+            try:
+                return self._context.client.get(path, params)
+            except Unreachable as error:
+                self._fall_back(error)
+        assert self._offline is not None
+        return self._offline.get(path, params or {})
+
+    def _fall_back(self, error: Unreachable) -> None:
+        from console.offline import OfflineStore
+
+        if self._context.engine_url or not self._context.paths.store.exists():
+            raise error
+        self._offline = OfflineStore.open(self._context.paths)
+        self.notes.append(f"no engine answers; read from the store at {time.strftime('%H:%M:%SZ', time.gmtime())}")

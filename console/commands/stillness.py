@@ -1,0 +1,90 @@
+"""Status and fleet when no engine runs: what the store says should be, and which processes are alive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from console.commands.children import serving_children
+from state.paths import Paths
+from state.words import TERMINAL_STATES
+
+Rows = Callable[..., list[dict[str, Any]]]
+
+
+def status(rows: Rows, paths: Paths) -> dict[str, Any]:
+    """One screen of health, as far as it can be known without an engine."""
+    chain = rows("SELECT count(*) AS n, max(id) AS last FROM audit")[0]
+    head = rows("SELECT hash FROM audit WHERE id = ?", chain["last"]) if chain["last"] else []
+    children = serving_children(paths)
+    kinds = [child["kind"] for child in children]
+    return {
+        "version": "",
+        "pid": 0,
+        "workspace": str(paths.root),
+        "name": paths.root.name,
+        "is_demo": False,
+        "state": "down",
+        "started_at": None,
+        "gateway": "",
+        "gateway_workers": None,
+        "gateway_ready": kinds.count("gateway"),
+        "replicas": None,
+        "replicas_ready": kinds.count("model"),
+        "adapters": {},
+        "audit_rows": chain["n"],
+        "audit_head": head[0]["hash"] if head else "",
+        "audit_ok": None,
+        "no_one_is_paged": False,
+        "demo": {},
+    }
+
+
+def fleet(rows: Rows) -> list[dict[str, Any]]:
+    """Services by environment: what each track should serve."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    leases = {row["name"]: row for row in rows("SELECT * FROM lease WHERE ends_at > ?", time.time())}
+    for track in rows("SELECT * FROM track ORDER BY service, env, track DESC"):
+        key = (track["service"], track["env"])
+        held, frozen = leases.get(f"hold/{track['env']}"), leases.get(f"freeze/{track['env']}")
+        row = found.setdefault(
+            key,
+            {
+                "service": key[0],
+                "env": key[1],
+                "release_id": None,
+                "tracks": [],
+                "rps": None,
+                "p95_ms": None,
+                "error_ratio": None,
+                "budget_left": None,
+                "coverage": None,
+                "rollout_id": None,
+                "phase": "",
+                "alerts": None,
+                "held_by": held["holder"] if held else "",
+                "frozen": frozen["reason"] or "frozen" if frozen else "",
+            },
+        )
+        row["tracks"].append(
+            {
+                "track": track["track"],
+                "release_id": track["release_id"],
+                "weight": track["weight"],
+                "measured_pct": None,
+                "replicas": track["replicas"],
+                "ready": None,
+                "requests": None,
+                "errors": None,
+                "p95_ms": None,
+            }
+        )
+        if track["track"] == "stable":
+            row["release_id"] = track["release_id"]
+    over = [state.value for state in TERMINAL_STATES]
+    marks = ",".join("?" * len(over))
+    for rollout in rows(f"SELECT * FROM rollout WHERE state NOT IN ({marks})", *over):
+        if place := found.get((rollout["service"], rollout["env"])):
+            place["rollout_id"], place["phase"] = rollout["id"], rollout["state"]
+    return list(found.values())

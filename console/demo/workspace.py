@@ -1,0 +1,154 @@
+"""The demo's workspace: its airboss.toml, with the arithmetic of its policy beside it, and making room for it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from state.config import CONFIG_NAME, load_config
+from state.paths import Paths
+from state.words import Conflict, UsageError
+
+RPS = 24.0
+"""Requests per second that the demo sends; the arithmetic in the file below uses it."""
+SERVICE = "chat"
+ENV = "production"
+PIPELINE = "charlm"
+CLEAN_REQUESTS_TO_PASS = 83
+"""At a limit of 5 % and alpha 0.05 / 2; a test holds it to the judge's own `requests_to_pass`."""
+
+_TEMPLATE = """\
+# The workspace of `airboss demo`. Everything in it is real but small, so that the evidence comes in tens of seconds.
+[workspace]
+name = "demo"
+kind = "demo"
+
+[service.{service}]
+slo = {{ availability = 95.0, latency_p95_ms = 1500, window_d = 1 }}
+pipeline = "{pipeline}"
+prober_interval = "5s"
+
+[environment.{env}]
+policy = "demo"
+# A release may be made to misbehave here (act 4); elsewhere a fault is refused unless forced.
+allow_faults = true
+
+# How long a step takes. PASS by the service's own objective: an upper bound on the canary's bad share, valid at every
+# look, must fall below the limit of 5 % (100 - availability, and the share slower than latency_p95_ms), for each of two
+# metrics at alpha / 2 = 0.025. With no bad request that takes n requests with
+#     ln 2 + ln(1 / 0.025) <= n * ln(1 / (1 - 0.05)), roughly: {clean} clean requests by the judge's exact mixture.
+# At {rps:.0f} requests/s: the 25 % step gives {rps:.0f} * 0.25 = {at25:.0f}/s, so {clean} / {at25:.0f} = {s25:.0f} s; the 50 % step {s50:.0f} s; the 100 % step {s100:.0f} s;
+# verification {s100:.0f} s. A bad request here and there costs about {extra} more each. Steps end by evidence, not by the clock.
+[policy.demo]
+strategy = "canary"
+steps = [{{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100 }}]
+judge = {{ margin = 1.0, alpha = 0.05, min_requests = 60, max_minutes = 4, no_data_after = "20s", bad_window = "5s" }}
+# A team would ask for one at least; the demo has nobody to ask.
+approvals = 0
+warm_hold = "10m"
+
+[pipeline.{pipeline}]
+kind = "charlm"
+{params}
+[gateway]
+# Port 0 takes a free one; `airboss status` shows it.
+listen = "127.0.0.1:0"
+{metrics}"""
+
+_CUT = """
+# --cut-evidence: nobody answers at this address, so the judge has no data and must pause, never pass.
+[metrics]
+url = "http://127.0.0.1:9"
+"""
+
+
+def config_text(*, text: Path | None, cut_evidence: bool, params: dict[str, object]) -> str:
+    """The demo's airboss.toml. `params` are charlm's own (`train.steps`, …)."""
+    values = {**params, **({"collect.text": str(text)} if text else {})}
+    lines = "".join(f"params.{_quoted(key)} = {_toml(value)}\n" for key, value in sorted(values.items()))
+    return _TEMPLATE.format(
+        service=SERVICE, env=ENV, pipeline=PIPELINE, clean=CLEAN_REQUESTS_TO_PASS, rps=RPS, at25=RPS / 4,
+        s25=CLEAN_REQUESTS_TO_PASS / (RPS / 4), s50=CLEAN_REQUESTS_TO_PASS / (RPS / 2), s100=CLEAN_REQUESTS_TO_PASS / RPS,
+        extra=64, params=lines, metrics=_CUT if cut_evidence else "",
+    )  # fmt: skip
+
+
+def _quoted(key: str) -> str:
+    return f'"{key}"'
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def prepare(directory: Path, text: str) -> tuple[Paths, bool]:
+    """Make `directory` a fresh demo workspace. Returns its paths, and whether an earlier demo's state was removed.
+
+    Raises UsageError when something that is no demo stands there, Conflict when an earlier demo still runs or serves.
+    """
+    removed = False
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file", hint="name a directory that is not there yet")
+    if directory.exists() and any(directory.iterdir()):
+        _refuse_foreign(directory)
+        paths = Paths.of(directory)
+        alive = _alive(paths)
+        if alive:
+            raise Conflict(
+                f"an earlier demo in {directory} is still alive ({', '.join(alive)})",
+                hint=f"end it: airboss --workspace {directory} up -d && airboss --workspace {directory} down --all --yes",
+                code="demo_alive",
+            )
+        shutil.rmtree(paths.state, ignore_errors=True)
+        removed = True
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
+    load_config(directory)
+    return Paths.of(directory), removed
+
+
+def _refuse_foreign(directory: Path) -> None:
+    names = {entry.name for entry in directory.iterdir()}
+    if CONFIG_NAME in names:
+        if load_config(directory).is_demo:
+            return
+        raise UsageError(
+            f"{directory} is a workspace, and no demo's: the demo would throw its state away",
+            hint="name another directory: airboss demo DIR",
+            code="not_a_demo",
+        )
+    raise UsageError(
+        f"{directory} is not empty and no demo's workspace",
+        hint="name a directory that is not there yet: airboss demo DIR",
+        code="not_a_demo",
+    )
+
+
+def _alive(paths: Paths) -> list[str]:
+    found = ["engine"] if _is_held(paths.state / "engine.lock") else []
+    if (paths.state / "run").is_dir():
+        found += [lock.stem for lock in sorted((paths.state / "run").glob("*.lock")) if _is_held(lock)]
+    return found
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+

@@ -1,0 +1,219 @@
+"""`rollback --emergency`: back to the last good release without an engine, through the gateway's own admin sockets.
+
+The engine keeps a plan ready in `.airboss/rollback/SERVICE@ENV.json`. Applying it: take the table that the gateway keeps,
+put the plan's route in it under a revision that the engine's own next ones do not reach, give it to every living worker,
+and leave a record in `.airboss/spill/` that the engine imports when it is back. Traffic first, then the record.
+Standard library only: this must work when nothing else does.
+"""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from console import diagnostics
+from console.commands.admin_socket import request
+from console.commands.switching import Answer, Plan, apply, fresh_route, kept_table, write
+from console.output import Outcome, Table, Text
+from state.paths import Paths
+from state.words import Conflict, Denied, ExitCode, OperationFailed, Unreachable, UsageError
+
+if TYPE_CHECKING:
+    from console.commands.context import Context
+
+ENGINE_TIMEOUT_S = 1.0
+
+
+def run(context: Context, *, service: str, env: str | None, force: bool) -> Outcome:
+    """Apply the kept plan for `service`. Asks `y` on a terminal, wants --yes elsewhere."""
+    paths = context.paths
+    plan = read_plan(paths, service, env)
+    service, env = str(plan["service"]), str(plan["env"])
+    if not force and not context.options.dry_run:
+        _refuse_beside_an_engine(paths, service, env)
+    table = kept_table(paths)
+    route, cold = fresh_route(plan, table)
+    lines = _what_changes(table, route)
+    if context.options.dry_run:
+        return _outcome(plan, lines, [], "would roll back", route, exit=ExitCode.OK, cold=cold)
+    if context.is_read_only:
+        raise Denied(
+            "rollback changes something, and this console is read-only",
+            code="read_only",
+            hint="leave --read-only (AIRBOSS_READ_ONLY) out",
+        )
+    _confirm(context, plan, lines)
+    if cold:
+        diagnostics.note(
+            f"no replica of {plan['to_release']} answers ready; the gateway will answer 503 until one does"
+        )
+    revision, answers = apply(paths, table, route)
+    record = _record(context, plan, table, revision, answers)
+    _spill(paths, record)
+    taken = [a for a in answers if not a.error]
+    said = f"rolled back: {service} in {env} is {plan['to_release']}, table revision {revision}, {len(taken)} of {len(answers)} workers"
+    if answers and len(taken) < len(answers):
+        failed = "; ".join(f"{a.socket}: {a.error}" for a in answers if a.error)
+        raise OperationFailed(
+            f"{len(answers) - len(taken)} of {len(answers)} gateway workers did not take the table: {failed}",
+            hint="run it again; a worker that does not answer can be killed, its successor takes the kept table",
+        )
+    if not answers:
+        raise Unreachable(
+            "no gateway worker is alive; the table is kept, and the next one to start serves it",
+            hint="`airboss up -d` starts the engine, which starts the gateway",
+        )
+    return _outcome(plan, lines, answers, said, route, exit=ExitCode.OK, cold=cold)
+
+
+def read_plan(paths: Paths, service: str, env: str | None) -> Plan:
+    """The plan kept for a service. Raises UsageError when several environments have one, OperationFailed when none has."""
+    found = sorted(paths.rollback.glob(f"{service}@{env or '*'}.json"))
+    if len(found) > 1:
+        envs = ", ".join(path.stem.partition("@")[2] for path in found)
+        raise UsageError(
+            f"{service} has a rollback plan in several environments: {envs}", hint="add --env ENV", code="env"
+        )
+    if not found:
+        others = ", ".join(path.stem for path in sorted(paths.rollback.glob("*.json"))) or "none"
+        raise OperationFailed(
+            f"no rollback plan is kept for {service}{f' in {env}' if env else ''}",
+            hint=f"plans are kept for: {others}; one is made once a release has a verified one before it",
+            code="no_plan",
+        )
+    try:
+        plan = json.loads(found[0].read_text(encoding="utf-8"))
+        missing = {"service", "env", "to_release", "route"} - set(plan)
+        if missing or sum(b["weight"] for b in plan["route"]["backends"] if b["track"] == "stable") != 100:
+            raise ValueError(f"it lacks {', '.join(sorted(missing)) or 'a stable track with 100 %'}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OperationFailed(
+            f"the rollback plan {found[0]} cannot be used: {error}", hint="`airboss up -d`, then `airboss rollback`"
+        ) from error
+    return dict(plan)
+
+
+def _refuse_beside_an_engine(paths: Paths, service: str, env: str) -> None:
+    try:
+        status, _ = request(str(paths.engine_socket), "GET", "/v1/health", timeout_s=ENGINE_TIMEOUT_S)
+    except OSError:
+        return
+    if status == 200:
+        raise Conflict(
+            "an engine answers; it should do the rollback",
+            hint=f"`airboss rollback {service} --env {env}`; add --force if the engine cannot",
+            code="engine_is_up",
+        )
+
+
+def _what_changes(table: Mapping[str, Any], route: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    before = next((r for r in table["routes"] if (r["service"], r["env"]) == (route["service"], route["env"])), None)
+    had = {b["release_id"]: b["weight"] for b in before["backends"]} if before else {}
+    want = {b["release_id"]: b["weight"] for b in route["backends"]}
+    return [
+        (release, f"{had.get(release, 0)} %", f"{want.get(release, 0)} %") for release in dict.fromkeys([*had, *want])
+    ]
+
+
+def _plan_table(plan: Plan, lines: list[tuple[str, str, str]]) -> Table:
+    return Table(
+        ("RELEASE", "TRAFFIC NOW", "THEN"),
+        lines,
+        frozenset({1, 2}),
+        title=f"{plan['service']} in {plan['env']}, without the engine",
+    )
+
+
+def _confirm(context: Context, plan: Plan, lines: list[tuple[str, str, str]]) -> None:
+    if context.options.yes:
+        return
+    if not context.can_ask:
+        raise UsageError("rollback --emergency must be confirmed", hint="add --yes", code="confirm")
+    import sys
+
+    from console.commands.confirming import asked_yes
+    from console.output import Output
+
+    Output("table", sys.stderr).show(Outcome("Plan", [], blocks=(_plan_table(plan, lines),)))
+    if not asked_yes(f"roll {plan['service']} in {plan['env']} back to {plan['to_release']}?"):
+        raise UsageError("not confirmed; nothing was done", code="not_confirmed")
+
+
+def _record(
+    context: Context, plan: Plan, table: Mapping[str, Any], revision: int, answers: list[Answer]
+) -> dict[str, Any]:
+    before = next((r for r in table["routes"] if (r["service"], r["env"]) == (plan["service"], plan["env"])), None)
+    return {
+        "at": time.time(),
+        "actor": f"user:{_user()}",
+        "uid": os.getuid(),
+        "verb": "rollback",
+        "service": plan["service"],
+        "env": plan["env"],
+        "to_release": plan["to_release"],
+        "reason": context.options.reason,
+        "table_revision": revision,
+        "before": before,
+        "workers": [{"socket": a.socket, "revision": a.revision, "error": a.error} for a in answers],
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid:{os.getuid()}"
+
+
+def _spill(paths: Paths, record: Mapping[str, Any]) -> None:
+    """Leave the record for the engine. Traffic is moved already, so a disk that cannot take it stops nothing."""
+    directory = paths.state / "spill"
+    name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(record['at']))}.{time.time_ns() % 10**9:09d}.json"
+    text = json.dumps(record, sort_keys=True)
+    try:
+        try:
+            write(directory / name, text)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # The reserve is there for this.
+            paths.reserve.unlink(missing_ok=True)
+            write(directory / name, text)
+    except OSError as error:
+        diagnostics.note(f"traffic is moved, but the record could not be written ({error}); keep this line:")
+        diagnostics.say(text)
+
+
+def _outcome(
+    plan: Plan,
+    lines: list[tuple[str, str, str]],
+    answers: list[Answer],
+    said: str,
+    route: Mapping[str, Any],
+    *,
+    exit: ExitCode,
+    cold: bool,
+) -> Outcome:
+    item = {
+        "service": plan["service"],
+        "env": plan["env"],
+        "to_release": plan["to_release"],
+        "message": said,
+        "cold": cold,
+        "route": dict(route),
+        "plan_made_at": plan.get("made_at"),
+        "workers": [{"socket": a.socket, "revision": a.revision} for a in answers],
+    }
+    return Outcome(
+        "EmergencyRollback",
+        [item],
+        blocks=(_plan_table(plan, lines), Text(said)),
+        exit=exit,
+        names=(f"service/{plan['service']}@{plan['env']}",),
+        ref=f"service/{plan['service']}",
+    )

@@ -1,0 +1,318 @@
+"""The store, read without an engine: plain sqlite3, read-only, the same answers as the engine's read paths where it can.
+
+What only a living engine knows (rates, budgets, measured shares) is absent here, and shown as unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from console.commands.children import serving_children
+from state.digests import canonical_json
+from state.paths import Paths
+from state.words import OperationFailed, Unreachable, UsageError
+
+GENESIS = "0" * 64
+_JSON_COLUMNS = frozenset(
+    {"params", "metrics", "gates", "progress", "training", "serving", "policy", "labels", "detail"}
+)
+Row = dict[str, Any]
+
+
+class OfflineStore:
+    """Answers `get(path, params)` like the engine's client, from the store's file."""
+
+    def __init__(
+        self, paths: Paths, connection: sqlite3.Connection, scratch: tempfile.TemporaryDirectory[str] | None
+    ) -> None:
+        self._paths = paths
+        self._db = connection
+        self._scratch = scratch
+
+    @classmethod
+    def open(cls, paths: Paths) -> OfflineStore:
+        """Open the workspace's store. Raises OperationFailed when there is none, or it cannot be read."""
+        if not paths.store.exists():
+            raise OperationFailed(
+                f"{paths.root} has no store yet: no engine has run here",
+                hint="`airboss up -d` starts one",
+                code="no_store",
+            )
+        try:
+            return cls(paths, _connect(paths.store), None)
+        except sqlite3.OperationalError:
+            # A WAL store wants a shared-memory file beside it; where that may not be written, a copy is read.
+            return cls._copied(paths)
+        except sqlite3.DatabaseError as error:
+            raise _damaged(paths.store, error) from error
+
+    @classmethod
+    def _copied(cls, paths: Paths) -> OfflineStore:
+        scratch = tempfile.TemporaryDirectory(prefix="airboss-read-")
+        try:
+            for suffix in ("", "-wal"):
+                source = Path(f"{paths.store}{suffix}")
+                if source.exists():
+                    shutil.copyfile(source, Path(scratch.name) / f"state.db{suffix}")
+            return cls(paths, _connect(Path(scratch.name) / "state.db"), scratch)
+        except (OSError, sqlite3.DatabaseError) as error:
+            scratch.cleanup()
+            raise _damaged(paths.store, error) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def get(self, path: str, params: Mapping[str, Any]) -> Any:
+        """What the engine would answer at `path`, as far as the store knows it. Raises Unreachable for the rest."""
+        for pattern, answer in _ANSWERS:
+            if found := pattern.fullmatch(path):
+                try:
+                    return answer(self, params, *found.groups())
+                except sqlite3.DatabaseError as error:
+                    raise _damaged(self._paths.store, error) from error
+        raise Unreachable(
+            f"{path.removeprefix('/v1/')} can only be said by a running engine, and none answers",
+            hint="start the engine with `airboss up -d`",
+        )
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        """The rows of a query, JSON columns decoded."""
+        cursor = self._db.execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        return [
+            {
+                name: json.loads(value) if name in _JSON_COLUMNS and isinstance(value, str) else value
+                for name, value in zip(names, row, strict=True)
+            }
+            for row in cursor
+        ]
+
+    def integrity(self) -> str:
+        """What SQLite finds wrong with the file; "" when it is sound."""
+        found = [str(row[0]) for row in self._db.execute("PRAGMA quick_check(5)")]
+        return "" if found == ["ok"] else "; ".join(found)
+
+    def status(self) -> Row:
+        """One screen of health, as far as it can be known without an engine."""
+        from console.commands.stillness import status
+
+        return status(self.rows, self._paths)
+
+    def fleet(self) -> list[Row]:
+        """Services by environment: what each track should serve."""
+        from console.commands.stillness import fleet
+
+        return fleet(self.rows)
+
+    def rollouts(self, params: Mapping[str, Any]) -> list[Row]:
+        """Rollouts, newest first."""
+        return [
+            self._rollout(row)
+            for row in self.rows("SELECT * FROM rollout ORDER BY created_at DESC LIMIT 200")
+            if params.get("service") in (None, row["service"]) and params.get("env") in (None, row["env"])
+        ]
+
+    def rollout(self, name: str) -> Row:
+        """One rollout with its events."""
+        row = self._one("SELECT * FROM rollout WHERE id = ?", "rollout", name)
+        return {**self._rollout(row), "events": self.audit({"ref": f"rollout/{name}", "limit": 200})}
+
+    def _rollout(self, row: Row) -> Row:
+        verdicts = {
+            v["step"]: {"at": v["at"], "step": v["step"], "kind": v["kind"], "sentence": v["sentence"]}
+            for v in self.rows("SELECT * FROM verdict WHERE rollout_id = ? ORDER BY id", row["id"])
+        }
+        steps = [
+            {
+                "idx": s["idx"],
+                "kind": s["kind"],
+                "weight": s["weight"],
+                "state": s["state"],
+                "started_at": s["started_at"],
+                "elapsed_s": s["elapsed_s"],
+                "verdict": verdicts.get(s["idx"]),
+            }
+            for s in self.rows("SELECT * FROM rollout_step WHERE rollout_id = ? ORDER BY idx", row["id"])
+        ]
+        track = self.rows("SELECT weight FROM track WHERE rollout_id = ? AND track = 'canary'", row["id"])
+        keep = {k: v for k, v in row.items() if k not in ("policy", "resume_state", "target")}
+        return {
+            **keep,
+            "steps": steps,
+            "verdict": verdicts.get(max(verdicts)) if verdicts else None,
+            "weight": track[0]["weight"] if track else None,
+            "measured_pct": None,
+            "stable": None,
+            "canary": None,
+            "refusals": {},
+        }
+
+    def runs(self) -> list[Row]:
+        """Runs, newest first."""
+        return [self._run(row) for row in self.rows("SELECT * FROM run ORDER BY created_at DESC LIMIT 200")]
+
+    def run(self, name: str) -> Row:
+        """One run with its stages."""
+        return self._run(self._one("SELECT * FROM run WHERE id = ?", "run", name))
+
+    def _run(self, row: Row) -> Row:
+        stages = self.rows(
+            "SELECT name, state, started_at, finished_at, attempt, metrics, progress, gates, error"
+            " FROM stage_run WHERE run_id = ? ORDER BY position",
+            row["id"],
+        )
+        overrides = row["params"].get("overrides", row["params"]) if isinstance(row["params"], dict) else {}
+        return {**row, "params": overrides, "stages": stages, "refusals": {}}
+
+    def log(self, params: Mapping[str, Any], run: str, stage: str) -> Row:
+        """A stage's log, from its file."""
+        row = self.rows("SELECT log_path FROM stage_run WHERE run_id = ? AND name = ?", run, stage)
+        if not row:
+            raise OperationFailed(
+                f"{run} has no stage {stage!r}", hint=f"`airboss run show {run}` lists them", code="not_found"
+            )
+        path = Path(row[0]["log_path"] or self._paths.runs / run / f"{stage}.log")
+        offset = int(params.get("offset") or 0)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                body = file.read()
+        except FileNotFoundError:
+            body = b""
+        return {
+            "text": body.decode("utf-8", errors="replace"),
+            "offset": offset,
+            "next_offset": offset + len(body),
+            "is_over": True,
+        }
+
+    def releases(self) -> list[Row]:
+        """Releases, newest first."""
+        return [self._release(row) for row in self.rows("SELECT * FROM release ORDER BY created_at DESC LIMIT 500")]
+
+    def release(self, name: str) -> Row:
+        """One release."""
+        return self._release(self._one("SELECT * FROM release WHERE id = ?", "release", name))
+
+    def _release(self, row: Row) -> Row:
+        live = self.rows("SELECT service, env, track, weight FROM track WHERE release_id = ? AND weight > 0", row["id"])
+        return {**row, "live_in": [f"{t['service']}@{t['env']} {t['track']} {t['weight']} %" for t in live]}
+
+    def alerts(self, params: Mapping[str, Any]) -> list[Row]:
+        """Alerts, newest first."""
+        where = "" if params.get("all") else " WHERE state = 'active'"
+        return [
+            {**row, "silenced": False, "refusals": {}}
+            for row in self.rows(f"SELECT * FROM alert{where} ORDER BY starts_at DESC LIMIT 500")
+        ]
+
+    def silences(self) -> list[Row]:
+        """Silences in force."""
+        found = self.rows("SELECT * FROM silence WHERE ends_at > ?", time.time())
+        return [{**row, "matchers": json.loads(row["matchers"])} for row in found]
+
+    def audit(self, params: Mapping[str, Any]) -> list[Row]:
+        """Audit rows, oldest first: those after an id, or the newest."""
+        after, limit = params.get("after"), int(params.get("limit") or 200)
+        ref = str(params.get("ref") or "").replace("/", ":", 1)
+        order = "ASC" if after is not None else "DESC"
+        found = self.rows(
+            "SELECT id, at, actor, action, ref, reason, detail FROM audit WHERE id > ? AND (? = '' OR ref = ?)"
+            f" ORDER BY id {order} LIMIT ?",
+            after or 0,
+            ref,
+            ref,
+            limit,
+        )
+        return sorted(found, key=lambda row: int(row["id"]))
+
+    def chain(self, after: int = 0) -> list[Row]:
+        """Audit rows with their hashes."""
+        return self.rows("SELECT * FROM audit WHERE id > ? ORDER BY id", after)
+
+    def verify_audit(self) -> Row:
+        """Walk the whole chain, and look for the head that was anchored beside the store."""
+        prev, count, hashes = GENESIS, 0, set()
+        for row in self.chain():
+            body = canonical_json({key: row[key] for key in ("at", "actor", "action", "ref", "reason", "detail")})
+            if row["prev"] != prev or hashlib.sha256((row["prev"] + body).encode()).hexdigest() != row["hash"]:
+                return {
+                    "ok": False,
+                    "rows": count,
+                    "head": prev,
+                    "why": f"row {row['id']} does not follow from row {count}",
+                }
+            prev, count = row["hash"], count + 1
+            hashes.add(prev)
+        anchor = self._paths.store.with_name("audit.head")
+        anchored = anchor.read_text(encoding="ascii", errors="replace").strip() if anchor.exists() else ""
+        if anchored and anchored not in hashes:
+            why = "the head anchored in audit.head is not in the chain: rows were cut off"
+            return {"ok": False, "rows": count, "head": prev, "why": why}
+        return {"ok": True, "rows": count, "head": prev, "why": ""}
+
+    def lineage(self, params: Mapping[str, Any]) -> Row:
+        """What a record was made from, or forward: what was made from it."""
+        from console.commands.ancestry import tree
+
+        return tree(self.rows, str(params["ref"]), forward=bool(params.get("forward")))
+
+    def _one(self, sql: str, kind: str, name: str) -> Row:
+        found = self.rows(sql, name)
+        if not found:
+            raise UsageError(f"there is no {kind} {name}", hint=f"`airboss {kind} list` shows them", code=f"no_{kind}")
+        return found[0]
+
+
+Answer = Callable[..., Any]
+_ANSWERS: tuple[tuple[re.Pattern[str], Answer], ...] = tuple(
+    (re.compile(pattern), answer)
+    for pattern, answer in (
+        (r"/v1/status", lambda s, p: s.status()),
+        (r"/v1/fleet", lambda s, p: s.fleet()),
+        (r"/v1/rollouts", lambda s, p: s.rollouts(p)),
+        (r"/v1/rollouts/([^/]+)", lambda s, p, name: s.rollout(name)),
+        (r"/v1/runs", lambda s, p: s.runs()),
+        (r"/v1/runs/([^/]+)", lambda s, p, name: s.run(name)),
+        (r"/v1/runs/([^/]+)/log/([^/]+)", lambda s, p, run, stage: s.log(p, run, stage)),
+        (r"/v1/releases", lambda s, p: s.releases()),
+        (r"/v1/releases/([^/]+)", lambda s, p, name: s.release(name)),
+        (r"/v1/alerts", lambda s, p: s.alerts(p)),
+        (r"/v1/silences", lambda s, p: s.silences()),
+        (r"/v1/audit", lambda s, p: s.audit(p)),
+        (r"/v1/audit/verify", lambda s, p: s.verify_audit()),
+        (r"/v1/lineage", lambda s, p: s.lineage(p)),
+        (r"/v1/serving", lambda s, p: serving_children(s._paths)),
+    )
+)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)
+    try:
+        connection.execute("SELECT count(*) FROM kv").fetchone()
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def _damaged(path: Path, error: Exception) -> OperationFailed:
+    return OperationFailed(
+        f"the store {path} cannot be read: {error}",
+        hint="`airboss state check` says more; `airboss state restore` brings a backup back",
+        code="store",
+    )

@@ -1,0 +1,62 @@
+"""What a screen may ask of the console it is in; so that screens do not import the app."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from console.tui.acts import VerbCall
+from console.tui.keymap import Key
+from console.tui.scene import Interest, Item, Scene
+
+
+class Console(Protocol):
+    """The console as its screens see it."""
+
+    @property
+    def scene(self) -> Scene:
+        """What is known now."""
+
+    def look_at(self, interest: Interest | None) -> None:
+        """Fetch this beside the snapshot while the screen is open."""
+
+    def press(self, key: Key, item: Item | None) -> None:
+        """A key that acts, on an object."""
+
+    def begin(self, call: VerbCall) -> None:
+        """Confirm a verb as its rung asks, then send it."""
+
+    async def show_view(self, view: str, *, filter: str = "", env: str | None = None) -> None:
+        """Show one of the lists."""
+
+    async def go_back(self, *, may_quit: bool = False) -> None:
+        """Up from a page; from a list, with `may_quit`, out."""
+
+    def open_item(self, item: Item) -> None:
+        """Go into an object."""
+
+    def describe(self, item: Item) -> None:
+        """Show all fields of an object."""
+
+    def open_ref(self, ref: str) -> None:
+        """Go into what a reference names."""
+
+    def open_lineage(self, ref: str) -> None:
+        """Show what something was made from."""
+
+    def open_help(self, *, palette: bool) -> None:
+        """The searchable list of keys, or of verbs."""
+
+    def toggle_hold(self) -> None:
+        """Hold the screen still, or let it go on."""
+
+    def set_env(self, env: str | None) -> None:
+        """Show one environment, or all."""
+
+    def copy(self, text: str) -> None:
+        """Put text into the terminal's clipboard."""
+
+    def run_line(self, text: str) -> None:
+        """A line typed after `:`."""
+
+    def say(self, text: str, tone: str = "dim") -> None:
+        """A sentence in the status line."""

@@ -1,0 +1,64 @@
+"""The terminal: whether it can carry the console, what textual must know before it is imported, and noticing its loss."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
+
+from state.words import ExitCode, UsageError
+
+_SCRIPT = "use `airboss status`, `airboss rollout list`, or lines in a file: `airboss --script FILE`"
+DUMB = frozenset({"", "dumb", "unknown", "emacs"})
+HANGUP_LOOK_S = 1.0
+HANGUP_GRACE_S = 1.5
+_SETTINGS = {"TEXTUAL_FPS": "15", "TEXTUAL_ANIMATIONS": "none", "TEXTUAL_SMOOTH_SCROLL": "0"}
+ESCDELAY_MS = 300
+
+
+def prepare(environ: MutableMapping[str, str]) -> None:
+    """Set what textual reads when it is imported: few frames, no animation, time for an ESC sequence split by a slow line."""
+    for name, value in _SETTINGS.items():
+        environ.setdefault(name, value)
+    asked = environ.get("ESCDELAY", "")
+    environ["ESCDELAY"] = str(max(ESCDELAY_MS, int(asked) if asked.isdigit() else 0))
+
+
+def require(environ: Mapping[str, str]) -> None:
+    """Raise UsageError where the console cannot be shown: no terminal, or one that cannot move its cursor."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
+        raise UsageError("the console needs a terminal, and standard input, output or error is none", hint=_SCRIPT, code="no_terminal")
+    if environ.get("TERM", "") in DUMB:
+        raise UsageError(f"the console cannot be drawn on TERM={environ.get('TERM', '')!r}", hint=f"set TERM, or {_SCRIPT}", code="no_terminal")
+
+
+class Watchdog:
+    """Notices that the terminal is gone, signal or not, and ends the process within three seconds.
+
+    A thread of its own, for a stalled writer can hold the event loop. The console owns nothing, so when a clean exit does
+    not come in time, a hard one loses nothing.
+    """
+
+    def __init__(self, on_loss: Callable[[], None], fd: int = 0) -> None:
+        self._on_loss = on_loss
+        self._fd = fd
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Begin to look."""
+        threading.Thread(target=self._watch, name="airboss-tty", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(HANGUP_LOOK_S):
+            try:
+                os.tcgetpgrp(self._fd)
+            except OSError:
+                self._on_loss()
+                if not self._stop.wait(HANGUP_GRACE_S):
+                    os._exit(int(ExitCode.HUP))
+                return

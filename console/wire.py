@@ -1,0 +1,117 @@
+"""The console's side of the wire: addresses, deadlines, decoding, and what each failure means to a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from engine.api.schemas import Event
+from state.words import OperationFailed, TimedOut, Unreachable, error_from_dict
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 5.0
+VERB_TIMEOUT_S = 30.0
+EVENTS_IDLE_S = 45.0
+"""An event stream that says nothing, not even a comment, for this long is taken for dead."""
+
+_UP = "start the engine with `airboss up -d`"
+_M = TypeVar("_M", bound=BaseModel)
+Query = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine listens: a Unix socket, or the URL of one reached some other way."""
+
+    socket: str = ""
+    url: str = "http://engine"
+
+    def __str__(self) -> str:
+        return self.socket or self.url
+
+
+def query(params: Query | None) -> dict[str, str]:
+    """Query parameters as the wire wants them; None is left out, True is 1."""
+    return {k: str(int(v)) if isinstance(v, bool) else str(v) for k, v in (params or {}).items() if v is not None}
+
+
+def read(model: type[_M], body: bytes | str) -> _M:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise alien(error) from error
+
+
+def read_list(model: type[_M], value: Any) -> list[_M]:
+    try:
+        return [model.model_validate(item) for item in value]
+    except (ValidationError, TypeError) as error:
+        raise alien(error) from error
+
+
+def alien(error: Exception) -> OperationFailed:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return OperationFailed(
+        f"the engine's answer is not one that this console understands ({first})",
+        hint="console and engine are of different versions: `airboss up -d` hands over to this one",
+        code="protocol",
+    )
+
+
+def check(response: httpx.Response) -> bytes:
+    """The body of a good answer; raises the AirbossError that a bad one carries."""
+    if response.status_code < 400:
+        return response.content
+    try:
+        body = json.loads(response.content)
+        fault = body["error"]
+    except (ValueError, KeyError, TypeError):
+        text = response.text.strip().splitlines()[0][:200] if response.text.strip() else "no explanation"
+        raise OperationFailed(
+            f"the engine answered {response.status_code} to {response.request.url.path}: {text}",
+            hint="`airboss status` and the engine's log say more",
+            code="http",
+        ) from None
+    raise error_from_dict(fault if isinstance(fault, dict) else {"message": str(fault)})
+
+
+def reraise(error: httpx.HTTPError, address: Address, timeout_s: float, *, acts: bool) -> NoReturn:
+    """Raise what a failure of the transport means to a person."""
+    import httpx
+
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        raise Unreachable(f"the engine does not answer at {address}", hint=_UP) from error
+    if isinstance(error, httpx.TimeoutException):
+        if acts:
+            raise TimedOut(
+                f"the engine took the verb and has not answered within {timeout_s:g} s; it may still be done",
+                hint="look at the object before trying again",
+            ) from error
+        raise Unreachable(f"the engine at {address} did not answer within {timeout_s:g} s", hint=_UP) from error
+    raise Unreachable(f"the connection to the engine at {address} broke: {error or type(error).__name__}", hint=_UP) from error
+
+
+def sse_data(line: str) -> Event | None:
+    """The event on a `data:` line of the stream, None for any other line."""
+    if not line.startswith("data:"):
+        return None
+    return read(Event, line[5:].strip())
+
+
+class EngineAt:
+    def __init__(self, address: Address, *, timeout_s: float = READ_TIMEOUT_S) -> None:
+        self.address = address
+        self.timeout_s = timeout_s
+
+    def _timeout(self, timeout_s: float | None = None) -> httpx.Timeout:
+        import httpx
+
+        read = self.timeout_s if timeout_s is None else timeout_s
+        return httpx.Timeout(read, connect=min(CONNECT_TIMEOUT_S, read), pool=read)

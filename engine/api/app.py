@@ -1,0 +1,231 @@
+"""The engine's HTTP API on its Unix socket: readers, the event stream, and the one door for verbs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from sqlmodel import Session
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from engine.access import Actor
+from engine.api.reader import Reader
+from engine.api.schemas import VerbRequest
+from engine.api.views import records, rollouts
+from engine.operations.desk import Desk
+from engine.operations.door import do
+from engine.pipelines.catalogue import pipeline_of
+from state import audit
+from state.models import Release, Run
+from state.words import AirbossError, Conflict, Denied, GateRefused, TimedOut, Unreachable, UsageError
+
+log = logging.getLogger("airboss.api")
+
+_STATUS: tuple[tuple[type[AirbossError], int], ...] = (
+    (UsageError, 400),
+    (Denied, 403),
+    (Conflict, 409),
+    (GateRefused, 422),
+    (Unreachable, 502),
+    (TimedOut, 504),
+)
+
+
+def make_app(reader: Reader, desk: Desk) -> Starlette:
+    """The application. Every answer is JSON; every error `{"error": …}` with the exit code a script will have."""
+    return Starlette(routes=_routes(reader, desk), exception_handlers={AirbossError: _refused, Exception: _broke})
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, AirbossError):
+        return _broke(request, error)
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    return JSONResponse({"error": error.as_dict()}, status_code=status)
+
+
+def _broke(request: Request, error: Exception) -> Response:
+    log.error("%s %s broke", request.method, request.url.path, exc_info=error)
+    said = AirbossError(
+        f"the engine met an error it did not expect: {type(error).__name__}: {error}",
+        hint="its log has the whole story: .airboss/logs/engine.log",
+        code="internal",
+    )
+    return JSONResponse({"error": said.as_dict()}, status_code=500)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _answers(read: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(_plain(await read(request)))
+
+    return endpoint
+
+
+def _routes(reader: Reader, desk: Desk) -> list[Route]:
+    store = reader.store
+
+    async def health(request: Request) -> Any:
+        return {"ok": True, "version": reader.version, "pid": reader.pid}
+
+    async def status(request: Request) -> Any:
+        return reader.status()
+
+    async def snapshot(request: Request) -> Any:
+        return await reader.snapshot()
+
+    async def fleet(request: Request) -> Any:
+        return await store.read(reader.fleet)
+
+    async def rollout_list(request: Request) -> Any:
+        service, env = request.query_params.get("service", ""), request.query_params.get("env", "")
+        return await store.read(
+            lambda s: rollouts.rollout_views(s, reader.config, live=reader.live_p95, service=service, env=env)
+        )
+
+    async def rollout(request: Request) -> Any:
+        return await reader.rollout(request.path_params["id"])
+
+    async def run_list(request: Request) -> Any:
+        return await store.read(records.run_views)
+
+    async def run(request: Request) -> Any:
+        return await store.read(lambda s: _run(s, request.path_params["id"]))
+
+    async def run_log(request: Request) -> Any:
+        offset = _number(request, "offset", 0)
+        return await reader.stage_log(request.path_params["id"], request.path_params["stage"], offset)
+
+    async def release_list(request: Request) -> Any:
+        return await store.read(records.release_views)
+
+    async def release(request: Request) -> Any:
+        return await store.read(lambda s: _release(s, request.path_params["id"]))
+
+    async def alerts(request: Request) -> Any:
+        return await reader.alert_history() if request.query_params.get("all") else reader.alerts()
+
+    async def silences(request: Request) -> Any:
+        return [
+            {"id": s.id, "matchers": dict(s.matchers), "created_by": s.created_by, "reason": s.reason, "ends_at": s.ends_at}
+            for s in reader.observer.book.silences()
+        ]
+
+    async def slos(request: Request) -> Any:
+        return reader.slos()
+
+    async def serving(request: Request) -> Any:
+        return reader.serving()
+
+    async def audit_list(request: Request) -> Any:
+        after, limit = _number(request, "after", 0), min(_number(request, "limit", 200), 5000)
+        ref = request.query_params.get("ref", "").replace("/", ":", 1)
+        newest = "after" not in request.query_params
+        return await store.read(lambda s: rollouts.events(s, ref=ref, after=after, limit=limit, newest=newest))
+
+    async def audit_verify(request: Request) -> Any:
+        state = await store.read(lambda s: audit.verify(s, store.path.with_name("audit.head")))
+        reader.chain = state
+        return {"ok": state.is_whole, "rows": state.rows, "head": state.head, "why": state.why}
+
+    async def lineage(request: Request) -> Any:
+        forward = request.query_params.get("forward", "0") not in ("", "0", "false")
+        ref = request.query_params.get("ref", "")
+        return await store.read(lambda s: records.lineage(s, ref, forward=forward))
+
+    async def pipelines(request: Request) -> Any:
+        return [_pipeline(reader, name) for name in reader.config.pipeline]
+
+    async def verb(request: Request) -> Any:
+        try:
+            wish = VerbRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise UsageError(f"not a verb request: {error.errors()[0]['msg']}", code="request") from error
+        return await do(desk, wish, Actor.of_uid(request.state.peer.uid))
+
+    async def demo(request: Request) -> Any:
+        reader.demo = dict(await request.json()) if reader.config.is_demo else {}
+        reader.events.publish("engine/demo", str(reader.demo.get("message", "")))
+        return {"ok": True}
+
+    async def events(request: Request) -> Response:
+        after = _number(request, "after", reader.events.seq)
+
+        async def lines() -> AsyncIterator[str]:
+            async for event in reader.events.after(after):
+                yield f"data: {json.dumps(event.model_dump(mode='json'))}\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    readers: dict[str, Callable[[Request], Awaitable[Any]]] = {
+        "/v1/health": health,
+        "/v1/status": status,
+        "/v1/snapshot": snapshot,
+        "/v1/fleet": fleet,
+        "/v1/rollouts": rollout_list,
+        "/v1/rollouts/{id}": rollout,
+        "/v1/runs": run_list,
+        "/v1/runs/{id}": run,
+        "/v1/runs/{id}/log/{stage}": run_log,
+        "/v1/releases": release_list,
+        "/v1/releases/{id}": release,
+        "/v1/alerts": alerts,
+        "/v1/silences": silences,
+        "/v1/slos": slos,
+        "/v1/serving": serving,
+        "/v1/audit": audit_list,
+        "/v1/audit/verify": audit_verify,
+        "/v1/lineage": lineage,
+        "/v1/pipelines": pipelines,
+    }
+    return [
+        *(Route(path, _answers(read)) for path, read in readers.items()),
+        Route("/v1/verbs", _answers(verb), methods=["POST"]),
+        Route("/v1/demo", _answers(demo), methods=["PUT"]),
+        Route("/v1/events", events),
+    ]
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{name} must be a whole number, not {text!r}", code="query") from None
+
+
+def _run(session: Session, run_id: str) -> Any:
+    row = session.get(Run, run_id)
+    if row is None:
+        raise UsageError(f"there is no run {run_id}", hint="`airboss run list` shows them", code="no_run")
+    return records.run_view(session, row)
+
+
+def _release(session: Session, release_id: str) -> Any:
+    row = session.get(Release, release_id)
+    if row is None:
+        raise UsageError(f"there is no release {release_id}", hint="`airboss release list` shows them", code="no_release")
+    return records.release_view(session, row)
+
+
+def _pipeline(reader: Reader, name: str) -> dict[str, Any]:
+    pipeline, service = pipeline_of(reader.config, name)
+    return {
+        "name": name,
+        "kind": reader.config.pipeline[name].kind,
+        "service": service,
+        "stages": [stage.name for stage in pipeline.stages],
+        "params": {stage.name: pipeline.stage_params(stage.name) for stage in pipeline.stages},
+    }

@@ -1,0 +1,166 @@
+"""What the API's readers answer with: the store's records and the live facts, put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session, select
+
+from adapters.local.gateway import LocalGateway
+from adapters.local.supervisor import Supervisor
+from engine.api.events import EventHub
+from engine.api.schemas import (
+    AlertView,
+    FleetRow,
+    LogChunk,
+    ReplicaView,
+    RolloutView,
+    SloView,
+    Snapshot,
+    StatusView,
+)
+from engine.api.views import fleet, records, rollouts
+from engine.observe.observer import Observer
+from state.audit import ChainState
+from state.config import Config
+from state.models import Rollout, StageRun, TrackState
+from state.paths import Paths
+from state.store import Store
+from state.words import RunState, UsageError
+
+LOG_CHUNK = 64 * 1024
+
+
+@dataclass(slots=True)
+class Reader:
+    """Answers every question the console asks; changes nothing."""
+
+    store: Store
+    config: Config
+    paths: Paths
+    supervisor: Supervisor
+    gateway: LocalGateway
+    observer: Observer
+    events: EventHub
+    adapters: Callable[[], Mapping[str, str]]
+    version: str
+    pid: int
+    started_at: float
+    chain: ChainState
+    demo: dict[str, Any] = field(default_factory=dict)
+
+    def status(self) -> StatusView:
+        """One screen of health."""
+        gateways, models = self.supervisor.of("gateway"), self.supervisor.of("model")
+        return StatusView(
+            version=self.version, pid=self.pid, workspace=str(self.paths.root),
+            name=self.config.workspace.get("name", self.paths.root.name), is_demo=self.config.is_demo, state="running",
+            started_at=self.started_at, gateway=self.gateway.address, gateway_workers=self.gateway.wanted_workers,
+            gateway_ready=sum(p.is_ready for p in gateways), replicas=sum(p.is_wanted for p in models),
+            replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),
+            audit_rows=self.chain.rows, audit_head=self.chain.head, audit_ok=self.chain.is_whole,
+            no_one_is_paged=not self.observer.status().tells_somebody, demo=dict(self.demo),
+        )  # fmt: skip
+
+    async def snapshot(self) -> Snapshot:
+        """Everything the first screens show, at one moment."""
+        seq = self.events.seq
+        return await self.store.read(lambda session: self._snapshot(session, seq))
+
+    def _snapshot(self, session: Session, seq: int) -> Snapshot:
+        return Snapshot(
+            seq=seq, as_of=time.time(), status=self.status(), fleet=self.fleet(session),
+            rollouts=rollouts.rollout_views(session, self.config, live=self.live_p95, limit=30),
+            runs=records.run_views(session, limit=30), releases=records.release_views(session, limit=100),
+            alerts=self.alerts(), slos=self.slos(), serving=self.serving(),
+            audit=rollouts.events(session, limit=200, newest=True),
+        )  # fmt: skip
+
+    def fleet(self, session: Session) -> tuple[FleetRow, ...]:
+        """A row for every service in every environment where it is, or is being, rolled out; else one a service."""
+        live = {(t.service, t.env) for t in session.exec(select(TrackState))}
+        live |= {(r.service, r.env) for r in session.exec(select(Rollout))}
+        rows = []
+        for service in self.config.service:
+            for env in self.config.environment:
+                if (service, env) in live or (len(self.config.environment) == 1):
+                    rows.append(self._fleet_row(session, service, env))
+        return tuple(rows)
+
+    def _fleet_row(self, session: Session, service: str, env: str) -> FleetRow:
+        ready: dict[str, tuple[int, int]] = {}
+        for place in self.supervisor.of("model"):
+            if place.slot.service == service and place.slot.env == env and place.is_wanted:
+                up, total = ready.get(place.slot.release_id, (0, 0))
+                ready[place.slot.release_id] = (up + place.is_ready, total + 1)
+        return fleet.fleet_row(
+            session, self.config, service, env,
+            rates=self.observer.rates(service, env),
+            series=self.observer.rate_series(service, env),
+            slo=self.observer.slo_status(service, env), ready=ready, alerts=self.observer.alerts(),
+        )  # fmt: skip
+
+    def live_p95(self, service: str, env: str) -> Mapping[str, float | None]:
+        """release → p95 of the last minute in ms."""
+        return {t.release_id: t.p95_ms for t in self.observer.rates(service, env).by_track.values()}
+
+    async def rollout(self, rollout_id: str) -> RolloutView:
+        """One rollout, whole. Raises UsageError when there is none."""
+
+        def read(session: Session) -> RolloutView:
+            row = session.get(Rollout, rollout_id)
+            if row is None:
+                raise UsageError(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them", code="no_rollout")
+            return rollouts.rollout_view(session, self.config, row, live=self.live_p95, whole=True)
+
+        return await self.store.read(read)
+
+    def alerts(self) -> tuple[AlertView, ...]:
+        """The alerts that hold now."""
+        book = self.observer.book
+        return tuple(fleet.alert_view(a, book.is_silenced(a)) for a in book.active())
+
+    async def alert_history(self) -> tuple[AlertView, ...]:
+        """Active and past alerts, newest first."""
+        book = self.observer.book
+        return tuple(fleet.alert_view(a, a.is_active and book.is_silenced(a)) for a in await book.history())
+
+    def slos(self) -> tuple[SloView, ...]:
+        """Every service's objectives."""
+        return tuple(fleet.slo_view(self.config, status) for status in self.observer.slos())
+
+    def serving(self) -> tuple[ReplicaView, ...]:
+        """Every process that serves."""
+        return tuple(fleet.replica_view(p) for kind in ("gateway", "model", "registry") for p in self.supervisor.of(kind))
+
+    async def stage_log(self, run_id: str, stage: str, offset: int) -> LogChunk:
+        """A piece of a stage's log. Raises UsageError when the run has no such stage."""
+        found = await self.store.read(lambda s: _stage_log(s, run_id, stage))
+        path = Path(found[0]) if found[0] else self.paths.runs / run_id / f"{stage}.log"
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                start = min(offset, size) if offset >= 0 else max(size + offset, 0)
+                file.seek(start)
+                body = file.read(LOG_CHUNK)
+        except FileNotFoundError:
+            start, body, size = 0, b"", 0
+        end = start + len(body)
+        return LogChunk(
+            text=body.decode("utf-8", errors="replace"), offset=start, next_offset=end,
+            is_over=found[1] and end >= size,
+        )  # fmt: skip
+
+
+def _stage_log(session: Session, run_id: str, stage: str) -> tuple[str, bool]:
+    row = session.get(StageRun, (run_id, stage))
+    if row is None:
+        names = session.exec(select(StageRun.name).where(StageRun.run_id == run_id)).all()
+        raise UsageError(
+            f"{run_id} has no stage {stage!r}", hint=f"its stages: {', '.join(names) or 'none'}", code="no_stage"
+        )
+    return row.log_path, RunState(row.state).is_over

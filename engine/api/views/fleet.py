@@ -1,0 +1,109 @@
+"""The fleet, the engine's own status and what serves, as the console shows them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from sqlmodel import Session, col, select
+
+from adapters.local.supervisor import Place
+from engine.api.schemas import AlertView, FleetRow, ReplicaView, SloView, TrackView
+from engine.observe.lifecycle import AlertRecord
+from engine.observe.rates import Rates
+from engine.observe.slo import SloStatus
+from engine.rollouts import records
+from engine.verbs import alert_refusal
+from state.config import Config
+from state.models import Rollout, TrackState
+from state.words import RolloutState, Severity
+
+ALERT_VERBS = ("alert.ack", "alert.silence")
+
+
+def fleet_row(
+    session: Session,
+    config: Config,
+    service: str,
+    env: str,
+    *,
+    rates: Rates,
+    series: tuple[float, ...],
+    slo: SloStatus | None,
+    ready: Mapping[str, tuple[int, int]],
+    alerts: Sequence[AlertRecord],
+) -> FleetRow:
+    """One line of the fleet. `ready` is release → (ready, all) replicas."""
+    now = time.time()
+    tracks = session.exec(select(TrackState).where(TrackState.service == service, TrackState.env == env)).all()
+    rollout = session.exec(
+        select(Rollout).where(Rollout.service == service, Rollout.env == env).order_by(col(Rollout.created_at).desc())
+    ).first()
+    stable = next((t.release_id for t in tracks if t.track == "stable"), None)
+    mine = [a for a in alerts if a.service == service and a.env in ("", env)]
+    holds = records.leases(session, env, "hold", now)
+    freezes = records.leases(session, env, "freeze", now)
+    return FleetRow(
+        service=service, env=env, protected=config.environment[env].protected, release_id=stable,
+        tracks=tuple(_track_view(t, rates, ready) for t in sorted(tracks, key=lambda t: t.track, reverse=True)),
+        rps=rates.rps, p95_ms=rates.p95_ms, error_ratio=rates.error_ratio,
+        budget_left=slo.budget_left if slo else None, coverage=slo.coverage if slo else None,
+        rollout_id=rollout.id if rollout else None, phase=_phase(rollout),
+        alerts=len(mine), paging=sum(a.severity == Severity.PAGE for a in mine),
+        held_by=holds[0].holder if holds else "", frozen=freezes[0].reason or freezes[0].holder if freezes else "",
+        rate_series=series,
+    )  # fmt: skip
+
+
+def _phase(rollout: Rollout | None) -> str:
+    if rollout is None:
+        return ""
+    state = RolloutState(rollout.state)
+    if state in (RolloutState.STEP_APPLYING, RolloutState.STEP_BAKING):
+        return f"step {rollout.step + 1}/{len(rollout.policy['steps'])} {state.value.removeprefix('step_')}"
+    if state is RolloutState.PAUSED:
+        return f"paused: {rollout.pause_reason}"
+    return state.value.replace("_", " ")
+
+
+def _track_view(track: TrackState, rates: Rates, ready: Mapping[str, tuple[int, int]]) -> TrackView:
+    now = rates.by_track.get(track.track)
+    up, total = ready.get(track.release_id, (0, 0))
+    return TrackView(
+        track=track.track, release_id=track.release_id, weight=track.weight,
+        measured_pct=now.share_pct if now else None, replicas=total, ready=up,
+        requests=now.requests if now else 0, errors=now.errors if now else 0, p95_ms=now.p95_ms if now else None,
+    )  # fmt: skip
+
+
+def slo_view(config: Config, status: SloStatus) -> SloView:
+    """A service's objectives and how they stand."""
+    objective = config.service[status.service].slo
+    return SloView(
+        service=status.service, env=status.env, availability=objective.availability,
+        latency_p95_ms=objective.latency_p95_ms, window_d=objective.window_d, sli=status.sli,
+        budget_left=status.budget_left, burn=dict(status.burn), coverage=status.coverage, requests=status.requests,
+        errors=status.errors,
+    )  # fmt: skip
+
+
+def alert_view(record: AlertRecord, silenced: bool) -> AlertView:
+    """One occurrence of an alert."""
+    acked = bool(record.acked_by)
+    return AlertView(
+        id=record.id, name=record.name, severity=record.severity, service=record.service, env=record.env,
+        summary=record.summary, state=record.state, starts_at=record.starts_at, ends_at=record.ends_at,
+        acked_by=record.acked_by, acked_at=record.acked_at, silenced=silenced, notified_at=record.notified_at,
+        notify_error=record.notify_error,
+        refusals={v: why for v in ALERT_VERBS if (why := alert_refusal(v, record.state, acked))},
+    )  # fmt: skip
+
+
+def replica_view(place: Place) -> ReplicaView:
+    """A process that serves."""
+    state = "ready" if place.is_ready else ("starting" if place.child.is_alive() else "down")
+    return ReplicaView(
+        spawn_id=place.child.spec.spawn_id, kind=place.slot.kind, service=place.slot.service, env=place.slot.env,
+        release_id=place.slot.release_id, pid=place.child.pid, state=state if place.is_wanted else "draining",
+        restarts=place.restarts, started_at=place.started_at, detail=place.last_end,
+    )  # fmt: skip

@@ -1,0 +1,274 @@
+"""The engine: reads the config, wires the ports, starts the loops, answers on its socket. One a workspace."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from adapters.local.child import write_json
+from adapters.local.gateway import LocalGateway
+from adapters.local.router import LocalRouter
+from adapters.local.runtime import LocalRuntime
+from adapters.local.spawn import Spawner
+from adapters.local.supervisor import Backoff, Supervisor
+from adapters.ports import MetricsSource
+from adapters.prometheus import PrometheusMetrics
+from engine.api.app import make_app
+from engine.api.events import EventHub
+from engine.api.peer import PeerProtocol
+from engine.api.reader import Reader
+from engine.gateway.client import GatewayAdmin, fetch_listen_fd
+from engine.lock import EngineLock
+from engine.observe.observer import Observer, Outside
+from engine.observe.rules import AdapterFact, CrashLoopFact
+from engine.operations.desk import Desk
+from engine.pipelines.runner import PipelineRunner
+from engine.registry import RegistryHost
+from engine.rollouts.controller import Controller
+from engine.rollouts.registry_queue import RegistryQueue
+from engine.rollouts.world import World
+from engine.spill import import_spill
+from state import audit
+from state.config import Config, load_config
+from state.paths import Paths
+from state.store import Store
+from state.words import AirbossError, ExitCode
+
+log = logging.getLogger("airboss.engine")
+
+CHAIN_CHECK_S = 60.0
+
+
+@dataclass
+class Engine:
+    """Everything that runs in one engine. `serve` goes on until `stop`."""
+
+    paths: Paths
+    config: Config
+    store: Store
+    listener: socket.socket
+    events: EventHub = field(default_factory=EventHub)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _drains: bool = False
+
+    def __post_init__(self) -> None:
+        settings = self.config.engine
+        backoff = Backoff(settings.restart_backoff, settings.restart_backoff_max, settings.crash_loop_window)
+        self.spawner = Spawner(self.paths.run, self.paths.logs)
+        self.supervisor = Supervisor(self.spawner, self.store, self.paths.sockets, backoff, self._place_changed)
+        self.runtime = LocalRuntime(
+            self.supervisor, threads=settings.model_threads, crash_loop_after=settings.crash_loop_count
+        )
+        self.gateway = LocalGateway(
+            self.supervisor, self.config.gateway, self.paths.gateway, admin=GatewayAdmin, fetch_fd=fetch_listen_fd
+        )
+        self.router = LocalRouter(self.store, self.gateway, self.runtime, self.config)
+        self.registry = RegistryHost(self.supervisor, self.config.registry, self.paths)
+        self.queue = RegistryQueue(self.store, self.registry.client, self._changed)
+        self.observer = Observer(
+            self.store, self.config, workers=self.gateway.workers, gateway_dir=self.paths.gateway,
+            public_url=lambda: self.gateway.address, outside=self._outside, on_change=self._changed,
+            workspace=str(self.paths.root),
+        )  # fmt: skip
+        self.world = World(
+            self.store, self.runtime, self.router, self.config, self.paths.rollback,
+            admin_sockets=lambda: [path for _, path in self.gateway.workers()],
+        )  # fmt: skip
+        self.controller = Controller(
+            self.store, self.world, self._metrics(), self.config, self._changed, asyncio.Event()
+        )
+        self.runner = PipelineRunner(
+            self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
+            on_change=lambda ref: self._changed(ref, ""),
+        )  # fmt: skip
+        chain = self.store.read_now(lambda s: audit.verify(s, self.store.path.with_name("audit.head")))
+        self.reader = Reader(
+            self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
+            adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
+            chain=chain,
+        )  # fmt: skip
+        self.desk = Desk(
+            self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
+            self._changed, self.stop,
+        )  # fmt: skip
+        self._republish = asyncio.Event()
+
+    def _metrics(self) -> MetricsSource:
+        url = self.config.metrics.url
+        return PrometheusMetrics(url) if url else self.observer.metrics
+
+    def stop(self, drains: bool = False) -> None:
+        """End `serve`; with `drains`, end everything it serves too."""
+        self._drains = self._drains or drains
+        self._stopping.set()
+
+    async def serve(self) -> None:
+        """Recover, then run every loop until stopped. Children live on unless drained."""
+        await self.router.recover()
+        await self.gateway.start()
+        await import_spill(self.store, self.paths.state / "spill", self.router)
+        await self.world.recover()
+        await self._end_orphans()
+        await self.runner.resume_all()
+        api = uvicorn.Server(
+            uvicorn.Config(
+                make_app(self.reader, self.desk), http=PeerProtocol, log_config=None, access_log=False,
+                lifespan="off", timeout_graceful_shutdown=2,
+            )
+        )  # fmt: skip
+        api.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        loops = [
+            asyncio.create_task(self._guard(work, name), name=name)
+            for name, work in (
+                ("controller", self.controller.run()),
+                ("registry", self.queue.run()),
+                ("observer", self.observer.run()),
+                ("router", self._keep_published()),
+                ("chain", self._keep_chain_checked()),
+                ("api", api.serve(sockets=[self.listener])),
+            )
+        ]
+        await self.store.write(lambda s: audit.append(s, actor="system:engine", action="engine.up", ref="engine:engine"))
+        log.info("engine up: pid %d, gateway %s", os.getpid(), self.gateway.address)
+        await self._stopping.wait()
+        api.should_exit = True
+        await self._close(loops)
+
+    async def _close(self, loops: list[asyncio.Task[None]]) -> None:
+        for task in loops[:-1]:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await self.runner.close()
+        if self._drains:
+            await self._drain()
+        await self.supervisor.detach()
+        await self.store.write(
+            lambda s: audit.append(s, actor="system:engine", action="engine.down", ref="engine:engine",
+                                   detail={"drained": self._drains})  # fmt: skip
+        )
+
+    async def _drain(self) -> None:
+        """Traffic before capacity: the gateway first, then the model servers, then the registry."""
+        await self.gateway.drain()
+        for kind in ("model", "registry"):
+            await asyncio.gather(*(self.supervisor.unwant(p.slot.owner, 20.0) for p in self.supervisor.of(kind)))
+
+    async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # A loop that died leaves the engine lame: better to end, so that whoever supervises it starts a whole one.
+            log.exception("the %s loop died; the engine stops", name)
+            self.stop()
+
+    async def _keep_published(self) -> None:
+        while True:
+            await self._republish.wait()
+            self._republish.clear()
+            await self.router.republish()
+
+    async def _keep_chain_checked(self) -> None:
+        while True:
+            await asyncio.sleep(CHAIN_CHECK_S)
+            anchor = self.store.path.with_name("audit.head")
+            self.reader.chain = await self.store.read(lambda s: audit.verify(s, anchor))
+
+    async def _end_orphans(self) -> None:
+        """Children nobody means any more (their row says ended, or it was never written) are asked to go."""
+        meant = {p.child.spec.spawn_id for p in self.supervisor.places.values()}
+        for spawn_id, child in self.spawner.living().items():
+            if spawn_id not in meant and child.spec.kind in ("model", "gateway"):
+                log.warning("ending %s %s, which nothing means to have", child.spec.kind, spawn_id)
+                await child.terminate(10.0)
+                self.spawner.forget(spawn_id)
+
+    def _place_changed(self, owner: str) -> None:
+        self._republish.set()
+        self.controller.wake.set()
+        self._changed(f"serving/{owner}", "")
+
+    def _changed(self, ref: str, message: str) -> None:
+        self.events.publish(ref, message)
+
+    def _adapters(self) -> dict[str, str]:
+        registry = self.queue.trouble or self.registry.state()
+        return {"registry": registry, "metrics": self.config.metrics.url or "embedded", "state": "sqlite"}
+
+    def _outside(self) -> Outside:
+        loops = []
+        for place in self.supervisor.of("model"):
+            reason = self.supervisor.crash_loop(place.slot.owner)
+            if reason:
+                slot = place.slot
+                # A release that no track serves yet is a canary being prepared.
+                track = self.router.track_of(slot.service, slot.env, slot.release_id) or "canary"
+                loops.append(CrashLoopFact(slot.service, slot.env, slot.release_id, reason, track))
+        chain = self.reader.chain
+        return Outside(
+            crash_loops=tuple(loops),
+            adapters=(AdapterFact("registry", self.queue.trouble),),
+            audit_trouble="" if chain.is_whole else chain.why,
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Be the engine of `--workspace`. Returns the documented exit code."""
+    parser = argparse.ArgumentParser(prog="python -m engine.daemon", description="The engine of one workspace.")
+    parser.add_argument("--workspace", type=Path, required=True)
+    options = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    for noisy in ("httpx", "httpcore", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return run(Paths.of(options.workspace))
+    except AirbossError as error:
+        sys.stderr.write(json.dumps({"error": error.as_dict()}) + "\n")
+        return int(error.exit)
+
+
+def run(paths: Paths) -> int:
+    """Take the workspace's lock, open the store and the socket, serve. Raises AirbossError when it cannot begin."""
+    config = load_config(paths.root)
+    paths.make()
+    with EngineLock(paths) as lock, contextlib.closing(Store.open(paths.store)) as store:
+        asyncio.run(_serve(paths, config, store, lock))
+    return int(ExitCode.OK)
+
+
+async def _serve(paths: Paths, config: Config, store: Store, lock: EngineLock) -> None:
+    engine = Engine(paths, config, store, lock.listen())
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, engine.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    write_json(
+        paths.engine_info,
+        {"pid": os.getpid(), "version": package_version("airboss"), "socket": str(paths.engine_socket), "at": time.time()},
+    )
+    try:
+        await engine.serve()
+    finally:
+        paths.engine_info.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

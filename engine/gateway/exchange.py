@@ -1,0 +1,142 @@
+"""One request on its way: what it asked, fixed at admission, and what became of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from adapters.ports import Backend, Route
+from engine.gateway.counts import Counts, Result, RowKey
+from engine.gateway.ids import RequestId, new_request_id
+from engine.gateway.ledger import Spool
+from engine.gateway.table import RoutingTable
+from state.words import BadClass
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that was read and routed. `path` is what the replica is asked, query included."""
+
+    table: RoutingTable
+    route: Route
+    chosen: Backend
+    path: str
+    headers: CIMultiDict[str]
+    body: bytes
+    client_id: str
+    is_openai: bool
+    """Its stream must end with `[DONE]`."""
+    is_probe: bool = False
+    """The engine's own probe: served like any request, and counted as none."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """What became of a call so far. `backend` is the one that answers, or would."""
+
+    call: Call
+    at: float
+    started: float
+    """On the performance clock."""
+    backend: Backend
+    request_id: RequestId
+    attempts: int = 0
+    outcome: BadClass = BadClass.SERVER_ERROR
+    code: int = 0
+    ttft_s: float | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    response: web.StreamResponse | None = None
+    """Set once a byte may have reached the client: from then on nothing can be taken back."""
+    is_writing: bool = False
+    """Waiting for the client to take bytes; a deadline that passes now is the client's."""
+    is_between_events: bool = False
+    """What was passed on ends with a whole server-sent event."""
+
+    @classmethod
+    def admit(cls, call: Call, now: float, started: float) -> Exchange:
+        """The exchange of a call admitted now."""
+        request_id = new_request_id(now, call.chosen.release_id, call.table.revision)
+        return cls(call, now, started, call.chosen, request_id)
+
+    def answered_by(self, backend: Backend) -> None:
+        """From here on `backend` answers."""
+        self.backend = backend
+        self.request_id = self.request_id.of_release(backend.release_id)
+
+    def first_byte(self) -> None:
+        """The answer's first byte is here."""
+        if self.ttft_s is None:
+            self.ttft_s = time.perf_counter() - self.started
+
+    def remaining_ms(self) -> int:
+        """What is left of the route's deadline, at least 1."""
+        spent_s = time.perf_counter() - self.started
+        return max(1, int((self.call.route.deadline_s - spent_s) * 1000))
+
+    def own_headers(self) -> dict[str, str]:
+        """What the gateway says of an answer."""
+        return {
+            "X-Request-Id": str(self.request_id),
+            "X-Airboss-Release": self.backend.release_id,
+            "X-Airboss-Track": self.backend.track,
+            "X-Airboss-Revision": str(self.call.table.revision),
+        }
+
+
+REJECTIONS = (
+    "max_inflight", "no_healthy_replica", "no_table", "unknown_env", "unknown_service", "unknown_path", "bad_method",
+    "bad_json", "body_too_large", "body_too_slow",
+)  # fmt: skip
+"""Why this gateway, and no replica, refused a request. The first three are ours; the rest are the client's."""
+
+
+class Recorder:
+    """Where ended exchanges are written down: the counters and the ledger."""
+
+    def __init__(self, counts: Counts, ledger: Spool) -> None:
+        self.counts = counts
+        self.ledger = ledger
+        self.rejections: dict[str, int] = dict.fromkeys(REJECTIONS, 0)
+        self.probes: dict[BadClass, int] = dict.fromkeys(BadClass, 0)
+
+    def rejected(self, reason: str) -> None:
+        """Count a refusal of our own. One that was routed is counted as a request besides."""
+        self.rejections[reason] += 1
+
+    def attempt_failed(self, exchange: Exchange, backend: Backend) -> None:
+        """An attempt on `backend` failed and another one follows."""
+        if not exchange.call.is_probe:
+            self.counts.attempt_failed(RowKey.of(exchange.call.table, exchange.call.route, backend))
+
+    def ended(self, exchange: Exchange) -> None:
+        """Count the request, once, and put its line in the ledger. A probe is only counted as a probe."""
+        if exchange.call.is_probe:
+            self.probes[exchange.outcome] += 1
+            return
+        call, route = exchange.call, exchange.call.route
+        duration_s = time.perf_counter() - exchange.started
+        result = Result(exchange.outcome, duration_s, exchange.ttft_s, exchange.tokens_in, exchange.tokens_out)
+        self.counts.record(RowKey.of(call.table, route, exchange.backend), result, route.slow_ms)
+        self.ledger.add(
+            {
+                "id": str(exchange.request_id),
+                "at": round(exchange.at, 3),
+                "service": route.service,
+                "env": route.env,
+                "release": exchange.backend.release_id,
+                "track": exchange.backend.track,
+                "rollout_id": route.rollout_id,
+                "revision": call.table.revision,
+                "class": exchange.outcome.value,
+                "code": exchange.code,
+                "latency_ms": round(duration_s * 1000, 2),
+                "ttft_ms": None if exchange.ttft_s is None else round(exchange.ttft_s * 1000, 2),
+                "attempts": exchange.attempts,
+                "client_id": call.client_id,
+                "tokens": exchange.tokens_out,
+            }
+        )

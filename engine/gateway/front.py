@@ -1,0 +1,207 @@
+"""The public door: from an HTTP request to a routed call, or to a clear answer why not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from typing import Any
+
+from aiohttp import web
+
+from engine.gateway.answers import client_id, error_answer, json_answer, upstream_headers
+from engine.gateway.exchange import Call, Exchange
+from engine.gateway.feedback import Feedback, read_feedback
+from engine.gateway.proxy import Proxy
+from engine.gateway.table import RoutingTable, affinity_point, backend_at
+
+BODY_TIMEOUT_S = 30.0
+MAX_BODY_BYTES = 4 << 20
+ENV_HEADER = "X-Airboss-Env"
+PROBE_HEADER = "X-Airboss-Probe"
+AFFINITY_HEADERS = ("X-Session-Id", "X-Affinity-Key")
+
+
+class Refused(Exception):
+    """The request is not relayed; `answer` says why, `reason` counts it."""
+
+    def __init__(self, reason: str, answer: web.Response) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.answer = answer
+
+
+class Front:
+    """Handles every request on the public port. `table` is replaced whole; a request keeps the one it met."""
+
+    def __init__(self, proxy: Proxy, feedback: Feedback, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self.table: RoutingTable | None = None
+        self.proxy = proxy
+        self.feedback = feedback
+        self.max_body_bytes = max_body_bytes
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        try:
+            response = await self._answer(request)
+        except Refused as refused:
+            self.proxy.recorder.rejected(refused.reason)
+            response = refused.answer
+        if self.proxy.is_draining and not response.prepared:
+            response.force_close()
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.rel_url.raw_path  # as sent: a decoded one must not be put into another request's line
+        if path == "/healthz":
+            return self._healthz()
+        if path == "/feedback":
+            return await self._take_feedback(request)
+        env, service, rest = split_path(path)
+        if rest == "/v1/models" and request.method == "GET":
+            return self._models(request, env)
+        if ".." in request.path or not (rest.startswith("/v1/") or rest == "/generate"):
+            message = (
+                f"there is nothing at {path[:200]}; this gateway serves /v1/…, /generate and /{{env}}/{{service}}/v1/…"
+            )
+            raise Refused("unknown_path", error_answer(404, "not_found", "unknown_path", message))
+        if request.method != "POST":
+            message = f"{rest[:200]} takes POST, not {request.method}"
+            raise Refused(
+                "bad_method", error_answer(405, "invalid_request", "bad_method", message, headers={"Allow": "POST"})
+            )
+        body = await self._body(request)
+        at, started = time.time(), time.perf_counter()  # a slow upload is the client's time, not the service's
+        call = self._route(request, env, service, rest, body)
+        return await self.proxy.relay(request, Exchange.admit(call, at, started))
+
+    def _route(self, request: web.BaseRequest, env: str, service: str, rest: str, body: bytes) -> Call:
+        table = self._table()
+        headers = request.headers
+        env = env or headers.get(ENV_HEADER) or table.default_env
+        services = table.services(env)
+        if not services:
+            message = f"no environment {env!r} here; there is {', '.join(table.envs()) or 'none yet'}"
+            raise Refused("unknown_env", error_answer(404, "not_found", "unknown_env", message, param=ENV_HEADER))
+        model = _model_of(body)
+        service = service or model or (services[0] if len(services) == 1 else "")
+        route = table.route(service, env)
+        if route is None:
+            said = f"no service {service!r}" if service else "the body names no model, and several services are"
+            message = f"{said} in {env}; there is {', '.join(services)}"
+            status = 404 if service else 400
+            raise Refused(
+                "unknown_service", error_answer(status, "not_found", "unknown_service", message, param="model")
+            )
+        key = next((value for name in AFFINITY_HEADERS if (value := headers.get(name))), "")
+        point = affinity_point(key, route) if key else random.random() * 100
+        peer = request.remote or ""
+        query = request.rel_url.raw_query_string
+        return Call(
+            table=table,
+            route=route,
+            chosen=backend_at(route, point),
+            path=f"{rest}?{query}" if query else rest,
+            headers=upstream_headers(headers, peer),
+            body=body,
+            client_id=client_id(headers, peer),
+            is_openai=rest.startswith("/v1/"),
+            is_probe=headers.get(PROBE_HEADER) == "1" and _is_of_this_host(request),
+        )
+
+    def _table(self) -> RoutingTable:
+        if self.table is None:
+            message = "this gateway has no routing table yet; try again in 1 s"
+            answer = error_answer(503, "service_unavailable", "no_table", message, headers={"Retry-After": "1"})
+            raise Refused("no_table", answer)
+        return self.table
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        too_large = f"the body is larger than the {self.max_body_bytes} bytes this gateway takes"
+        if (request.content_length or 0) > self.max_body_bytes:
+            raise Refused("body_too_large", error_answer(413, "invalid_request", "body_too_large", too_large))
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise Refused("body_too_large", error_answer(413, "invalid_request", "body_too_large", too_large)) from None
+        except TimeoutError:
+            message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
+            raise Refused("body_too_slow", error_answer(408, "invalid_request", "body_too_slow", message)) from None
+
+    def _healthz(self) -> web.Response:
+        pool = self.proxy.pool
+        routes = self.table.routes if self.table else ()
+        down = [
+            f"{route.service} in {route.env}"
+            for route in routes
+            if not any(spawn_id in pool.healthy for backend in route.backends for spawn_id, _ in backend.replicas)
+        ]
+        is_serving = self.table is not None and not self.proxy.is_draining
+        status = "ok" if is_serving and not down else "degraded" if is_serving else "unavailable"
+        revision = self.table.revision if self.table else 0
+        body = {"status": status, "revision": revision, "draining": self.proxy.is_draining, "without_replicas": down}
+        return json_answer(body, 200 if is_serving else 503)
+
+    def _models(self, request: web.BaseRequest, env: str) -> web.Response:
+        table = self._table()
+        env = env or request.headers.get(ENV_HEADER) or table.default_env
+        data = [
+            {"id": service, "object": "model", "created": int(table.issued_at), "owned_by": "airboss", "env": env}
+            for service in table.services(env)
+        ]
+        return json_answer({"object": "list", "data": data})
+
+    async def _take_feedback(self, request: web.BaseRequest) -> web.Response:
+        if request.method != "POST":
+            answer = error_answer(
+                405, "invalid_request", "bad_method", "/feedback takes POST", headers={"Allow": "POST"}
+            )
+            raise Refused("bad_method", answer)
+        try:
+            entry = read_feedback(await self._body(request))
+        except ValueError as error:
+            raise Refused("bad_json", error_answer(400, "invalid_request", "bad_feedback", str(error))) from error
+        self.feedback.take(entry, time.time(), client_id(request.headers, request.remote or ""))
+        return json_answer({"taken": True, "release": entry.request_id.release_id}, 202)
+
+
+def _is_of_this_host(request: web.BaseRequest) -> bool:
+    """The caller shares our address. Only such a one may probe: a probe's failure counts against nobody."""
+    transport = request.transport
+    if transport is None:
+        return False
+    peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return bool(peer and own and peer[0] == own[0])
+
+
+def split_path(path: str) -> tuple[str, str, str]:
+    """(env, service, rest): both names are "" unless the path is /{env}/{service}/v1/… or …/generate."""
+    parts = path.split("/", 3)
+    if (
+        len(parts) == 4
+        and parts[1] not in ("v1", "generate")
+        and (parts[3].startswith("v1/") or parts[3] == "generate")
+    ):
+        return parts[1], parts[2], f"/{parts[3]}"
+    return "", "", path
+
+
+def _model_of(body: bytes) -> str:
+    """The body's "model", "" when it names none. Raises Refused when the body is not a JSON object."""
+    try:
+        value: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        message = f"the body is not JSON: {str(error)[:200]}"
+        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message)) from None
+    if not isinstance(value, dict):
+        message = f"the body must be a JSON object, not {type(value).__name__}"
+        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message))
+    model = value.get("model") or ""
+    if not isinstance(model, str):
+        message = "model must be a string: the name of a service"
+        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message, param="model"))
+    return model

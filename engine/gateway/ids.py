@@ -1,0 +1,60 @@
+"""Request ids that say by themselves when, by which release and under which table a request was answered.
+
+`r1-<milliseconds, base 36>-<revision, base 36>-<nonce>-<release>`: lineage ends at (release, interval), so an id
+found in a log leads to both without asking the gateway. Ids sort by time within a version.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, replace
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_FORM = re.compile(r"r1-([0-9a-z]{9})-([0-9a-z]{1,12})-([0-9a-f]{10})-([A-Za-z0-9._-]{1,64})")
+_NO_RELEASE = "_"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestId:
+    """What a request id holds. `release_id` is "" for a request that no release answered."""
+
+    at_ms: int
+    revision: int
+    nonce: str
+    release_id: str
+
+    def __str__(self) -> str:
+        release = self.release_id or _NO_RELEASE
+        return f"r1-{_base36(self.at_ms).rjust(9, '0')}-{_base36(self.revision)}-{self.nonce}-{release}"
+
+    @property
+    def at(self) -> float:
+        """Unix seconds of the request's admission."""
+        return self.at_ms / 1000
+
+    def of_release(self, release_id: str) -> RequestId:
+        """The same request, answered by another release."""
+        return replace(self, release_id=release_id)
+
+
+def new_request_id(now: float, release_id: str, revision: int) -> RequestId:
+    """An id for a request admitted at `now` (Unix seconds). The nonce is unique in practice, not secret."""
+    return RequestId(int(now * 1000), revision, f"{random.getrandbits(40):010x}", release_id)
+
+
+def decode_request_id(text: str) -> RequestId:
+    """What the id `text` holds. Raises ValueError when this gateway cannot have issued it."""
+    found = _FORM.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text[:80]!r} is not a request id: it looks like r1-TIME-REVISION-NONCE-RELEASE")
+    at, revision, nonce, release = found.groups()
+    return RequestId(int(at, 36), int(revision, 36), nonce, "" if release == _NO_RELEASE else release)
+
+
+def _base36(number: int) -> str:
+    digits = []
+    while number:
+        number, digit = divmod(number, 36)
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits)) or "0"

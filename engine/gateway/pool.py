@@ -1,0 +1,218 @@
+"""The replicas behind the routing table: their connections, what is in flight, and the pings that judge them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from engine.gateway.health import Health, Ping, after_break, after_ping, after_silence
+from engine.gateway.logs import log
+
+PING_EVERY_S = 0.25
+PING_TIMEOUT_S = 1.0
+CONNECT_TIMEOUT_S = 1.0
+FIRST_PINGS_S = 0.4
+"""How long a new table waits for the first word of replicas it brings in."""
+DOUBT_S = 0.5
+"""How long a request with nowhere to go waits for the ping that may clear a replica just ejected."""
+IDLE_CONNECTION_S = 4.0
+"""Below the 5 s after which common servers close an idle connection, so that we are the one who closes it."""
+
+
+class AttemptFailed(Exception):
+    """A replica could not be reached, or broke off its answer. `was_sent`: it may have done the work."""
+
+    def __init__(self, error: BaseException, was_sent: bool) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.was_sent = was_sent
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One model server as this worker knows it."""
+
+    spawn_id: str
+    address: str
+    session: aiohttp.ClientSession
+    base_url: str
+    health: Health
+    answered_at: float = float("-inf")
+    """When a request last got an answer, on the monotonic clock."""
+    is_retired: bool = False
+    ping_now: asyncio.Event = field(default_factory=asyncio.Event)
+    doubt: asyncio.Future[None] | None = None
+    """Pending from an ejection by a broken request until the next ping has said whether it was right."""
+    first_word: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+def open_replica(spawn_id: str, address: str) -> Replica:
+    """A replica with its own connection pool; no connection is opened yet. The gateway bounds what is in flight."""
+    connector: aiohttp.BaseConnector
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        connector = aiohttp.UnixConnector(path=path, limit=0, keepalive_timeout=IDLE_CONNECTION_S)
+        base_url = "http://replica"
+    else:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ttl_dns_cache=10)
+        base_url = address.rstrip("/")
+    session = aiohttp.ClientSession(
+        connector=connector,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+    )
+    return Replica(spawn_id, address, session, base_url, Health.unproven(time.time()))
+
+
+class Pool:
+    """Every replica of the current table, and retired ones until their last request is done."""
+
+    def __init__(self, ping_every_s: float = PING_EVERY_S) -> None:
+        self.replicas: dict[str, Replica] = {}
+        self.healthy: set[str] = set()
+        self.inflight: dict[str, int] = {}
+        self._ping_every_s = ping_every_s
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def bring_in(self, addresses: dict[str, str]) -> None:
+        """Open what is new and wait, briefly, for the first word of each."""
+        new = []
+        for spawn_id, address in addresses.items():
+            known = self.replicas.get(spawn_id)
+            if known is not None and known.address == address:
+                known.is_retired = False
+                continue
+            if known is not None:
+                self._close(known)
+            replica = self.replicas[spawn_id] = open_replica(spawn_id, address)
+            self.inflight.setdefault(spawn_id, 0)
+            replica.task = asyncio.create_task(self._watch(replica), name=f"ping {spawn_id}")
+            new.append(replica)
+        if new:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_PINGS_S):
+                    await asyncio.gather(*(replica.first_word.wait() for replica in new))
+            for replica in new:
+                self._become(replica, after_silence(replica.health, time.time()))
+
+    def retire_all_but(self, spawn_ids: Iterable[str]) -> None:
+        """Let go of replicas the table no longer names, each after its last request."""
+        kept = set(spawn_ids)
+        for replica in list(self.replicas.values()):
+            if replica.spawn_id not in kept:
+                replica.is_retired = True
+                self._close_if_done(replica)
+
+    def begin(self, spawn_id: str) -> Replica:
+        """An attempt starts on the replica."""
+        self.inflight[spawn_id] += 1
+        return self.replicas[spawn_id]
+
+    def end(self, replica: Replica) -> None:
+        """The attempt is over, however it went."""
+        if self.replicas.get(replica.spawn_id) is replica:
+            self.inflight[replica.spawn_id] -= 1
+            self._close_if_done(replica)
+
+    def answered(self, replica: Replica) -> None:
+        """A request got an answer from the replica just now."""
+        replica.answered_at = time.monotonic()
+
+    def broke(self, replica: Replica, error: str) -> None:
+        """A request could not connect, or was cut off: eject, and ping at once: it may be a stale connection."""
+        self._become(replica, after_break(replica.health, error, time.time()))
+        if replica.doubt is None and not replica.is_retired:
+            replica.doubt = asyncio.get_running_loop().create_future()
+        replica.ping_now.set()
+
+    @contextmanager
+    def guard(self, replica: Replica) -> Iterator[None]:
+        """Turn the ways a replica breaks off into AttemptFailed, and eject it where its connection is to blame."""
+        try:
+            yield
+        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
+            self.broke(replica, f"{type(error).__name__}: {error}")
+            raise AttemptFailed(error, was_sent=False) from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
+            self.broke(replica, f"{type(error).__name__}: {error}")
+            raise AttemptFailed(error, was_sent=True) from error
+        except aiohttp.ClientError as error:  # an answer that is not HTTP, say: no reason to believe it is gone
+            raise AttemptFailed(error, was_sent=True) from error
+
+    async def settle(self, spawn_ids: Iterable[str]) -> bool:
+        """Wait for the ping of replicas in doubt, if any of these is. True when there was something to wait for."""
+        doubts = [r.doubt for s in spawn_ids if (r := self.replicas.get(s)) is not None and r.doubt is not None]
+        if not doubts:
+            return False
+        await asyncio.wait(doubts, timeout=DOUBT_S, return_when=asyncio.FIRST_COMPLETED)
+        return True
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for replica in list(self.replicas.values()):
+            self._close(replica)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _watch(self, replica: Replica) -> None:
+        while True:
+            replica.ping_now.clear()
+            asked = replica.doubt
+            ping, error = await _ping(replica)
+            if replica.doubt is not asked:
+                continue  # a request broke while we asked: this word may be older than that, so ask again
+            now = time.monotonic()
+            answers = now - replica.answered_at < PING_TIMEOUT_S
+            self._become(replica, after_ping(replica.health, ping, error, time.time(), answers))
+            replica.first_word.set()
+            if replica.doubt is not None:
+                replica.doubt.set_result(None)
+                replica.doubt = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._ping_every_s):
+                    await replica.ping_now.wait()
+
+    def _become(self, replica: Replica, health: Health) -> None:
+        if health.is_healthy != replica.health.is_healthy and self.replicas.get(replica.spawn_id) is replica:
+            (self.healthy.add if health.is_healthy else self.healthy.discard)(replica.spawn_id)
+            if health.is_healthy:
+                log("replica_healthy", replica=replica.spawn_id)
+            else:
+                log("replica_ejected", replica=replica.spawn_id, error=health.last_error)
+        replica.health = health
+
+    def _close_if_done(self, replica: Replica) -> None:
+        if replica.is_retired and not self.inflight[replica.spawn_id]:
+            self._close(replica)
+
+    def _close(self, replica: Replica) -> None:
+        self.healthy.discard(replica.spawn_id)
+        self.inflight.pop(replica.spawn_id, None)
+        self.replicas.pop(replica.spawn_id, None)
+        if replica.doubt is not None and not replica.doubt.done():
+            replica.doubt.set_result(None)
+        if replica.task is not None:
+            replica.task.cancel()
+        closing = asyncio.create_task(replica.session.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+async def _ping(replica: Replica) -> tuple[Ping, str]:
+    """Ask the replica whether it is ready to generate."""
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_S), replica.session.get(f"{replica.base_url}/ready") as answer:
+            body = await answer.content.read(300)
+            if answer.status == 200:
+                return Ping.READY, ""
+            return Ping.NOT_READY, f"/ready answered {answer.status}: {body.decode(errors='replace')}"
+    except TimeoutError:
+        return Ping.TIMEOUT, f"/ready did not answer within {PING_TIMEOUT_S:g} s"
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Ping.REFUSED, f"{type(error).__name__}: {error}"

@@ -1,0 +1,219 @@
+"""One gateway worker: a child process that serves the public port it inherited, until SIGTERM.
+
+Workers know nothing of each other. They share one listening socket, which the engine opened, and one kept table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from pydantic import TypeAdapter
+
+from adapters.local.child import ChildSpec, run_child
+from engine.gateway.admin import Admin
+from engine.gateway.counts import Counts
+from engine.gateway.exchange import Recorder
+from engine.gateway.feedback import Feedback
+from engine.gateway.front import MAX_BODY_BYTES, Front
+from engine.gateway.handoff import Handoff
+from engine.gateway.ledger import Rotated, Segments, Spool
+from engine.gateway.logs import log
+from engine.gateway.metrics import GatewayCollector
+from engine.gateway.pool import PING_EVERY_S, Pool
+from engine.gateway.proxy import Proxy
+from engine.gateway.switch import KeptTable, Switchboard
+from state.words import AirbossError
+
+LISTEN_BACKLOG = 4096
+ACCEPTS_A_WAKE = 8
+"""Few, so that a burst of connections spreads over the workers instead of going to the first one awake."""
+LINGER_S = 2.0
+"""How long a leaving worker still answers on open connections, telling each client to close, before it closes them."""
+DRAIN_S = 18.0
+"""Below the 20 s after which the engine kills: a worker that is killed writes no last snapshot."""
+OLD_COUNTS_S = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The payload of a worker's spec."""
+
+    listen_fd: int
+    gateway_dir: Path
+    fd_socket: str
+    worker: int = 0
+    max_inflight: int = 256
+    retries: int = 1
+    drain_s: float = DRAIN_S
+    ping_every_s: float = PING_EVERY_S
+    max_body_bytes: int = MAX_BODY_BYTES
+
+
+class SharedListener(socket.socket):
+    """The inherited socket. asyncio sizes the kernel's queue by how many it accepts at a time; here they differ."""
+
+    def listen(self, backlog: int = LISTEN_BACKLOG, /) -> None:
+        """Listen with the full queue, whatever is asked: shrinking it would turn connections away for all workers."""
+        super().listen(LISTEN_BACKLOG)
+
+
+class Worker:
+    """Wires the gateway's parts together and keeps them going."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.settings = TypeAdapter(Settings).validate_python(spec.payload)
+        directory = self.settings.gateway_dir
+        (directory / "ledger").mkdir(parents=True, exist_ok=True)
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        ledger = Segments(directory / "ledger", spec.spawn_id, max_bytes=16 << 20, keep=32)
+        feedback = Segments(directory, f"feedback-{spec.spawn_id}", max_bytes=4 << 20, keep=32)
+        self._snapshots = Spool(Rotated(directory / f"counts-{spec.spawn_id}.jsonl", max_bytes=8 << 20), self._disk)
+        self._spools = (self._snapshots, Spool(ledger, self._disk), Spool(feedback, self._disk))
+        self.counts = Counts(spec.spawn_id, time.time())
+        self.pool = Pool(self.settings.ping_every_s)
+        recorder = Recorder(self.counts, self._spools[1])
+        self.proxy = Proxy(self.pool, recorder, max_inflight=self.settings.max_inflight, retries=self.settings.retries)
+        self.front = Front(self.proxy, Feedback(self._spools[2]), self.settings.max_body_bytes)
+        self.kept = KeptTable(directory)
+        self.switchboard = Switchboard(self.front, self.pool, self.counts, self.kept)
+        self._leave = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until told to leave, then drain. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave.set)
+        _forget_old_counts(self.settings.gateway_dir)
+        await self._serve_kept_table()
+        collector = GatewayCollector(self.front, lambda: sum(spool.dropped for spool in self._spools))
+        protocol = Admin(self.spec, self.front, self.switchboard, collector, self._leave.set)
+        admin = web.AppRunner(protocol.app(), access_log=None)
+        await admin.setup()
+        Path(self.spec.socket).unlink(missing_ok=True)
+        await web.UnixSite(admin, self.spec.socket).start()
+        os.chmod(self.spec.socket, 0o600)
+        handoff = Handoff(Path(self.settings.fd_socket), self.settings.listen_fd)
+        handoff.open()
+        server = web.Server(
+            self.front.handle,
+            request_factory=self._request,
+            handler_cancellation=True,
+            access_log=None,
+            lingering_time=2.0,
+        )
+        listener = SharedListener(fileno=os.dup(self.settings.listen_fd))
+        listening = await loop.create_server(server, sock=listener, backlog=ACCEPTS_A_WAKE)
+        gc.collect()
+        gc.freeze()  # what is loaded by now lives for ever; walking it in each full collection would stall requests
+        ticking = asyncio.create_task(self._tick())
+        log("serving", spawn_id=self.spec.spawn_id, revision=self.front.table.revision if self.front.table else 0)
+        await self._leave.wait()
+        self.proxy.is_draining = True
+        listening.close()  # closes this worker's copy; the socket goes on listening for the others
+        await self._drain(server)
+        ticking.cancel()
+        await self._last_words()
+        await self.pool.close()
+        handoff.close()
+        await admin.cleanup()
+        log("left")
+        return 0
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        loop = asyncio.get_running_loop()
+        size = self.settings.max_body_bytes
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=size)
+
+    async def _serve_kept_table(self) -> None:
+        try:
+            table = self.kept.load()
+        except (AirbossError, OSError) as error:
+            log("kept_table_unusable", path=str(self.kept.path), error=str(error))
+            return
+        if table is not None:
+            await self.switchboard.serve(table)
+
+    async def _tick(self) -> None:
+        """Close an interval each second and let the disk have what waits."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + 1.0, loop.time())
+            await asyncio.sleep(due - loop.time())
+            self._close_interval()
+
+    def _close_interval(self) -> list[Future[None]]:
+        self._snapshots.add_text(self.counts.close_interval(time.time()))
+        return [writing for spool in self._spools if (writing := spool.flush()) is not None]
+
+    async def _drain(self, server: web.Server) -> None:
+        """Finish what is in flight, until the deadline; then cut it."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.05)  # connections accepted in the very moment of leaving become known
+        linger_until, deadline = loop.time() + LINGER_S, loop.time() + self.settings.drain_s
+        log("draining", inflight=self.proxy.inflight, connections=len(server.connections))
+        while server.connections and loop.time() < deadline:
+            if loop.time() >= linger_until:
+                server.pre_shutdown()
+            await asyncio.sleep(0.02)
+        self.proxy.is_cutting = True
+        await server.shutdown(0.5)
+
+    async def _last_words(self) -> None:
+        """Write the last snapshot and the last ledger lines, also behind a batch that is still being written."""
+        self._close_interval()
+        with suppress(TimeoutError):  # a stuck disk must not keep a drained worker alive
+            async with asyncio.timeout(5):
+                for _ in range(2):
+                    writing = [w for spool in self._spools if (w := spool.flush()) is not None]
+                    await asyncio.gather(*map(asyncio.wrap_future, writing), return_exceptions=True)
+        self._disk.shutdown(wait=False, cancel_futures=True)
+
+
+def _forget_old_counts(directory: Path) -> None:
+    """Remove snapshots of workers long dead; the engine has had a week to read them."""
+    for path in directory.glob("counts-*.jsonl"):
+        with suppress(FileNotFoundError):  # another worker starting beside this one took it
+            if time.time() - path.stat().st_mtime > OLD_COUNTS_S:
+                path.unlink()
+
+
+async def _serve(spec: ChildSpec) -> int:
+    return await Worker(spec).run()
+
+
+def body(spec: ChildSpec) -> int:
+    """The child's life."""
+    return asyncio.run(_serve(spec))
+
+
+def main(argv: list[str]) -> int:
+    """Entry point: `python -P -m engine.gateway.worker SPEC.json`."""
+    return run_child(argv, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

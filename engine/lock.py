@@ -1,0 +1,78 @@
+"""One engine a workspace: its flock, and the socket that only its holder binds."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import socket
+from types import TracebackType
+
+from state.paths import Paths
+from state.words import Conflict, UsageError
+
+BACKLOG = 128
+
+
+class EngineLock:
+    """Held while the engine lives; the kernel lets go of it when it dies. Use as a context manager.
+
+    Raises Conflict when another engine has the workspace.
+    """
+
+    def __init__(self, paths: Paths, group: str | None = None) -> None:
+        self.paths = paths
+        self.group = group
+        self._fd = -1
+
+    def __enter__(self) -> EngineLock:
+        self._fd = os.open(self.paths.engine_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise Conflict(
+                f"an engine is running in {self.paths.root} already{self._who()}",
+                hint="`airboss status` shows it; `airboss down` stops it",
+                code="engine_running",
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self.paths.engine_socket.unlink(missing_ok=True)
+        os.close(self._fd)
+
+    def listen(self) -> socket.socket:
+        """The API's listening socket. A stale one is removed: only the lock's holder may, and it is us."""
+        path = self.paths.engine_socket
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o117 if self.group else 0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        if self.group:
+            self._share(self.group)
+        listener.listen(BACKLOG)
+        return listener
+
+    def _share(self, group: str) -> None:
+        try:
+            gid = grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise UsageError(f"engine.socket_group = {group!r}: there is no such group on this host") from None
+        os.chown(self.paths.sockets, -1, gid)
+        os.chmod(self.paths.sockets, 0o710)
+        os.chown(self.paths.engine_socket, -1, gid)
+
+    def _who(self) -> str:
+        try:
+            return f" (pid {json.loads(self.paths.engine_info.read_text(encoding='utf-8'))['pid']})"
+        except (OSError, ValueError, KeyError):
+            return ""

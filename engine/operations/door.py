@@ -1,0 +1,43 @@
+"""The one door for verbs: every front's request comes here, whatever its noun."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from engine.access import Actor
+from engine.api.schemas import VerbRequest, VerbResult
+from engine.operations.desk import Desk
+from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
+from engine.operations.moving import deploy, rollback, rollout_verb
+from engine.verbs import VERBS
+from state.words import UsageError
+
+Handler = Callable[[Desk, VerbRequest, Actor], Awaitable[VerbResult]]
+
+
+async def do(desk: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
+    """Check and carry out one verb. Raises AirbossError with the exit code a script will have."""
+    handler = HANDLERS.get(request.verb)
+    if handler is None:
+        raise UsageError(f"there is no verb {request.verb!r}", hint="`airboss help verbs` lists them", code="no_verb")
+    return await handler(desk, request, actor)
+
+
+HANDLERS: dict[str, Handler] = {
+    **{name: rollout_verb for name in VERBS if name.startswith("rollout.")},
+    "deploy": deploy,
+    "rollback": rollback,
+    "hold": lease_verb("hold", True),
+    "unhold": lease_verb("hold", False),
+    "freeze.start": lease_verb("freeze", True),
+    "freeze.end": lease_verb("freeze", False),
+    "pipeline.run": pipeline_run,
+    "run.cancel": run_verb,
+    "run.retry": run_verb,
+    "alert.ack": alert_verb,
+    "alert.silence": alert_verb,
+    "alert.unsilence": alert_verb,
+    "note": note,
+    "engine.down": down,
+    "engine.drain": down,
+}

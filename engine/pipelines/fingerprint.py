@@ -1,0 +1,121 @@
+"""Reads what a stage's outputs depend on from the world: its code, outside data, versions. Imports nothing it reads.
+
+The code digest follows imports in the source text, without importing: the engine must not run a stage's code (nor pay
+for torch) to know whether it changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from state.digests import FileDigest, bundle_digest, canonical_json, file_sha256, text_sha256
+from state.words import UsageError
+
+OUR_PACKAGES = frozenset({"adapters", "engine", "state"})
+"""Followed from any stage, besides the stage's own top-level package. Other packages are named by `environment`."""
+
+
+def environment() -> dict[str, str]:
+    """The versions that change numbers."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "none"
+    return {"python": platform.python_version(), "torch": torch, "machine": platform.machine()}
+
+
+def code_digest(entry: str, code_paths: Sequence[str] = ()) -> str:
+    """The digest of the source of `entry`'s module and of every module of ours or of its package that it imports.
+
+    Raises UsageError when the module is not found.
+    """
+    module = entry.partition(":")[0]
+    search = (*sys.path, *code_paths)
+    if module_file(module, search) is None:
+        raise UsageError(
+            f"the stage {entry} is not to be found: there is no module {module}",
+            hint=f"looked in the interpreter's path{' and ' + ', '.join(code_paths) if code_paths else ''}",
+            code="no_such_entry",
+        )
+    followed = OUR_PACKAGES | {module.partition(".")[0]}
+    sources: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = module_file(name, search)
+        if name in sources or path is None:
+            continue
+        sources[name] = file_sha256(path)
+        waiting += [found for found in _imports(path, sources[name], name) if found.partition(".")[0] in followed]
+    return text_sha256(canonical_json(sources))
+
+
+def module_file(name: str, search: Sequence[str]) -> Path | None:
+    """The source file of module `name` on `search`, found without importing; None for none or no plain source."""
+    where: Sequence[str] | None = search
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:depth]), where)
+        if spec is None:
+            return None
+        if depth == len(parts):
+            return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+        where = list(spec.submodule_search_locations or ())
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _imports(path: Path, sha256: str, name: str) -> tuple[str, ...]:
+    """Modules that the source at `path` imports anywhere in it. `sha256` makes the memory follow the content."""
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError:
+        return ()  # It will fail in its own process, where the error is shown; its bytes are in the digest already.
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return tuple(_imported(tree, package))
+
+
+def _imported(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def source_digest(value: str, workspace: Path) -> str:
+    """The digest of outside data: a file, or all visible files of a folder. Relative paths are the workspace's.
+
+    Hidden files are left out as stages leave them out: a folder may be the workspace, whose own state changes always.
+    Raises UsageError when there is nothing at the path, or it cannot be read.
+    """
+    path = workspace / Path(value).expanduser()
+    try:
+        if path.is_file():
+            return file_sha256(path)
+        if path.is_dir():
+            return bundle_digest(_visible(path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="make it readable for this user") from error
+    raise UsageError(f"{path} does not exist", hint="name a file or a folder that this host has", code="no_such_source")
+
+
+def _visible(root: Path) -> Iterator[FileDigest]:
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            if path.is_file() and not path.is_symlink():
+                yield FileDigest(path.relative_to(root).as_posix(), file_sha256(path), path.stat().st_size)

@@ -1,0 +1,55 @@
+"""The registry worker's host: started on first use, watched like every other child."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from adapters.local.supervisor import Place, Slot, Supervisor
+from adapters.ports import Registry
+from adapters.registry_client import RegistryClient
+from state.config import RegistryConfig
+from state.paths import Paths
+from state.words import Unreachable
+
+MODULE = "adapters.registry_worker"
+OWNER = "registry"
+START_S = 90.0
+
+
+class RegistryHost:
+    """Hands out the registry; the worker process behind it is started when it is first asked for."""
+
+    def __init__(self, supervisor: Supervisor, config: RegistryConfig, paths: Paths) -> None:
+        self.supervisor = supervisor
+        self.config = config
+        self.paths = paths
+
+    async def socket(self) -> str:
+        """The worker's socket, once it is ready. Raises Unreachable when it does not come up in time."""
+        place = await self._place()
+        deadline = asyncio.get_running_loop().time() + START_S
+        while not place.is_ready:
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unreachable(
+                    f"the registry worker was not ready within {START_S:.0f} s",
+                    hint=f"its log: {self.paths.logs / (place.child.spec.spawn_id + '.log')}",
+                )
+            await asyncio.sleep(0.05)
+        return place.child.spec.socket
+
+    async def client(self) -> Registry:
+        """The registry, behind its worker."""
+        return RegistryClient(Path(await self.socket()), call_timeout_s=self.config.timeout)
+
+    def state(self) -> str:
+        """In a word: "up", "starting", "asleep" before the first use."""
+        place = self.supervisor.places.get(OWNER)
+        if place is None:
+            return "asleep (starts on first use)"
+        return "up" if place.is_ready else "starting"
+
+    async def _place(self) -> Place:
+        payload = {"url": self.config.url} if self.config.url else {"mlflow_dir": str(self.paths.mlflow)}
+        slot = Slot(OWNER, "registry", MODULE, payload=lambda spawn_id: payload, digest="registry")
+        return await self.supervisor.want(slot)

@@ -1,0 +1,199 @@
+"""The controller: read the row, read the world, decide (pure), journal the intent, act, journal the outcome.
+
+It is level-triggered and keeps nothing that matters in memory: killed at any instruction, the next engine goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adapters.ports import ArmCounts, ArmEvidence, Interval, MetricsSource
+from engine.rollouts import effects as fx
+from engine.rollouts import records
+from engine.rollouts.judge import judge
+from engine.rollouts.machine import Facts, Move, ReplicaFacts, apply_verb, next_move
+from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
+from engine.rollouts.world import World
+from state import clock
+from state.config import Config, JudgeConfig, Slo
+from state.store import Store
+from state.words import AirbossError, Conflict, RolloutState
+
+log = logging.getLogger("airboss.rollouts")
+
+TICK_S = 0.5
+EFFECT_TIMEOUT_S = 60.0
+_JUDGED = (RolloutState.STEP_BAKING, RolloutState.VERIFYING, RolloutState.AWAITING_PROMOTION)
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """Moves every active rollout. `on_change(ref, message)` tells the consoles."""
+
+    store: Store
+    world: World
+    metrics: MetricsSource
+    config: Config
+    on_change: Callable[[str, str], None]
+    wake: asyncio.Event
+
+    async def run(self) -> None:
+        """Tick until cancelled; a tick that fails is logged and tried again."""
+        while True:
+            try:
+                for rollout_id in await self.store.read(records.active_ids):
+                    await self.tick(rollout_id)
+                await self.finish_effects()
+                await self.world.retire()
+            except AirbossError as error:
+                log.error("rollouts: %s", error)
+            except Exception:
+                log.exception("a tick of the rollout controller failed; trying again")
+            self.wake.clear()
+            try:
+                await asyncio.wait_for(self.wake.wait(), TICK_S)
+            except TimeoutError:
+                continue
+
+    async def tick(self, rollout_id: str) -> None:
+        """One look at one rollout: at most one state change, then the effects it wants."""
+        seen = await self.store.read(lambda s: records.opened(s, rollout_id))
+        if seen is None or seen.now.state.is_terminal:
+            return
+        facts = await self._facts(seen)
+        move = next_move(seen.now, facts)
+        verdict = facts.verdict
+        if verdict is not None and (verdict.kind.value, verdict.sentence) != seen.last_verdict:
+            await self.store.write(lambda s: records.record_verdict(s, seen, verdict))
+        if await self._commit(seen, move):
+            await self._carry_out(rollout_id)
+
+    async def verb(self, rollout_id: str, verb: str, actor: str, reason: str, expect_revision: int | None) -> str:
+        """Apply a person's verb. Returns what happened. Raises Conflict when it may not, or the revision moved."""
+        seen = await self.store.read(lambda s: records.opened(s, rollout_id))
+        if seen is None:
+            raise Conflict(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them")
+        if expect_revision is not None and expect_revision != seen.revision:
+            raise Conflict(
+                f"{rollout_id} has moved since it was shown (revision {seen.revision}, shown {expect_revision})",
+                hint="look again, then decide",
+                code="revision_moved",
+            )
+        move = apply_verb(seen.now, verb, actor, reason)
+        urgent = move.state is RolloutState.ROLLING_BACK
+        if not await self.store.write(
+            lambda s: records.commit_move(s, seen, move, actor=actor, reason=reason), urgent=urgent
+        ):
+            raise Conflict(f"{rollout_id} moved at the same moment", hint="look again, then decide", code="revision_moved")
+        self.on_change(f"rollout/{rollout_id}", move.message)
+        self.wake.set()
+        return move.message
+
+    async def _commit(self, seen: records.Opened, move: Move) -> bool:
+        changes = (move.state, move.step) != (seen.now.state, seen.now.step)
+        if not changes and not move.effects:
+            return False
+        urgent = move.state is RolloutState.ROLLING_BACK
+        if not await self.store.write(lambda s: records.commit_move(s, seen, move), urgent=urgent):
+            return False
+        if changes:
+            log.info("%s: %s → %s: %s", seen.now.id, seen.now.state, move.state, move.message)
+            self.on_change(f"rollout/{seen.now.id}", move.message)
+            self.wake.set()
+        return True
+
+    async def finish_effects(self) -> None:
+        """Carry out what an earlier engine, or an ended rollout, left pending (the registry's moves have their own queue)."""
+        for intent in await self.store.read(lambda s: records.pending(s, ("scale", "route"))):
+            await self._one(intent)
+
+    async def _carry_out(self, rollout_id: str) -> None:
+        for intent in await self.store.read(lambda s: records.pending(s, ("scale", "route"), rollout_id)):
+            await self._one(intent)
+
+    async def _one(self, intent: records.PendingIntent) -> None:
+        seen = await self.store.read(lambda s: records.opened(s, intent.rollout_id))
+        if seen is None:
+            return
+        try:
+            async with asyncio.timeout(EFFECT_TIMEOUT_S):
+                outcome = await self._effect(seen, intent.effect)
+        except (AirbossError, TimeoutError, OSError) as error:
+            log.warning("%s: %s failed: %s", intent.rollout_id, intent.effect.says(), error)
+            said = {"error": str(error) or type(error).__name__}
+            await self.store.write(lambda s: records.close_intent(s, intent.id, said, done=False), urgent=True)
+            return
+        await self.store.write(lambda s: records.close_intent(s, intent.id, outcome, done=True), urgent=True)
+
+    async def _effect(self, seen: records.Opened, effect: fx.Effect) -> Mapping[str, Any]:
+        if isinstance(effect, fx.Scale):
+            await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas)
+            return {"replicas": effect.replicas}
+        if isinstance(effect, fx.Route):
+            if seen.now.state.is_terminal or (seen.now.state is RolloutState.ROLLING_BACK and not effect.reverts):
+                return {"skipped": "the rollout has moved on"}
+            revision = await self.world.route(seen, effect)
+            await self.store.write(lambda s: records.record_revision(s, seen.now.id, revision), urgent=True)
+            return {"table_revision": revision}
+        return {"skipped": "the registry has a queue of its own"}
+
+    async def _facts(self, seen: records.Opened) -> Facts:
+        now = clock.now()
+        r = seen.now
+        held, frozen = await self.store.read(
+            lambda s: (bool(records.leases(s, seen.env, "hold", now.utc)), bool(records.leases(s, seen.env, "freeze", now.utc)))
+        )
+        canary = await self.world.replica_facts(seen, r.to_release, probe=r.state is RolloutState.PREPARING)
+        stable = ReplicaFacts()
+        if r.from_release is not None:
+            stable = await self.world.replica_facts(seen, r.from_release, probe=False)
+        step_s = clock.elapsed_s(seen.step_since, now) if seen.step_since else 0.0
+        return Facts(
+            state_s=clock.elapsed_s(seen.since, now),
+            step_s=step_s,
+            stable=stable,
+            canary=canary,
+            weights=await self.world.weights(seen.service, seen.env),
+            verdict=await self._verdict(seen, step_s, canary),
+            approvals=seen.approvals,
+            rejections=seen.rejections,
+            is_held=held,
+            is_frozen=frozen,
+        )
+
+    async def _verdict(self, seen: records.Opened, step_s: float, canary: ReplicaFacts) -> Verdict | None:
+        r = seen.now
+        standing = r.resume_state if r.state is RolloutState.PAUSED else r.state
+        if standing not in _JUDGED or seen.step_since is None:
+            return None
+        verifying = standing is RolloutState.VERIFYING
+        if not verifying and r.steps[r.step].kind not in ("weight", "analysis", "approval", "pause"):
+            return None
+        evidence = await self.metrics.arms(seen.service, seen.env, r.id, seen.table_revision, seen.step_since.utc)
+        if verifying:
+            evidence = _stable_as_canary(evidence)
+        return judge(
+            JudgeInput(
+                evidence=evidence,
+                policy=judge_policy(seen.policy, self.config.service[seen.service].slo),
+                elapsed_s=step_s,
+                has_stable_arm=not verifying and r.from_release is not None and r.weight < 100,
+                crash_loop=canary.crash_loop or None,
+                configured_weight_pct=100 if verifying else r.weight,
+            )
+        )
+
+
+def judge_policy(policy: Mapping[str, Any], slo: Slo) -> JudgePolicy:
+    """The judge's numbers of a frozen policy; a running rollout keeps the objectives it began with."""
+    return JudgePolicy.from_config(JudgeConfig.model_validate(policy["judge"]), Slo.model_validate(policy.get("slo") or slo.model_dump()))
+
+
+def _stable_as_canary(evidence: ArmEvidence) -> ArmEvidence:
+    """After promotion the release under judgement is the stable track."""
+    none = ArmCounts()
+    return replace(evidence, intervals=tuple(Interval(i.t0, i.t1, none, i.stable) for i in evidence.intervals))

@@ -1,0 +1,267 @@
+"""Making a rollout: what is checked first, what it will change, and its first row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from engine.api.schemas import PlanLine, PlanView
+from engine.rollouts import records
+from engine.rollouts.world import verified_releases, way_back
+from state import audit, clock, ids
+from state.config import Config, Policy, Step
+from state.models import Release, Rollout, Spawn, TrackState
+from state.words import Conflict, Denied, RolloutState, Strategy, Track, UsageError
+
+PLAYED_STEPS = ("weight", "pause", "approval", "analysis")
+WARM_SWITCH_S = 1.0
+COLD_START_GUESS_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody asks for with `deploy`."""
+
+    service: str
+    env: str
+    release_id: str
+    steps: tuple[int, ...] = ()
+    strategy: str = ""
+    force: bool = False
+
+
+def check_names(config: Config, service: str, env: str) -> None:
+    """Raise UsageError when the workspace has no such service or environment."""
+    if service not in config.service:
+        raise UsageError(
+            f"there is no service {service!r}",
+            hint=f"airboss.toml has: {', '.join(config.service) or 'none'}",
+            code="no_service",
+        )
+    if env not in config.environment:
+        raise UsageError(
+            f"there is no environment {env!r}",
+            hint=f"airboss.toml has: {', '.join(config.environment) or 'none'}",
+            code="no_env",
+        )
+
+
+def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
+    """The policy the rollout keeps, whatever becomes of the file. Raises UsageError for what cannot be played."""
+    policy = config.policy_of(wish.env)
+    if wish.steps:
+        weights = wish.steps if wish.steps[-1] == 100 else (*wish.steps, 100)
+        try:
+            policy = Policy.model_validate({**policy.model_dump(), "steps": [{"weight": w} for w in weights]})
+        except ValueError as error:
+            raise UsageError(f"--steps {','.join(map(str, wish.steps))}: weights must rise and be 1 to 100") from error
+    strategy = Strategy(wish.strategy) if wish.strategy else policy.strategy
+    if strategy is not Strategy.CANARY:
+        raise UsageError(
+            f"the strategy {strategy.value!r} is not played by this version", hint="use canary", code="strategy"
+        )
+    for step in policy.steps:
+        if step.kind not in PLAYED_STEPS:
+            raise UsageError(
+                f"a step {step.kind!r} is not played by this version",
+                hint=f"policy.{config.environment[wish.env].policy}.steps may have: {', '.join(PLAYED_STEPS)}",
+                code="step_kind",
+            )
+    return {
+        "strategy": strategy.value,
+        "steps": [{"kind": s.kind, "value": _value(s)} for s in policy.steps],
+        "judge": policy.judge.model_dump(mode="json"),
+        "slo": config.service[wish.service].slo.model_dump(mode="json"),
+        "approvals": policy.approvals,
+        "warm_hold": policy.warm_hold,
+        "prepare_timeout": policy.prepare_timeout,
+        "auto_promote": policy.auto_promote,
+        "replicas": config.service[wish.service].replicas,
+    }
+
+
+def _value(step: Step) -> float:
+    value = getattr(step, step.kind)
+    return float(value)
+
+
+def check_deploy(session: Session, config: Config, wish: Wish) -> str | None:
+    """Everything that forbids the deployment, as an error; returns the release that is stable there now."""
+    check_names(config, wish.service, wish.env)
+    release = session.get(Release, wish.release_id)
+    if release is None:
+        raise UsageError(
+            f"there is no release {wish.release_id!r}", hint="`airboss release list` shows them", code="no_release"
+        )
+    if release.service != wish.service:
+        raise UsageError(f"{release.id} is a release of {release.service}, not of {wish.service}", code="other_service")
+    if release.serving.get("fault") and not config.environment[wish.env].allow_faults and not wish.force:
+        raise Denied(
+            f"{release.id} is made to misbehave (its serving config has a fault), and {wish.env} does not allow that",
+            hint=f"environment.{wish.env}.allow_faults = true, or --force",
+            code="fault",
+        )
+    if release.rejected_reason and not wish.force:
+        raise Denied(
+            f"{release.id} was rejected: {release.rejected_reason}",
+            hint="--force rolls it out all the same",
+            code="rejected",
+        )
+    frozen = records.leases(session, wish.env, "freeze", time.time())
+    if frozen and not wish.force:
+        raise Denied(
+            f"{wish.env} is frozen by {frozen[0].holder}: {frozen[0].reason}",
+            hint="wait for its end, or `airboss freeze end`",
+            code="frozen",
+        )
+    active = active_rollout(session, wish.service, wish.env)
+    if active is not None:
+        raise Conflict(
+            f"{active.id} is moving {wish.service} in {wish.env} already ({active.state})",
+            hint=f"`airboss rollout abort {active.id}` first, or let it end",
+            code="active_rollout",
+        )
+    return stable_release(session, wish.service, wish.env)
+
+
+def stable_release(session: Session, service: str, env: str) -> str | None:
+    """The release on the stable track, None when nothing is live."""
+    query = select(TrackState).where(
+        TrackState.service == service, TrackState.env == env, TrackState.track == Track.STABLE
+    )
+    row = session.exec(query).first()
+    return row.release_id if row else None
+
+
+def deploy_plan(wish: Wish, stable: str | None, policy: Mapping[str, Any]) -> PlanView:
+    """What the rollout will change, in order."""
+    ref = f"service/{wish.service}"
+    lines = [PlanLine(object=f"{wish.env} replicas", field=wish.release_id, before="0", after=str(policy["replicas"]))]
+    share = 0
+    if stable is not None:
+        for step in policy["steps"]:
+            if step["kind"] == "weight":
+                lines.append(
+                    PlanLine(object=f"{wish.env} traffic", field=f"to {wish.release_id}", before=f"{share} %",
+                             after=f"{step['value']:.0f} %")
+                )  # fmt: skip
+                share = int(step["value"])
+    lines.append(
+        PlanLine(object=f"{wish.env} stable", field="release", before=stable or "nothing", after=wish.release_id)
+    )
+    lines.append(PlanLine(object="registry", field="champion", before=stable or "nothing", after=wish.release_id))
+    warnings = (
+        () if stable else (f"the first release of {wish.service} in {wish.env}: there is nothing to compare it with",)
+    )
+    return PlanView(verb="deploy", ref=ref, lines=tuple(lines), warnings=warnings)
+
+
+def create_rollout(
+    session: Session, wish: Wish, stable: str | None, policy: Mapping[str, Any], *, actor: str, reason: str
+) -> str:
+    """Write the rollout's first row; the controller takes it from there. Returns its id."""
+    return _insert(session, wish.service, wish.env, stable, wish.release_id, policy, RolloutState.PLANNED,
+                   "planned", actor, reason)  # fmt: skip
+
+
+def create_rollback(
+    session: Session, config: Config, service: str, env: str, target: str, *, actor: str, reason: str
+) -> str:
+    """Write a rollout that is on its way back from the live release to `target`. Returns its id."""
+    live = stable_release(session, service, env)
+    if live is None:
+        raise Conflict(f"nothing of {service} is live in {env}", code="nothing_live")
+    policy = policy_for(config, Wish(service, env, live))
+    said = f"rolled back by {actor}" + (f" ({reason})" if reason else "")
+    return _insert(session, service, env, target, live, policy, RolloutState.ROLLING_BACK, said, actor, reason)
+
+
+def rollback_target(session: Session, service: str, env: str, to: str | None) -> str:
+    """The release a rollback returns to. Raises Conflict when there is none, or `to` is not one of them."""
+    good = verified_releases(session, service, env)
+    if to is not None:
+        if to not in good:
+            raise Conflict(
+                f"{to} has not completed verification in {env}, or was rejected: a rollback does not go there",
+                hint=f"possible: {', '.join(good) or 'none'}; `airboss deploy {service} {to} --env {env}` rolls it out",
+                code="not_a_way_back",
+            )
+        return to
+    target = way_back(session, service, env)
+    if target is None:
+        raise Conflict(
+            f"{service} has no earlier good release in {env} to return to",
+            hint="`airboss release list` shows what could be deployed",
+            code="no_earlier_release",
+        )
+    return target
+
+
+def rollback_plan(session: Session, service: str, env: str, target: str) -> PlanView:
+    """What a rollback will change, and how long it takes: a switch when the target is warm, a start when it is cold."""
+    live = session.exec(select(TrackState).where(TrackState.service == service, TrackState.env == env)).all()
+    lines = [
+        PlanLine(object=f"{env} traffic", field=f"to {row.release_id}", before=f"{row.weight} %",
+                 after="100 %" if row.release_id == target else "0 %")
+        for row in live
+    ]  # fmt: skip
+    if all(row.release_id != target for row in live):
+        lines.append(PlanLine(object=f"{env} traffic", field=f"to {target}", before="0 %", after="100 %"))
+    lines.append(PlanLine(object="registry", field="champion", before="", after=target))
+    warm = session.exec(
+        select(Spawn).where(Spawn.release_id == target, Spawn.env == env, Spawn.state == "ready")
+    ).first()
+    warnings = () if warm else (f"{target} is cold: its replicas must start first",)
+    return PlanView(
+        verb="rollback",
+        ref=f"service/{service}",
+        lines=tuple(lines),
+        warnings=warnings,
+        expected_s=WARM_SWITCH_S if warm else _start_seconds(session, service) + WARM_SWITCH_S,
+    )
+
+
+def _start_seconds(session: Session, service: str) -> float:
+    query = select(Spawn).where(Spawn.service == service, col(Spawn.ready_at).is_not(None))
+    rows: Sequence[Spawn] = session.exec(query.order_by(col(Spawn.started_at).desc()).limit(5)).all()
+    return max((r.ready_at - r.started_at for r in rows if r.ready_at), default=COLD_START_GUESS_S)
+
+
+def active_rollout(session: Session, service: str, env: str) -> Rollout | None:
+    """The one rollout that is moving the service there."""
+    query = select(Rollout).where(Rollout.service == service, Rollout.env == env)
+    return session.exec(query.where(col(Rollout.state).in_(records.ACTIVE))).first()
+
+
+def _insert(
+    session: Session,
+    service: str,
+    env: str,
+    from_release: str | None,
+    to_release: str,
+    policy: Mapping[str, Any],
+    state: RolloutState,
+    message: str,
+    actor: str,
+    reason: str,
+) -> str:
+    rollout_id, moment = ids.next_id(session, "ro"), clock.now()
+    session.add(
+        Rollout(
+            id=rollout_id, service=service, env=env, target="local", strategy=policy["strategy"],
+            from_release=from_release, to_release=to_release, state=state.value, policy=dict(policy), message=message,
+            reason=reason, created_by=actor, created_at=moment.utc, state_since=moment.utc, state_boot=moment.boot,
+            state_mono=moment.mono,
+        )
+    )  # fmt: skip
+    session.flush()
+    audit.append(
+        session, actor=actor, action=f"rollout.{state.value}", ref=f"rollout:{rollout_id}", reason=reason,
+        detail={"service": service, "env": env, "from_release": from_release, "to_release": to_release,
+                "steps": policy["steps"]},
+    )  # fmt: skip
+    return rollout_id

@@ -1,0 +1,301 @@
+"""Rollout rows ↔ the machine's values, and the one transaction that changes a rollout's state (I2, I3).
+
+Functions here take a session; the caller runs them inside `store.write` or `store.read`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from engine.rollouts import effects as fx
+from engine.rollouts.machine import Move, RolloutNow, StepSpec
+from engine.rollouts.verdict import Verdict, verdict_to_json
+from state import audit, clock
+from state.models import Approval, Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
+from state.words import Denied, IntentState, Lifecycle, RolloutState
+
+ACTIVE = [s.value for s in RolloutState if not s.is_terminal]
+ENGINE = "system:engine"
+VERIFY_STEP = "verify"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A rollout as read: its machine value, its frozen policy, its clocks, its present step's clock and table revision."""
+
+    now: RolloutNow
+    service: str
+    env: str
+    target: str
+    revision: int
+    policy: Mapping[str, Any]
+    since: clock.Moment
+    step_since: clock.Moment | None
+    table_revision: int
+    approvals: int
+    rejections: int
+    last_verdict: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingIntent:
+    """An intent to be carried out."""
+
+    id: int
+    rollout_id: str
+    effect: fx.Effect
+    attempts: int
+
+
+def active_ids(session: Session) -> list[str]:
+    """Rollouts that are not over, oldest first."""
+    query = select(Rollout.id).where(col(Rollout.state).in_(ACTIVE)).order_by(col(Rollout.created_at))
+    return list(session.exec(query))
+
+
+def opened(session: Session, rollout_id: str) -> Opened | None:
+    """The rollout `rollout_id`, None when there is none."""
+    row = session.get(Rollout, rollout_id)
+    if row is None:
+        return None
+    step = session.get(RolloutStep, (row.id, step_index(row)))
+    stable = session.get(TrackState, (row.service, row.env, row.target, "stable"))
+    approvals = list(session.exec(select(Approval).where(Approval.rollout_id == row.id)))
+    verdict = session.exec(
+        select(VerdictRecord).where(VerdictRecord.rollout_id == row.id).order_by(col(VerdictRecord.id).desc())
+    ).first()
+    policy = row.policy
+    return Opened(
+        now=RolloutNow(
+            id=row.id,
+            state=RolloutState(row.state),
+            step=row.step,
+            steps=steps_of(policy),
+            from_release=row.from_release,
+            to_release=row.to_release,
+            resume_state=RolloutState(row.resume_state) if row.resume_state else None,
+            pause_reason=row.pause_reason,
+            approvals_needed=int(policy["approvals"]),
+            auto_promote=bool(policy["auto_promote"]),
+            replicas=int(policy["replicas"]),
+            prepare_timeout_s=float(policy["prepare_timeout"]),
+            was_promoted=stable is not None and stable.release_id == row.to_release,
+        ),
+        service=row.service,
+        env=row.env,
+        target=row.target,
+        revision=row.revision,
+        policy=policy,
+        since=clock.Moment(row.state_since, row.state_boot, row.state_mono),
+        step_since=_step_moment(step),
+        table_revision=step.table_revision if step else 0,
+        approvals=len({a.by for a in approvals if a.decision == "approve"}),
+        rejections=sum(a.decision == "reject" for a in approvals),
+        last_verdict=(verdict.kind, verdict.sentence) if verdict and verdict.step == step_index(row) else None,
+    )
+
+
+def steps_of(policy: Mapping[str, Any]) -> tuple[StepSpec, ...]:
+    """The steps of a frozen policy."""
+    return tuple(StepSpec(s["kind"], float(s["value"])) for s in policy["steps"])
+
+
+def step_index(row: Rollout) -> int:
+    """Where the row's step clock is kept: verification is one step after the last."""
+    standing = row.resume_state if row.state == RolloutState.PAUSED else row.state
+    verifying = (RolloutState.PROMOTING, RolloutState.VERIFYING, RolloutState.COMPLETED)
+    return len(row.policy["steps"]) if standing in verifying else row.step
+
+
+def _step_moment(step: RolloutStep | None) -> clock.Moment | None:
+    if step is None or step.started_at is None:
+        return None
+    return clock.Moment(step.started_at, step.boot_id, step.mono_at or 0.0)
+
+
+def commit_move(session: Session, seen: Opened, move: Move, *, actor: str = ENGINE, reason: str = "") -> bool:
+    """Write state, intents and audit together, if the row is still the one that was seen. Returns whether it was."""
+    row = session.get(Rollout, seen.now.id)
+    if row is None or row.revision != seen.revision:
+        return False
+    changes = (move.state, move.step) != (RolloutState(row.state), row.step) or move.restarts_step
+    if changes:
+        _enter(session, row, move, actor, reason)
+    for effect in move.effects:
+        _journal(session, row, effect)
+    return True
+
+
+def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) -> None:
+    moment, left = clock.now(), row.state
+    before = step_index(row)
+    row.state, row.step, row.message = move.state.value, move.step, move.message
+    row.pause_reason = move.pause_reason
+    row.resume_state = move.resume_state.value if move.resume_state else ""
+    row.revision += 1
+    row.state_since, row.state_boot, row.state_mono = moment.utc, moment.boot, moment.mono
+    if move.state.is_terminal:
+        row.finished_at = moment.utc
+    if move.state is RolloutState.COMPLETED:
+        row.warm_until = moment.utc + float(row.policy["warm_hold"])
+    session.add(row)
+    session.flush()
+    _step_rows(session, row, move, before, moment)
+    _lifecycle(session, row, move)
+    if move.consumes_verdict:
+        _consume(session, row.id, before)
+    audit.append(
+        session,
+        actor=actor,
+        action=f"rollout.{move.state.value}",
+        ref=f"rollout:{row.id}",
+        reason=reason,
+        detail={"from": left, "to": move.state.value, "step": move.step, "message": move.message,
+                "pause_reason": move.pause_reason, "revision": row.revision},
+    )  # fmt: skip
+
+
+def _step_rows(session: Session, row: Rollout, move: Move, before: int, moment: clock.Moment) -> None:
+    index = step_index(row)
+    if index != before or move.state in (RolloutState.ROLLING_BACK, RolloutState.COMPLETED):
+        old = session.get(RolloutStep, (row.id, before))
+        if old is not None and old.finished_at is None:
+            old.finished_at = moment.utc
+            old.elapsed_s = moment.utc - (old.started_at or moment.utc)
+            old.state = "failed" if move.state is RolloutState.ROLLING_BACK else "passed"
+            session.add(old)
+    steps = row.policy["steps"]
+    begins = move.state in (RolloutState.STEP_BAKING, RolloutState.VERIFYING)
+    if move.state in (RolloutState.STEP_APPLYING, RolloutState.PROMOTING) or begins:
+        step = session.get(RolloutStep, (row.id, index))
+        if step is None:
+            spec: dict[str, Any] = steps[index] if index < len(steps) else {"kind": VERIFY_STEP, "value": 100}
+            step = RolloutStep(rollout_id=row.id, idx=index, kind=spec["kind"],
+                               weight=int(spec["value"]) if spec["kind"] in ("weight", VERIFY_STEP) else 0)  # fmt: skip
+            if index and not step.weight:
+                earlier = session.get(RolloutStep, (row.id, index - 1))
+                step.weight = earlier.weight if earlier else 0
+                step.table_revision = earlier.table_revision if earlier else 0
+        step.state = "baking" if begins else "applying"
+        if begins:
+            step.started_at, step.boot_id, step.mono_at = moment.utc, moment.boot, moment.mono
+        session.add(step)
+
+
+def _lifecycle(session: Session, row: Rollout, move: Move) -> None:
+    """A release that completes is Production and the one before Archived; one that is rolled back is Rejected."""
+    release = session.get(Release, row.to_release)
+    if release is None:
+        return
+    if move.state is RolloutState.COMPLETED:
+        release.lifecycle, release.rejected_reason = Lifecycle.PRODUCTION.value, ""
+        before = session.get(Release, row.from_release) if row.from_release else None
+        if before is not None and before.lifecycle == Lifecycle.PRODUCTION:
+            before.lifecycle = Lifecycle.ARCHIVED.value
+            session.add(before)
+        session.merge(LineageEdge(src=f"service:{row.service}@{row.env}", dst=f"release:{row.to_release}",
+                                  kind="serves", at=row.state_since))  # fmt: skip
+    elif move.state is RolloutState.ROLLED_BACK:
+        release.lifecycle, release.rejected_reason = Lifecycle.REJECTED.value, row.message
+        before = session.get(Release, row.from_release) if row.from_release else None
+        if before is not None:
+            before.lifecycle = Lifecycle.PRODUCTION.value
+            session.add(before)
+    session.add(release)
+
+
+def _consume(session: Session, rollout_id: str, step: int) -> None:
+    # I12: a PASS is used once, by the step that earned it.
+    query = select(VerdictRecord).where(VerdictRecord.rollout_id == rollout_id, VerdictRecord.step == step)
+    newest = session.exec(query.order_by(col(VerdictRecord.id).desc())).first()
+    if newest is not None:
+        newest.consumed = True
+        session.add(newest)
+
+
+RETRY_DONE_AFTER_S = 5.0
+
+
+def _journal(session: Session, row: Rollout, effect: fx.Effect) -> None:
+    key = f"{row.id}/{row.step}/{effect.slug}/{row.revision}"
+    known = session.exec(select(Intent).where(Intent.key == key)).first()
+    if known is None:
+        session.add(Intent(key=key, rollout_id=row.id, kind=effect.kind, payload=fx.to_json(effect),
+                           state=IntentState.PENDING, created_at=time.time()))  # fmt: skip
+    elif known.state == IntentState.DONE and effect.kind != "registry":
+        # The world has moved away from what was done (a gateway lost its table, a replica is starting): do it again.
+        if time.time() - (known.done_at or 0.0) > RETRY_DONE_AFTER_S:
+            known.state = IntentState.PENDING
+            session.add(known)
+
+
+def pending(session: Session, kinds: Sequence[str], rollout_id: str = "") -> list[PendingIntent]:
+    """Intents not yet carried out, oldest first."""
+    query = select(Intent).where(Intent.state == IntentState.PENDING, col(Intent.kind).in_(kinds))
+    if rollout_id:
+        query = query.where(Intent.rollout_id == rollout_id)
+    return [
+        PendingIntent(row.id or 0, row.rollout_id, fx.from_json(row.payload), row.attempts)
+        for row in session.exec(query.order_by(col(Intent.id)))
+    ]
+
+
+def close_intent(session: Session, intent_id: int, outcome: Mapping[str, Any], *, done: bool) -> None:
+    """Record what came of an intent; one that is not done stays pending."""
+    row = session.get(Intent, intent_id)
+    if row is None:
+        return
+    row.attempts += 1
+    row.outcome = dict(outcome)
+    if done:
+        row.state, row.done_at = IntentState.DONE, time.time()
+    session.add(row)
+
+
+def record_revision(session: Session, rollout_id: str, table_revision: int) -> None:
+    """The step that is being applied has its weight from this table revision on."""
+    row = session.get(Rollout, rollout_id)
+    if row is None:
+        return
+    step = session.get(RolloutStep, (rollout_id, step_index(row)))
+    if step is not None and step.started_at is None:
+        step.table_revision = table_revision
+        session.add(step)
+
+
+def record_verdict(session: Session, seen: Opened, verdict: Verdict) -> None:
+    """Keep the judge's word when it is another than before (kind, or the deciding sentence of a final one)."""
+    row = session.get(Rollout, seen.now.id)
+    if row is None:
+        return
+    index = step_index(row)
+    query = select(VerdictRecord).where(VerdictRecord.rollout_id == row.id, VerdictRecord.step == index)
+    newest = session.exec(query.order_by(col(VerdictRecord.id).desc())).first()
+    if newest is not None and newest.kind == verdict.kind.value and not newest.consumed:
+        newest.at, newest.sentence, newest.detail = time.time(), verdict.sentence, verdict_to_json(verdict)
+        session.add(newest)
+        return
+    session.add(VerdictRecord(rollout_id=row.id, step=index, at=time.time(), kind=verdict.kind.value,
+                              sentence=verdict.sentence, detail=verdict_to_json(verdict)))  # fmt: skip
+
+
+def approve(session: Session, seen: Opened, actor: str, decision: str, reason: str) -> None:
+    """Record a person's yes or no. Raises Denied when the author approves a rollout of their own (I11)."""
+    row = session.get(Rollout, seen.now.id)
+    if row is not None and decision == "approve" and row.created_by == actor:
+        raise Denied(
+            f"{actor} began {row.id} and cannot approve it too", hint="ask another approver", code="own_rollout"
+        )
+    session.add(Approval(rollout_id=seen.now.id, by=actor, at=time.time(), decision=decision, reason=reason))
+    audit.append(session, actor=actor, action=f"rollout.{decision}", ref=f"rollout:{seen.now.id}", reason=reason)
+
+
+def leases(session: Session, env: str, kind: str, at: float) -> list[Lease]:
+    """Holds or freezes of an environment that have not expired."""
+    query = select(Lease).where(Lease.kind == kind, Lease.ends_at > at, Lease.starts_at <= at)
+    return [lease for lease in session.exec(query) if lease.name in (f"{kind}/{env}", f"{kind}/*")]

@@ -1,0 +1,187 @@
+"""The registry's moves of rollouts: queued, in order, repeated until they are done. Traffic never waits for them.
+
+Aliases and tags follow `reference/delivery.md` §E: `challenger` while in canary, `previous-champion` and `champion` at
+promotion with a re-read, `airboss.stage` tags instead of the deprecated stages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from adapters.ports import Registry
+from engine.rollouts import effects as fx
+from engine.rollouts import records
+from state import audit
+from state.models import Intent, Release, Rollout
+from state.store import Store
+from state.words import AirbossError, Conflict, IntentState
+
+log = logging.getLogger("airboss.registry")
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """A release's name and version in the registry, and those of the release beside it."""
+
+    model_name: str
+    version: str
+    other: str | None
+    rollout_id: str
+    reason: str
+
+
+class RegistryQueue:
+    """Carries out pending registry intents, oldest first. `registry` starts the worker on first use."""
+
+    def __init__(self, store: Store, registry: Callable[[], Awaitable[Registry]], on_change: Callable[[str, str], None]) -> None:
+        self.store = store
+        self.registry = registry
+        self.on_change = on_change
+        self.trouble = ""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        failures = 0
+        while True:
+            waiting = await self.store.read(lambda s: records.pending(s, ("registry",)))
+            for intent in waiting:
+                try:
+                    await self._one(intent)
+                    failures, self.trouble = 0, ""
+                except AirbossError as error:
+                    failures += 1
+                    self.trouble = str(error)
+                    log.warning("registry: %s: %s", intent.effect.says(), error)
+                    await self._failed(intent.id, str(error))
+                    break
+            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else 0.3)
+
+    async def _move(self, effect: fx.RegistryMove, versions: Versions) -> Mapping[str, Any]:
+        registry = await self.registry()
+        try:
+            return await asyncio.to_thread(_MOVES[effect.move], registry, versions)
+        finally:
+            registry.close()
+
+    async def _failed(self, intent_id: int, why: str) -> None:
+        await self.store.write(lambda s: records.close_intent(s, intent_id, {"error": why}, done=False))
+
+    async def _one(self, intent: records.PendingIntent) -> None:
+        effect = intent.effect
+        if not isinstance(effect, fx.RegistryMove):
+            return
+        versions = await self.store.read(lambda s: _versions(s, intent.rollout_id, effect))
+        if versions is None:
+            await self.store.write(lambda s: records.close_intent(s, intent.id, {"skipped": "not in a registry"}, done=True))
+            return
+        try:
+            outcome = await self._move(effect, versions)
+        except Conflict as error:
+            # Somebody moved an alias by hand: never overwritten; told, and left to a person.
+            why = str(error)
+            await self.store.write(lambda s: _drift(s, intent, why))
+            self.on_change(f"rollout/{intent.rollout_id}", why)
+            return
+        await self.store.write(lambda s: _done(s, intent, effect, outcome))
+        self.on_change(f"rollout/{intent.rollout_id}", effect.says())
+
+
+def _challenger(registry: Registry, v: Versions) -> Mapping[str, Any]:
+    registry.tag(v.model_name, v.version, {"airboss.stage": "Staging", "airboss.rollout": v.rollout_id})
+    registry.set_alias(v.model_name, "challenger", v.version)
+    return {"challenger": v.version}
+
+
+def _promote(registry: Registry, v: Versions) -> Mapping[str, Any]:
+    aliases = registry.aliases(v.model_name)
+    champion = aliases.get("champion")
+    if champion not in (None, v.other, v.version):
+        raise Conflict(
+            f"the registry's champion of {v.model_name} is version {champion}, not {v.other}: somebody moved it",
+            hint="set the alias right in the registry, then `airboss rollout show` again",
+            code="registry_drift",
+        )
+    registry.tag(v.model_name, v.version, {"airboss.stage": "promoting", "airboss.rollout": v.rollout_id})
+    if v.other is not None and v.other != v.version:
+        registry.set_alias(v.model_name, "previous-champion", v.other)
+    registry.set_alias(v.model_name, "champion", v.version)
+    registry.tag(v.model_name, v.version, {"airboss.stage": "Production"})
+    if v.other is not None and v.other != v.version:
+        registry.tag(v.model_name, v.other, {"airboss.stage": "Archived-warm"})
+    if registry.aliases(v.model_name).get("challenger") == v.version:
+        registry.drop_alias(v.model_name, "challenger")
+    return {"champion": v.version, "previous-champion": v.other}
+
+
+def _reject(registry: Registry, v: Versions) -> Mapping[str, Any]:
+    aliases = registry.aliases(v.model_name)
+    if aliases.get("challenger") == v.version:
+        registry.drop_alias(v.model_name, "challenger")
+    if aliases.get("champion") == v.version and v.other is not None:
+        registry.set_alias(v.model_name, "champion", v.other)
+        registry.tag(v.model_name, v.other, {"airboss.stage": "Production"})
+    registry.tag(
+        v.model_name, v.version,
+        {"airboss.stage": "Rejected", "airboss.reject_reason": v.reason[:5000], "airboss.rollout": v.rollout_id},
+    )  # fmt: skip
+    return {"rejected": v.version, "champion": registry.aliases(v.model_name).get("champion")}
+
+
+_MOVES: dict[str, Callable[[Registry, Versions], Mapping[str, Any]]] = {
+    "challenger": _challenger,
+    "promote": _promote,
+    "reject": _reject,
+}
+
+
+def _versions(session: Session, rollout_id: str, effect: fx.RegistryMove) -> Versions | None:
+    release = session.get(Release, effect.release_id)
+    other = session.get(Release, effect.other) if effect.other else None
+    rollout = session.get(Rollout, rollout_id)
+    if release is None or not release.model_version:
+        return None
+    same_model = other is not None and other.model_name == release.model_name
+    return Versions(
+        release.model_name,
+        release.model_version,
+        other.model_version if other is not None and same_model and other.model_version else None,
+        rollout_id,
+        rollout.message if rollout else "",
+    )
+
+
+def _done(session: Session, intent: records.PendingIntent, effect: fx.RegistryMove, outcome: Mapping[str, Any]) -> None:
+    records.close_intent(session, intent.id, outcome, done=True)
+    audit.append(session, actor=records.ENGINE, action=f"registry.{effect.move}", ref=f"release:{effect.release_id}",
+                 detail={"rollout": intent.rollout_id, **outcome})  # fmt: skip
+    _sync_state(session, intent.rollout_id, "")
+
+
+def _drift(session: Session, intent: records.PendingIntent, why: str) -> None:
+    row = session.get(Intent, intent.id)
+    if row is not None:
+        row.state, row.outcome = IntentState.FAILED, {"error": why}
+        session.add(row)
+    audit.append(session, actor=records.ENGINE, action="registry.drift", ref=f"rollout:{intent.rollout_id}", reason=why)
+    _sync_state(session, intent.rollout_id, why)
+
+
+def _sync_state(session: Session, rollout_id: str, trouble: str) -> None:
+    rollout = session.get(Rollout, rollout_id)
+    if rollout is None:
+        return
+    session.flush()
+    left = session.exec(
+        select(Intent.id).where(
+            Intent.rollout_id == rollout_id, Intent.kind == "registry", col(Intent.state) == IntentState.PENDING
+        )
+    ).first()
+    rollout.registry_sync = trouble or ("pending" if left is not None else "ok")
+    session.add(rollout)

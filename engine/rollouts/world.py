@@ -1,0 +1,205 @@
+"""The world as rollouts see it: replicas, routes, what stays warm, and the rollback plan that is kept ready."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlmodel import Session, col, select
+
+from adapters.local.child import write_json
+from adapters.ports import Backend, ReplicaSetSpec, ReplicaStatus, Route
+from engine.rollouts import effects as fx
+from engine.rollouts import records
+from engine.rollouts.machine import ReplicaFacts
+from state.config import Config
+from state.models import Release, Rollout, TrackState
+from state.store import Store
+from state.words import OperationFailed, RolloutState, Track
+
+log = logging.getLogger("airboss.rollouts")
+
+
+class Replicas(Protocol):
+    """What the world asks of a runtime; `adapters.local.runtime.LocalRuntime` is one."""
+
+    async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
+        """Make the set so."""
+
+    def replicas(self, service: str, env: str) -> list[ReplicaStatus]:
+        """Every replica there."""
+
+    async def probe(self, spec: ReplicaSetSpec) -> str | None:
+        """One token of each."""
+
+    def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
+        """Why it counts as a crash loop."""
+
+
+class Router(Protocol):
+    """What the world asks of a traffic router; `adapters.local.router.LocalRouter` is one."""
+
+    async def apply(self, route: Route) -> int:
+        """Absolute; returns the acknowledged revision."""
+
+    async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
+        """release → weight."""
+
+
+@dataclass(slots=True)
+class World:
+    """Reads and changes the world for the controller; every change is absolute."""
+
+    store: Store
+    runtime: Replicas
+    router: Router
+    config: Config
+    rollback_dir: Path
+    admin_sockets: Any
+    """() → the gateway workers' admin socket paths, for the emergency plan."""
+    _plans: dict[str, Any] = field(default_factory=dict)
+
+    async def scale(self, service: str, env: str, release_id: str, replicas: int) -> None:
+        """Have so many replicas of the release."""
+        spec, allow = await self.store.read(lambda s: self._spec(s, service, env, release_id, replicas))
+        await self.runtime.ensure(spec, allow_faults=allow)
+
+    async def replica_facts(self, seen: records.Opened, release_id: str, *, probe: bool) -> ReplicaFacts:
+        """How many replicas of the release answer; with `probe`, each must just have generated a token."""
+        ready = [
+            r for r in self.runtime.replicas(seen.service, seen.env) if r.release_id == release_id and r.is_ready and r.is_alive
+        ]
+        crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
+        if probe and ready:
+            spec, _ = await self.store.read(
+                lambda s: self._spec(s, seen.service, seen.env, release_id, seen.now.replicas)
+            )
+            if await self.runtime.probe(spec) is not None:
+                return ReplicaFacts(ready=0, crash_loop=crash)
+        return ReplicaFacts(ready=len(ready), crash_loop=crash)
+
+    async def weights(self, service: str, env: str) -> Mapping[str, int] | None:
+        """release → percent as every gateway worker has it."""
+        return await self.router.observe(service, env)
+
+    async def route(self, seen: records.Opened, effect: fx.Route) -> int:
+        """Set the tracks and the split. Returns the table revision that every worker acknowledged."""
+        backends = []
+        if effect.stable is not None:
+            backends.append(Backend(Track.STABLE, effect.stable, 100 - effect.canary_weight, ()))
+        if effect.canary is not None:
+            backends.append(Backend(Track.CANARY, effect.canary, effect.canary_weight, ()))
+        settings = self.config.service[seen.service]
+        return await self.router.apply(
+            Route(
+                service=seen.service,
+                env=seen.env,
+                target=seen.target,
+                rollout_id=seen.now.id,
+                backends=tuple(backends),
+                slow_ms=settings.slo.latency_p95_ms,
+                deadline_s=settings.deadline,
+            )
+        )
+
+    async def recover(self) -> None:
+        """After a restart: have again every replica that is wanted (living ones are adopted)."""
+        for service, env, release_id in sorted(await self.store.read(self._kept)):
+            await self.scale(service, env, release_id, self.config.service[service].replicas)
+
+    async def retire(self) -> None:
+        """Stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
+        kept = await self.store.read(self._kept)
+        for service in self.config.service:
+            for env in self.config.environment:
+                running = {r.release_id for r in self.runtime.replicas(service, env)}
+                for release_id in sorted(running):
+                    if (service, env, release_id) not in kept:
+                        log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
+                        await self.scale(service, env, release_id, 0)
+        await self._keep_plans()
+
+    def _kept(self, session: Session) -> set[tuple[str, str, str]]:
+        kept = {(row.service, row.env, row.release_id) for row in session.exec(select(TrackState))}
+        for row in session.exec(select(Rollout).where(col(Rollout.state).in_(records.ACTIVE))):
+            if row.state not in (RolloutState.PLANNED, RolloutState.AWAITING_APPROVAL):
+                kept.add((row.service, row.env, row.to_release))
+            if row.from_release is not None:
+                kept.add((row.service, row.env, row.from_release))
+        warm = select(Rollout).where(Rollout.state == RolloutState.COMPLETED, col(Rollout.warm_until) > time.time())
+        for row in session.exec(warm):
+            if row.from_release is not None:
+                kept.add((row.service, row.env, row.from_release))
+        return {k for k in kept if k[0] in self.config.service and k[1] in self.config.environment}
+
+    def _spec(
+        self, session: Session, service: str, env: str, release_id: str, replicas: int
+    ) -> tuple[ReplicaSetSpec, bool]:
+        row = session.get(Release, release_id)
+        if row is None:
+            raise OperationFailed(f"there is no release {release_id}", hint="`airboss release list` shows them")
+        spec = ReplicaSetSpec(service, env, row.id, row.digest, Path(row.bundle_path), replicas)
+        return spec, self.config.environment[env].allow_faults or bool(row.serving.get("fault_forced"))
+
+    async def _keep_plans(self) -> None:
+        for service, env, target, release_id in await self.store.read(self._ways_back):
+            ready = [
+                [r.spawn_id, r.address]
+                for r in self.runtime.replicas(service, env)
+                if r.release_id == release_id and r.is_ready
+            ]
+            settings = self.config.service[service]
+            plan = {
+                "service": service,
+                "env": env,
+                "to_release": release_id,
+                "route": {
+                    "service": service, "env": env, "target": target, "rollout_id": "",
+                    "slow_ms": settings.slo.latency_p95_ms, "deadline_s": settings.deadline,
+                    "backends": [{"track": "stable", "release_id": release_id, "weight": 100, "replicas": ready}],
+                },
+                "admin_sockets": list(self.admin_sockets()),
+            }  # fmt: skip
+            name = f"{service}@{env}.json"
+            if self._plans.get(name) != plan:
+                write_json(self.rollback_dir / name, {**plan, "made_at": time.time()})
+                self._plans[name] = plan
+
+    def _ways_back(self, session: Session) -> list[tuple[str, str, str, str]]:
+        found = []
+        for track in session.exec(select(TrackState).where(TrackState.track == Track.STABLE)):
+            release_id = way_back(session, track.service, track.env)
+            if release_id is not None and track.service in self.config.service:
+                found.append((track.service, track.env, track.target, release_id))
+        return found
+
+
+def way_back(session: Session, service: str, env: str) -> str | None:
+    """Where a rollback goes: the active rollout's stable, else the last verified, never rejected, other release."""
+    active = session.exec(
+        select(Rollout).where(Rollout.service == service, Rollout.env == env, col(Rollout.state).in_(records.ACTIVE))
+    ).first()
+    if active is not None:
+        return active.from_release
+    stable = session.exec(
+        select(TrackState).where(TrackState.service == service, TrackState.env == env, TrackState.track == Track.STABLE)
+    ).first()
+    live = stable.release_id if stable else None
+    return next((r for r in verified_releases(session, service, env) if r != live), None)
+
+
+def verified_releases(session: Session, service: str, env: str) -> list[str]:
+    """Releases that completed verification here and were not rejected since, newest first."""
+    done = select(Rollout).where(
+        Rollout.service == service, Rollout.env == env, Rollout.state == RolloutState.COMPLETED
+    )
+    found = []
+    for row in session.exec(done.order_by(col(Rollout.finished_at).desc())):
+        release = session.get(Release, row.to_release)
+        if release is not None and not release.rejected_reason and row.to_release not in found:
+            found.append(row.to_release)
+    return found

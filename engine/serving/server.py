@@ -1,0 +1,203 @@
+"""The model server: `python -P -m engine.serving.server SPEC.json`. One replica of one release.
+
+The socket listens before torch is imported, and /ready says why not yet. SIGTERM: /ready says 503 at once, requests
+are still taken for `drain_accept_s`, running ones may finish until `drain_deadline_s`, then exit 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+
+import prometheus_client
+import uvicorn
+from starlette.applications import Starlette
+
+from adapters.local.child import ChildSpec, run_child
+from engine.serving.api import Front
+from engine.serving.errors import unavailable
+from engine.serving.intake import Intake
+from engine.serving.logs import log
+from engine.serving.loop import EngineLoop, LoopState
+from engine.serving.metrics import ServingMetrics
+from engine.serving.settings import ServingSettings
+from engine.serving.startup import calm_openmp, prepare, read_payload, seconds_since_spawn, thread_count
+from state.words import AirbossError, ExitCode, OperationFailed
+
+DEATH_LINGER_S = 3.0
+"""A server whose engine died answers 503 this long, so that the gateway hears it, and then ends to be replaced."""
+_STOP_TIMEOUT_S = 5.0
+_KEEP_ALIVE_S = 300
+"""Longer than any proxy keeps an idle connection: the side that sends requests must be the one to close it."""
+
+
+def main(argv: list[str]) -> int:
+    """Be the child that argv[1]'s spec describes; returns the exit code."""
+    try:
+        code = run_child(argv, body)
+    except AirbossError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        sys.stderr.write(f"model server: {error.message}{hint}\n")
+        code = int(ExitCode.FAILED)
+    if any(thread.name == "engine" and thread.is_alive() for thread in threading.enumerate()):
+        # A thread inside torch would hold up the interpreter's end, or crash it; everything is written already.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def body(spec: ChildSpec) -> int:
+    """Serve until told to stop. Raises AirbossError when the release cannot be served, or the engine died."""
+    calm_openmp(thread_count(read_payload(spec).threads))
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    return asyncio.run(_serve(spec))
+
+
+async def _serve(spec: ChildSpec) -> int:
+    payload = read_payload(spec)
+    intake = Intake(asyncio.get_running_loop())
+    metrics = ServingMetrics(payload.service or payload.release_id)
+    engine = EngineLoop(partial(prepare, payload, spec.digest), metrics, intake)
+    intake.attach(engine)
+    front = Front(
+        service=payload.service,
+        release_id=payload.release_id,
+        identity=spec.identity(),
+        engine=engine,
+        intake=intake,
+        metrics=metrics,
+    )
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    log("starting", release_id=payload.release_id, service=payload.service, env=payload.env, bundle=str(payload.bundle))
+    engine.start()
+    try:
+        async with _listening(spec.socket, front.app()):
+            await until_told(engine, intake, told_to_stop)
+            await drain(engine, intake)
+    finally:
+        has_ended = engine.stop(_STOP_TIMEOUT_S)
+        log("stopped", engine_ended=has_ended)
+    return int(ExitCode.OK)
+
+
+async def until_told(engine: EngineLoop, intake: Intake, told_to_stop: asyncio.Event) -> None:
+    """Return when the process shall stop. Raises what made the engine end."""
+    stop = asyncio.create_task(told_to_stop.wait())
+    try:
+        while not stop.done():
+            changed = asyncio.create_task(intake.changed.wait())
+            await asyncio.wait({stop, changed}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if stop.done():
+                return
+            intake.changed.clear()
+            if engine.status().state is LoopState.SERVING:
+                _log_ready(engine)
+            elif engine.failure is not None:
+                await _engine_died(engine)
+    finally:
+        stop.cancel()
+
+
+def _log_ready(engine: EngineLoop) -> None:
+    card = engine.card
+    assert card is not None
+    log(
+        "ready",
+        release_id=card.release_id,
+        digest=card.digest,
+        device=card.device,
+        parameters=card.parameters,
+        since_spawn_s=round(seconds_since_spawn(), 2),
+    )
+    if card.settings.fault is not None:
+        log("faults_are_injected", **card.settings.fault.model_dump())
+
+
+async def _engine_died(engine: EngineLoop) -> None:
+    failure = engine.failure
+    log("engine_died", reason=engine.status().detail)
+    if engine.card is not None:
+        await asyncio.sleep(DEATH_LINGER_S)
+    if isinstance(failure, AirbossError):
+        raise failure
+    raise OperationFailed(f"the engine died: {engine.status().detail}", code="engine_died") from failure
+
+
+async def drain(engine: EngineLoop, intake: Intake) -> None:
+    """Leave in order: say so, let the load balancer hear it, let running requests finish, end the rest."""
+    settings = engine.card.settings if engine.card is not None else ServingSettings(drain_accept_s=0.0)
+    deadline = time.monotonic() + settings.drain_deadline_s
+    intake.is_draining = True
+    log("draining", in_flight=intake.in_flight)
+    await asyncio.sleep(settings.drain_accept_s)
+    intake.is_closed = True
+    try:
+        await asyncio.wait_for(intake.idle.wait(), max(0.01, deadline - time.monotonic()))
+    except TimeoutError:
+        log("drain_deadline_passed", aborted=intake.in_flight)
+        intake.abort_all(unavailable("this replica shut down before the answer was complete", "draining", retry_after_s=1))
+
+
+@contextlib.asynccontextmanager
+async def _listening(path: str, app: Starlette) -> AsyncIterator[None]:
+    """Serve `app` on a Unix socket that only this user may open, for as long as the block runs."""
+    Path(path).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    former = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(former)
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=2,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+        Path(path).unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: what SIGTERM means here is decided above."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for uvicorn's complaint about a stream that was cut on purpose; its request has a line of its own."""
+    return "returned without completing response" not in record.getMessage()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

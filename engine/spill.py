@@ -1,0 +1,57 @@
+"""What `rollback --emergency` did while no engine was there, brought into the record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session
+
+from adapters.local.router import LocalRouter, plain_route, set_tracks
+from adapters.ports import Route
+from engine.rollouts import planning, records
+from engine.rollouts.machine import roll_back
+from state import audit
+from state.store import Store
+
+log = logging.getLogger("airboss.engine")
+
+
+async def import_spill(store: Store, directory: Path, router: LocalRouter) -> None:
+    """Import every spilled act, oldest first: the tracks become what the gateway has, and the rollout that moved ends.
+
+    A file that cannot be read is kept, renamed to `.unreadable`, and said in the audit log.
+    """
+    for path in sorted(directory.glob("*.json")):
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+            route = plain_route(body["route"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            os.replace(path, path.with_suffix(".unreadable"))
+            said = f"{path.name}: {error}"
+            await store.write(lambda s, m=said: _note(s, m))  # type: ignore[misc]
+            continue
+        await store.write(lambda s, b=body, r=route: _import(s, b, r), urgent=True)  # type: ignore[misc]
+        os.replace(path, path.with_suffix(".imported"))
+        log.warning("imported the emergency rollback of %s in %s (%s)", route.service, route.env, path.name)
+
+
+def _import(session: Session, body: dict[str, Any], route: Route) -> None:
+    set_tracks(session, route)
+    actor = str(body.get("actor", "user:unknown"))
+    active = planning.active_rollout(session, route.service, route.env)
+    if active is not None:
+        seen = records.opened(session, active.id)
+        if seen is not None:
+            move = roll_back(seen.now, "rolled back by hand while the engine was down")
+            records.commit_move(session, seen, move, actor=actor, reason="rollback --emergency")
+    audit.append(session, actor=actor, action="rollback.emergency", ref=f"service:{route.service}",
+                 reason=str(body.get("reason", "")), detail={"env": route.env, "at": body.get("at"),
+                 "to": [b.release_id for b in route.backends]})  # fmt: skip
+
+
+def _note(session: Session, message: str) -> None:
+    audit.append(session, actor=records.ENGINE, action="spill.unreadable", ref="engine:engine", reason=message)

@@ -1,0 +1,135 @@
+"""The verb table: what each verb is, who may, how it is confirmed, and in which state it may run. Pure.
+
+The TUI dims by it, the palette explains by it, scripts exit by it and the engine enforces it, so that they agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from state.words import Role, RolloutState, RunState
+
+_S = RolloutState
+
+
+class Confirm(IntEnum):
+    """How much a hand must say before a verb runs."""
+
+    NONE = 0
+    YES = 1
+    NAME = 2
+    NAME_AND_REASON = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb. `confirm` holds in a protected environment, `relaxed` elsewhere; `key` is its key in the TUI."""
+
+    name: str
+    summary: str
+    role: Role
+    confirm: Confirm
+    relaxed: Confirm
+    key: str = ""
+
+    def confirm_in(self, protected: bool) -> Confirm:
+        """The rung of the confirm ladder for an environment."""
+        return self.confirm if protected else self.relaxed
+
+
+_TABLE = (
+    Verb("deploy", "roll a release out", Role.OPERATOR, Confirm.NAME, Confirm.YES),
+    Verb("rollback", "return a service to its last good release", Role.OPERATOR, Confirm.YES, Confirm.YES, "b"),
+    Verb("rollout.promote", "go to the next step", Role.OPERATOR, Confirm.YES, Confirm.YES, "p"),
+    Verb("rollout.promote_full", "go to 100 % at once, skipping gates", Role.APPROVER, Confirm.NAME_AND_REASON, Confirm.NAME),
+    Verb("rollout.weight", "set the canary's weight", Role.OPERATOR, Confirm.NAME, Confirm.YES),
+    Verb("rollout.pause", "stand still", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "z"),
+    Verb("rollout.resume", "go on", Role.OPERATOR, Confirm.YES, Confirm.YES, "z"),
+    Verb("rollout.abort", "give the rollout up and return to stable", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
+    Verb("rollout.retry", "roll the same release out again", Role.OPERATOR, Confirm.NAME, Confirm.YES, "t"),
+    Verb("rollout.approve", "approve a waiting rollout", Role.APPROVER, Confirm.YES, Confirm.YES),
+    Verb("rollout.reject", "refuse a waiting rollout", Role.APPROVER, Confirm.YES, Confirm.YES),
+    Verb("hold", "stop all automatic movement for a while", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
+    Verb("unhold", "let automatic movement go on", Role.OPERATOR, Confirm.YES, Confirm.YES),
+    Verb("freeze.start", "forbid forward changes until a time", Role.APPROVER, Confirm.YES, Confirm.YES),
+    Verb("freeze.end", "end a freeze", Role.APPROVER, Confirm.YES, Confirm.YES),
+    Verb("pipeline.run", "run a pipeline", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
+    Verb("run.cancel", "stop a run", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
+    Verb("run.retry", "run what failed again", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "t"),
+    Verb("alert.ack", "say that somebody looks at it", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "a"),
+    Verb("alert.silence", "no notification until a time", Role.OPERATOR, Confirm.NAME, Confirm.YES, "m"),
+    Verb("alert.unsilence", "end a silence", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
+    Verb("note", "leave a note", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "n"),
+    Verb("engine.down", "stop the engine; what serves goes on", Role.ADMIN, Confirm.YES, Confirm.YES),
+    Verb("engine.drain", "stop the engine and everything it serves", Role.ADMIN, Confirm.NAME_AND_REASON, Confirm.YES),
+)
+VERBS = {verb.name: verb for verb in _TABLE}
+
+_MOVING = frozenset({_S.PREPARING, _S.STEP_APPLYING, _S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING})
+_GOES_ONLY_BACK = "a rollback, once begun, only goes on"
+_OVER = "the rollout is over"
+
+
+def rollout_refusal(verb: str, state: RolloutState) -> str | None:
+    """Why `verb` may not run on a rollout in `state`; None when it may. One row a verb, every state named."""
+    if verb in ("rollback", "rollout.abort"):
+        if state is _S.ROLLING_BACK:
+            return "it is rolling back already"
+        if state in (_S.ROLLED_BACK, _S.CANCELLED, _S.SUPERSEDED):
+            return f"it is {state.value.replace('_', ' ')}; there is nothing to return from"
+        if state is _S.COMPLETED and verb == "rollout.abort":
+            return "it has completed; `rollback` returns to the release before"
+        return None
+    if verb == "rollout.retry":
+        return None if state.is_terminal and state is not _S.COMPLETED else "only an ended, failed rollout can be tried again"
+    if verb in ("rollout.approve", "rollout.reject"):
+        return None if state is _S.AWAITING_APPROVAL else "it does not wait for an approval"
+    if state is _S.ROLLING_BACK:
+        return _GOES_ONLY_BACK
+    if state.is_terminal:
+        return _OVER
+    if state is _S.STUCK:
+        return "it is stuck; roll it back"
+    if verb == "rollout.pause":
+        return "it is paused already" if state is _S.PAUSED else None if state in _MOVING else "it has not begun"
+    if verb == "rollout.resume":
+        return None if state is _S.PAUSED else "it is not paused"
+    if verb == "rollout.promote":
+        if state in (_S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION):
+            return None
+        return {
+            _S.AWAITING_APPROVAL: "it waits for an approval first",
+            _S.PLANNED: "it has not begun",
+            _S.PREPARING: "its replicas are not ready yet",
+            _S.STEP_APPLYING: "its weight is being set",
+            _S.PROMOTING: "it is being promoted already",
+            _S.VERIFYING: "it is at 100 % already",
+        }.get(state, "not in this state")
+    if verb in ("rollout.promote_full", "rollout.weight"):
+        return None if state in (_S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION) else "no step is being judged"
+    return f"{verb} is no verb of a rollout"
+
+
+ROLLOUT_VERBS = ("rollout.promote", "rollout.promote_full", "rollout.weight", "rollout.pause", "rollout.resume",
+                 "rollout.abort", "rollout.retry", "rollout.approve", "rollout.reject", "rollback")
+
+
+def run_refusal(verb: str, state: RunState) -> str | None:
+    """Why `verb` may not run on a pipeline run in `state`; None when it may."""
+    if verb == "run.cancel":
+        return "the run is over" if state.is_over else None
+    if verb == "run.retry":
+        if not state.is_over:
+            return "the run is still going"
+        return "the run succeeded" if state.is_good else None
+    return f"{verb} is no verb of a run"
+
+
+def alert_refusal(verb: str, state: str, acked: bool) -> str | None:
+    """Why `verb` may not run on an alert; None when it may."""
+    if verb == "alert.ack":
+        if state != "active":
+            return "it has resolved"
+        return "somebody has acknowledged it already" if acked else None
+    return None

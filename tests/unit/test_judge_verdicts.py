@@ -1,0 +1,278 @@
+"""What the judge says about the situations a rollout meets."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adapters.ports import ArmCounts, ArmEvidence, Interval
+from engine.rollouts import wording
+from engine.rollouts.judge import JudgeInput, JudgePolicy, judge, requests_to_pass, verdict_from_json, verdict_to_json
+from state.config import JudgeConfig, Slo
+from state.words import NoDataCause, VerdictKind
+
+POLICY = JudgePolicy(
+    margin=1.0,
+    alpha=0.05,
+    min_requests=50,
+    max_s=1800,
+    no_data_after_s=60,
+    error_limit=0.05,
+    slow_limit=0.05,
+    guardrails=("crash_loop", "bad_windows"),
+    bad_window_s=10,
+)
+
+
+def steady(
+    seconds: int,
+    stable: tuple[int, int, int] = (15, 0, 0),
+    canary: tuple[int, int, int] = (5, 0, 0),
+    start: float = 1e9,
+) -> tuple[Interval, ...]:
+    """The same counts (requests, errors, slow) each second."""
+    return tuple(Interval(start + i, start + i + 1, ArmCounts(*stable), ArmCounts(*canary)) for i in range(seconds))
+
+
+def given(intervals: tuple[Interval, ...], **changes: object) -> JudgeInput:
+    evidence = ArmEvidence(intervals, gap_s=0.0, age_s=1.0)
+    base = JudgeInput(evidence, POLICY, float(len(intervals)), True, None, 25)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_a_clean_canary_passes_below_the_objective_after_the_arithmetic_says_so() -> None:
+    wanted = requests_to_pass(POLICY.error_limit, POLICY.alpha / 2)
+    assert 75 <= wanted <= 120
+    one_short = judge(given((Interval(0, 30, ArmCounts(300), ArmCounts(wanted - 1)),)))
+    enough = judge(given((Interval(0, 30, ArmCounts(300), ArmCounts(wanted)),)))
+    assert (one_short.kind, one_short.needs_requests) == (VerdictKind.INCONCLUSIVE, 1)
+    assert enough.kind is VerdictKind.PASS
+    assert [check.route for check in enough.checks] == ["below_slo", "below_slo"]
+    assert "below the objective's 5 %" in enough.sentence and f"0/{wanted}" in enough.sentence
+
+
+def test_enough_evidence_without_the_least_number_of_requests_is_no_pass() -> None:
+    verdict = judge(given(steady(30), policy=replace(POLICY, min_requests=200)))
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert verdict.needs_requests == 50 and verdict.needs_s == pytest.approx(10)
+    assert "150 of at least 200 canary requests" in verdict.sentence
+
+
+def test_no_errors_on_either_side_is_no_evidence_of_being_no_worse() -> None:
+    verdict = judge(given(steady(10)))
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert all(check.e_noninferior == 1 for check in verdict.checks)
+
+
+def test_a_canary_as_good_as_stable_passes_by_comparison_where_the_objective_is_out_of_reach() -> None:
+    verdict = judge(given(steady(60, (30, 3, 0), (30, 2, 0)), policy=replace(POLICY, error_limit=0.07)))
+    errors = verdict.checks[0]
+    assert (verdict.kind, errors.route) == (VerdictKind.PASS, "non_inferior")
+    assert "not 2 times as bad as stable" in verdict.sentence
+
+
+def test_a_failing_canary_is_found_within_ten_seconds_and_the_sentence_has_the_counts() -> None:
+    verdict = judge(given(steady(10, canary=(5, 2, 0))))
+    assert (verdict.kind, verdict.guard) == (VerdictKind.FAIL, "errors")
+    assert "canary 20/50 (40 %)" in verdict.sentence and "stable 0/150" in verdict.sentence
+    assert "difference +40.00 points" in verdict.sentence
+
+
+def test_a_slow_canary_fails_by_its_share_of_slow_requests() -> None:
+    verdict = judge(given(steady(10, canary=(5, 0, 5))))
+    assert (verdict.kind, verdict.guard) == (VerdictKind.FAIL, "slow")
+
+
+def test_one_hiccup_of_the_canary_neither_fails_it_nor_stands_in_its_way() -> None:
+    hiccup = Interval(1e9 + 20, 1e9 + 21, ArmCounts(15), ArmCounts(10, 0, 10))
+    at_once = judge(given((*steady(20), hiccup)))
+    assert at_once.kind is VerdictKind.INCONCLUSIVE
+    assert "at a time and counted so" in at_once.sentence
+    later = judge(given((*steady(20), hiccup, *steady(120, start=1e9 + 21))))
+    assert later.kind is VerdictKind.PASS
+
+
+def test_a_burst_in_the_first_second_is_not_held_against_a_canary_that_has_just_started() -> None:
+    verdict = judge(given((Interval(0, 1, ArmCounts(15), ArmCounts(10, 0, 10)),)))
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+
+
+def test_harm_that_begins_late_is_found_by_bad_windows_or_sooner() -> None:
+    healthy = steady(600, (15, 0, 0), (5, 0, 0))
+    for seconds in range(1, 31):
+        verdict = judge(given((*healthy, *steady(seconds, (15, 0, 0), (5, 1, 0), start=1e9 + 600))))
+        if verdict.kind is VerdictKind.FAIL:
+            break
+    assert verdict.kind is VerdictKind.FAIL and 5 <= seconds <= 30
+
+
+def test_three_bad_windows_act_where_earlier_evidence_speaks_for_the_canary() -> None:
+    # Stable had a bad quarter of an hour before; over the whole step the canary still looks the better one.
+    before = steady(900, (15, 3, 0), (5, 0, 0))
+    verdict = judge(given((*before, *steady(30, (15, 0, 0), (5, 2, 0), start=1e9 + 900))))
+    assert (verdict.kind, verdict.guard) == (VerdictKind.FAIL, "bad_windows")
+    assert "3 bad windows of 10 s in a row" in verdict.sentence and "20/50" in verdict.sentence
+    without = judge(
+        given((*before, *steady(30, (15, 0, 0), (5, 2, 0), start=1e9 + 900)), policy=replace(POLICY, guardrails=()))
+    )
+    assert without.kind is not VerdictKind.FAIL
+
+
+def test_bad_windows_need_a_minimum_of_bad_events() -> None:
+    lines = tuple(
+        Interval(1e9 + 10 * i, 1e9 + 10 * i + 10, ArmCounts(20), ArmCounts(10, 2 if i >= 90 else 0)) for i in range(93)
+    )
+    assert judge(given(lines)).guard != "bad_windows"
+
+
+def test_an_outage_of_both_tracks_pauses_and_does_not_blame_the_canary() -> None:
+    verdict = judge(given((*steady(60), *steady(30, (15, 3, 0), (5, 1, 0), start=1e9 + 60))))
+    assert verdict.kind is VerdictKind.INCONCLUSIVE and verdict.common_mode
+    assert verdict.guard == "common_mode" and "not blamed" in verdict.sentence
+
+
+def test_a_step_that_was_bad_on_both_tracks_throughout_does_not_pass_as_no_worse() -> None:
+    verdict = judge(given(steady(200, (15, 3, 0), (5, 1, 0))))
+    assert verdict.common_mode and verdict.kind is VerdictKind.INCONCLUSIVE
+
+
+def test_a_good_canary_passes_beside_a_stable_that_misses_its_objective() -> None:
+    verdict = judge(given(steady(60, stable=(15, 5, 0))))
+    assert verdict.kind is VerdictKind.PASS
+
+
+def test_a_crash_loop_acts_at_once_even_without_counts() -> None:
+    dead = ArmEvidence((), 0.0, None, trouble="unreachable: connection refused")
+    verdict = judge(JudgeInput(dead, POLICY, 3.0, True, "4 exits in 20 s", 25))
+    assert (verdict.kind, verdict.guard) == (VerdictKind.FAIL, "crash_loop")
+    assert "4 exits in 20 s" in verdict.sentence
+    unwatched = judge(JudgeInput(dead, replace(POLICY, guardrails=()), 3.0, True, "4 exits in 20 s", 25))
+    assert unwatched.kind is VerdictKind.NO_DATA
+
+
+def test_the_last_step_is_judged_against_the_objective_alone() -> None:
+    good = judge(given(steady(30, (0, 0, 0), (20, 0, 0)), has_stable_arm=False, configured_weight_pct=100))
+    bad = judge(given(steady(60, (0, 0, 0), (20, 3, 0)), has_stable_arm=False, configured_weight_pct=100))
+    assert good.kind is VerdictKind.PASS and good.checks[0].stable_rate is None
+    assert (bad.kind, bad.guard) == (VerdictKind.FAIL, "errors")
+    assert "above the objective's 5 %" in bad.sentence
+
+
+@pytest.mark.parametrize(
+    ("trouble", "cause"),
+    [
+        ("unreachable: the gateway did not answer", NoDataCause.UNREACHABLE),
+        ("series missing: airboss_requests_total", NoDataCause.SERIES_MISSING),
+        ("a word nobody foresaw", NoDataCause.UNREACHABLE),
+    ],
+)
+def test_a_source_in_trouble_is_no_data_with_its_cause(trouble: str, cause: NoDataCause) -> None:
+    verdict = judge(given((), evidence=ArmEvidence((), 0.0, None, trouble)))
+    assert (verdict.kind, verdict.cause) == (VerdictKind.NO_DATA, cause)
+    assert trouble in verdict.sentence
+
+
+def test_nothing_counted_is_a_beginning_at_first_and_no_data_later() -> None:
+    nothing = ArmEvidence((), 0.0, None)
+    assert judge(given((), evidence=nothing, elapsed_s=5.0)).kind is VerdictKind.INCONCLUSIVE
+    late = judge(given((), evidence=nothing, elapsed_s=61.0))
+    assert (late.kind, late.cause) == (VerdictKind.NO_DATA, NoDataCause.SERIES_MISSING)
+
+
+def test_stale_counts_never_pass_but_harm_already_shown_still_counts() -> None:
+    stale = judge(given((), evidence=ArmEvidence(steady(60), 0.0, 61.0), elapsed_s=121.0))
+    assert (stale.kind, stale.cause) == (VerdictKind.NO_DATA, NoDataCause.STALE)
+    harmful = judge(given((), evidence=ArmEvidence(steady(60, canary=(5, 2, 0)), 0.0, 61.0), elapsed_s=121.0))
+    assert harmful.kind is VerdictKind.FAIL
+
+
+def test_a_canary_without_traffic_is_no_data_and_so_is_a_silent_service() -> None:
+    idle = judge(given((*steady(30), *steady(60, canary=(0, 0, 0), start=1e9 + 30))))
+    silent = judge(given((*steady(30), *steady(60, (0, 0, 0), (0, 0, 0), start=1e9 + 30))))
+    assert (idle.kind, idle.cause) == (VerdictKind.NO_DATA, NoDataCause.NO_CANARY_TRAFFIC)
+    assert (silent.kind, silent.cause) == (VerdictKind.NO_DATA, NoDataCause.NO_TRAFFIC)
+
+
+def test_a_gap_is_not_taken_for_idleness_and_the_minimum_is_counted_anew_after_it() -> None:
+    gapped = ArmEvidence((*steady(40), *steady(5, start=1e9 + 120)), gap_s=80.0, age_s=1.0)
+    verdict = judge(given((), evidence=replace(gapped, gap_s=40.0), elapsed_s=125.0))
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "25 of at least 50 canary requests" in verdict.sentence
+    assert "40 s of the step are missing from the counts" in verdict.sentence
+    mostly_gap = judge(given((), evidence=gapped, elapsed_s=125.0))
+    assert (mostly_gap.kind, mostly_gap.cause) == (VerdictKind.NO_DATA, NoDataCause.GAP)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        ArmCounts(math.nan, 0, 0),  # type: ignore[arg-type]
+        ArmCounts(100, math.inf, 0),  # type: ignore[arg-type]
+        ArmCounts(100, -1, 0),
+        ArmCounts(100, 101, 0),
+        ArmCounts(100, 0, 101),
+        ArmCounts("100", 0, 0),  # type: ignore[arg-type]
+        ArmCounts(None, 0, 0),  # type: ignore[arg-type]
+    ],
+)
+def test_counts_that_cannot_be_are_no_data(counts: ArmCounts) -> None:
+    for broken in (
+        Interval(1e9 + 90, 1e9 + 91, counts, ArmCounts(5)),
+        Interval(1e9 + 90, 1e9 + 91, ArmCounts(5), counts),
+    ):
+        verdict = judge(given((*steady(90), broken)))
+        assert (verdict.kind, verdict.cause) == (VerdictKind.NO_DATA, NoDataCause.NOT_A_NUMBER)
+
+
+def test_an_inconclusive_step_expires_at_its_longest_time() -> None:
+    assert not judge(given(steady(10), elapsed_s=1799.0)).expired
+    late = judge(given(steady(10), elapsed_s=1800.0))
+    assert late.expired and "30 min allowed for this step are over" in late.sentence
+
+
+def test_the_measured_split_is_used_and_a_mismatch_is_said() -> None:
+    verdict = judge(given(steady(60), configured_weight_pct=5))
+    assert verdict.measured_split == pytest.approx(0.25)
+    assert "the canary gets 25 % of requests though 5 % is configured" in verdict.sentence
+
+
+def test_a_policy_is_read_from_the_configuration() -> None:
+    policy = JudgePolicy.from_config(JudgeConfig(), Slo())
+    assert (
+        policy.max_s == 1800 and policy.error_limit == pytest.approx(0.005) and policy.slow_limit == pytest.approx(0.05)
+    )
+    assert policy.guardrails == ("crash_loop", "bad_windows")
+
+
+def test_the_numbers_in_the_guide_are_the_ones_the_judge_uses() -> None:
+    guide = Path(wording.__file__).with_name("README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d.]+) % \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", guide, re.MULTILINE)
+    assert len(rows) == 6
+    for limit, *wanted in rows:
+        assert [int(n) for n in wanted] == [requests_to_pass(float(limit) / 100, 0.025, bad) for bad in (0, 1, 2, 5)]
+
+
+def test_verdicts_survive_json_without_a_number_that_json_does_not_know() -> None:
+    cases = (
+        given(steady(30)),
+        given(steady(3000, canary=(5, 5, 5))),
+        given(steady(60, (0, 0, 0), (20, 3, 0)), has_stable_arm=False),
+        given((), evidence=ArmEvidence((), 0.0, None, "unreachable: x")),
+    )
+    for case in cases:
+        verdict = judge(case)
+        text = json.dumps(verdict_to_json(verdict), allow_nan=False)
+        assert verdict_from_json(json.loads(text)) == verdict
+
+
+def test_importing_the_judge_loads_neither_scipy_nor_numpy() -> None:
+    code = "import sys, engine.rollouts.judge; print([m for m in ('scipy', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
