@@ -7,7 +7,10 @@ operating system through; a proxy's login page comes as a JSON decoding error.
 from __future__ import annotations
 
 import contextlib
+import re
+import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 from state.words import AirbossError, OperationFailed, Unreachable
 
@@ -23,7 +26,25 @@ _UNREACHABLE_WORDS = (
 )
 _DAMAGED_WORDS = ("file is not a database", "database disk image is malformed", "Can't locate revision", "out-of-date database")
 _DENIED_WORDS = ("failed with error code 401", "failed with error code 403", "PERMISSION_DENIED", "UNAUTHENTICATED")
+_NO_JSON_WORDS = ("not in a valid JSON format",)
+_CAUSE = re.compile(r"\[Errno -?\d+\] [^'\")]+|(?:Read|Connect)Timeout|timed out")
 _LONGEST = 300
+
+
+def check_database(path: Path) -> None:
+    """See that an embedded store is whole before MLflow opens it: MLflow would keep the broken connection for good.
+
+    Raises OperationFailed (`registry_damaged`). No file, or an empty one, is a store to be made.
+    """
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise _damaged(f"the registry at {path} cannot be opened", found)
 
 
 def is_missing(error: BaseException) -> bool:
@@ -60,14 +81,20 @@ def as_airboss(what: str, error: Exception) -> AirbossError:
     if any(word in text for word in _DENIED_WORDS) or code in _DENIED_WORDS:
         return OperationFailed(f"{what}: MLflow denies it: {_brief(error)}", hint="renew the registry's credentials", code="auth")
     if any(word in text for word in _DAMAGED_WORDS):
-        return OperationFailed(
-            f"{what}: its database cannot be used: {_brief(error)}",
-            hint="move mlflow.db away or restore it from a backup; releases keep serving without it",
-            code="registry_damaged",
-        )
+        return _damaged(what, _brief(error))
+    if any(word in text for word in _NO_JSON_WORDS):
+        return _no_mlflow(what)
     if code in _UNREACHABLE_CODES or any(word in text for word in _UNREACHABLE_WORDS):
         return Unreachable(f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached")
     return OperationFailed(f"{what}: {_brief(error)}", hint="see the registry worker's log")
+
+
+def _damaged(what: str, why: str) -> AirbossError:
+    return OperationFailed(
+        f"{what}: its database cannot be used: {why}",
+        hint="move mlflow.db away or restore it from a backup; releases keep serving without it",
+        code="registry_damaged",
+    )
 
 
 def _no_mlflow(what: str) -> AirbossError:
@@ -78,6 +105,8 @@ def _no_mlflow(what: str) -> AirbossError:
 
 
 def _brief(error: Exception) -> str:
-    """The first sentence or so of an error, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """What went wrong, on one line: the cause of a failed connection, else the error's beginning without its SQL."""
+    text = " ".join(str(error).split()).partition(" [SQL:")[0] or type(error).__name__
+    if (cause := _CAUSE.search(text)) and any(word in text for word in _UNREACHABLE_WORDS):
+        return cause.group()
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

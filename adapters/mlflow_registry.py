@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapters.mlflow_errors import clear_errors, is_missing
+from adapters.mlflow_errors import check_database, clear_errors, is_missing
 from adapters.ports import ModelVersion, Registration
 from state.digests import FileDigest, bundle_digest, canonical_json, hash_tree, text_sha256
 from state.words import Conflict, OperationFailed, UsageError
@@ -35,6 +35,7 @@ STAGE = "airboss.stage"
 REJECT_REASON = "airboss.reject_reason"
 ABANDONED = "airboss.abandoned"
 TRAINING = "training"
+READY_TIMEOUT_S = 60
 _ALIAS = re.compile(r"(?!latest\Z)(?!v\d+\Z)[A-Za-z0-9_-]{1,255}", re.IGNORECASE)
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -43,6 +44,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 
 
@@ -50,7 +52,7 @@ class MlflowRegistry:
     """`adapters.ports.Registry` on MLflow. Not for several threads at once; the registry worker takes turns.
 
     Give `mlflow_dir` for an embedded registry (a SQLite file and an artifacts folder in it), or `url` for a server's.
-    Nothing global is set but, where unset, MLflow's environment variables for telemetry, timeouts and progress bars.
+    Nothing global is set but, where unset, MLflow's environment variables for telemetry, timeouts, logs and progress bars.
     Opening creates or migrates the embedded store. Raises Unreachable or OperationFailed.
     """
 
@@ -59,15 +61,17 @@ class MlflowRegistry:
             raise UsageError("a registry is either embedded (mlflow_dir) or a server (url)")
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        from mlflow.tracking.client import MlflowClient
-
         self._artifacts: Path | None = None
         if mlflow_dir is not None:
             mlflow_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._artifacts = mlflow_dir.resolve() / "artifacts"
-            self._uri = f"sqlite:///{mlflow_dir.resolve() / 'mlflow.db'}"
+            database = mlflow_dir.resolve() / "mlflow.db"
+            check_database(database)
+            self._artifacts = database.with_name("artifacts")
+            self._uri = f"sqlite:///{database}"
         else:
             self._uri = str(url)
+        from mlflow.tracking.client import MlflowClient
+
         with clear_errors(f"the registry at {self._uri} cannot be opened"):
             self._client: MlflowClient = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
             self._client.search_registered_models(max_results=1)
@@ -138,6 +142,9 @@ class MlflowRegistry:
         with clear_errors(f"version {version} of {model_name} cannot be read"):
             return _value(self._client.get_model_version(model_name, version))
 
+    def close(self) -> None:
+        """Nothing to let go of: MLflow keeps its connections, one pool a store, for the life of the process."""
+
     def _ensure_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
 
@@ -186,6 +193,7 @@ class MlflowRegistry:
             source=model.artifact_location,
             run_id=run_id,
             tags=_version_tags(registration),
+            await_creation_for=READY_TIMEOUT_S,
             model_id=model.model_id,
         )
         self._client.set_terminated(run_id, "FINISHED")

@@ -56,7 +56,7 @@ def open_console(context: Context) -> Outcome:
             "this terminal cannot be drawn on (TERM=dumb)", hint="use commands, or `airboss --script FILE`"
         )
     try:
-        context.client.get("/v1/health")
+        context.get("/v1/health")
     except Unreachable as error:
         raise Unreachable(
             error.message,

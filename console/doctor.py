@@ -200,7 +200,7 @@ def _engine(context: Context) -> Iterator[Check]:
     from console.commands.children import is_locked
 
     try:
-        health = context.client.get("/v1/health")
+        health = context.get("/v1/health")
     except Unreachable:
         if is_locked(context.paths.engine_lock):
             yield Check(
@@ -214,9 +214,9 @@ def _engine(context: Context) -> Iterator[Check]:
             yield Check("engine", "warn", "not running", "`airboss up -d`")
         return
     yield Check("engine", "ok", f"pid {health.get('pid')}, version {health.get('version')}")
-    adapters = context.client.get("/v1/status").get("adapters", {})
+    adapters = context.get("/v1/status").get("adapters", {})
     yield Check("adapters", "ok", ", ".join(f"{name}: {state}" for name, state in sorted(adapters.items())) or "none")
-    loud = [alert for alert in context.client.get("/v1/alerts") if alert["severity"] != "info"]
+    loud = [alert for alert in context.get("/v1/alerts") if alert["severity"] != "info"]
     if loud:
         named = ", ".join(sorted({alert["name"] for alert in loud}))
         yield Check("alerts", "warn", f"{len(loud)} active: {named}", "`airboss alert list`")

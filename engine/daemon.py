@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from sqlmodel import Session
 
 from adapters.local.child import write_json
 from adapters.local.gateway import LocalGateway
@@ -52,6 +53,7 @@ from state.words import AirbossError, ExitCode
 log = logging.getLogger("airboss.engine")
 
 CHAIN_CHECK_S = 60.0
+STRAY_GRACE_S = 10.0
 
 
 @dataclass
@@ -96,11 +98,10 @@ class Engine:
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
             on_change=lambda ref: self._changed(ref, ""),
         )  # fmt: skip
-        chain = self.store.read_now(lambda s: audit.verify(s, self.store.path.with_name("audit.head")))
         self.reader = Reader(
             self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
-            chain=chain,
+            chain=self.store.read_now(self._verified), registry=self.registry.client,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
@@ -119,11 +120,11 @@ class Engine:
 
     async def serve(self) -> None:
         """Recover, then run every loop until stopped. Children live on unless drained."""
-        await self.router.recover()
         await self.gateway.start()
-        await import_spill(self.store, self.paths.state / "spill", self.router)
+        await self.router.recover()
+        await import_spill(self.store, self.paths.state / "spill")
         await self.world.recover()
-        await self._end_orphans()
+        await self.supervisor.end_strays(("model", "gateway"), STRAY_GRACE_S)
         await self.runner.resume_all()
         api = uvicorn.Server(
             uvicorn.Config(
@@ -187,17 +188,10 @@ class Engine:
     async def _keep_chain_checked(self) -> None:
         while True:
             await asyncio.sleep(CHAIN_CHECK_S)
-            anchor = self.store.path.with_name("audit.head")
-            self.reader.chain = await self.store.read(lambda s: audit.verify(s, anchor))
+            self.reader.chain = await self.store.read(self._verified)
 
-    async def _end_orphans(self) -> None:
-        """Children nobody means any more (their row says ended, or it was never written) are asked to go."""
-        meant = {p.child.spec.spawn_id for p in self.supervisor.places.values()}
-        for spawn_id, child in self.spawner.living().items():
-            if spawn_id not in meant and child.spec.kind in ("model", "gateway"):
-                log.warning("ending %s %s, which nothing means to have", child.spec.kind, spawn_id)
-                await child.terminate(10.0)
-                self.spawner.forget(spawn_id)
+    def _verified(self, session: Session) -> audit.ChainState:
+        return audit.verify(session, self.store.path.with_name("audit.head"))
 
     def _place_changed(self, owner: str) -> None:
         self._republish.set()

@@ -42,6 +42,10 @@ class RegistryHost:
         """The registry, behind its worker."""
         return RegistryClient(Path(await self.socket()), call_timeout_s=self.config.timeout)
 
+    async def adopt(self) -> None:
+        """Watch again the worker that an earlier engine left alive."""
+        await self._place()
+
     def state(self) -> str:
         """In a word: "up", "starting", "asleep" before the first use."""
         place = self.supervisor.places.get(OWNER)

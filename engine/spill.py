@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session
 
-from adapters.local.router import LocalRouter, plain_route, set_tracks
-from adapters.ports import Route
+from adapters.local.router import set_tracks
+from adapters.ports import Backend, Route
 from engine.rollouts import planning, records
 from engine.rollouts.machine import roll_back
 from state import audit
 from state.store import Store
+from state.words import Track
 
 log = logging.getLogger("airboss.engine")
 
 
-async def import_spill(store: Store, directory: Path, router: LocalRouter) -> None:
+async def import_spill(store: Store, directory: Path) -> None:
     """Import every spilled act, oldest first: the tracks become what the gateway has, and the rollout that moved ends.
 
     A file that cannot be read is kept, renamed to `.unreadable`, and said in the audit log.
@@ -28,7 +30,7 @@ async def import_spill(store: Store, directory: Path, router: LocalRouter) -> No
     for path in sorted(directory.glob("*.json")):
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
-            route = plain_route(body["route"])
+            route = route_of(body)
         except (OSError, ValueError, KeyError, TypeError) as error:
             os.replace(path, path.with_suffix(".unreadable"))
             said = f"{path.name}: {error}"
@@ -37,6 +39,20 @@ async def import_spill(store: Store, directory: Path, router: LocalRouter) -> No
         await store.write(lambda s, b=body, r=route: _import(s, b, r), urgent=True)  # type: ignore[misc]
         os.replace(path, path.with_suffix(".imported"))
         log.warning("imported the emergency rollback of %s in %s (%s)", route.service, route.env, path.name)
+
+
+def route_of(body: Mapping[str, Any]) -> Route:
+    """What the act left in the gateway: everything to one release. Raises KeyError, TypeError on what is no such record."""
+    before = body.get("before") or {}
+    return Route(
+        service=str(body["service"]),
+        env=str(body["env"]),
+        target=str(before.get("target", "local")),
+        rollout_id="",
+        backends=(Backend(Track.STABLE, str(body["to_release"]), 100, ()),),
+        slow_ms=float(before.get("slow_ms", 0.0)),
+        deadline_s=float(before.get("deadline_s", 0.0)),
+    )
 
 
 def _import(session: Session, body: dict[str, Any], route: Route) -> None:

@@ -124,10 +124,10 @@ def run_child(argv: list[str], body: Callable[[ChildSpec], int]) -> int:
     spec = ChildSpec.read(Path(argv[1]))
     lock = os.open(spec.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _take(lock):
-        print(f"{spec.kind} {spec.spawn_id}: another process holds {spec.lock_path}; leaving", file=sys.stderr)
+        sys.stderr.write(f"{spec.kind} {spec.spawn_id}: another process holds {spec.lock_path}; leaving\n")
         return int(ExitCode.CONFLICT)
     if not Path(argv[1]).exists():
-        print(f"{spec.kind} {spec.spawn_id}: nobody means this child any more; leaving", file=sys.stderr)
+        sys.stderr.write(f"{spec.kind} {spec.spawn_id}: nobody means this child any more; leaving\n")
         return int(ExitCode.CONFLICT)
     write_json(
         spec.identity_path,

@@ -39,8 +39,12 @@ class LocalRouter:
     async def recover(self) -> None:
         """After a restart: never go below a revision that a worker has."""
         known = int(await self.store.read(lambda s: ids.get(s, REVISION_KEY, "0")))
-        kept = _kept_revision(self.gateway)
-        self.revision = max(known, kept)
+        served = 0
+        try:
+            served = max((int(table.get("revision", 0)) for table in await self.gateway.tables()), default=0)
+        except AirbossError as error:
+            log.warning("a gateway worker does not say which table it has: %s", error)
+        self.revision = max(known, _kept_revision(self.gateway), served)
 
     async def apply(self, route: Route) -> int:
         """Set the service's tracks (absolute) and publish. Returns the revision every worker acknowledged."""

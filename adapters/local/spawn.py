@@ -174,10 +174,30 @@ class Spawner:
                 found[spawn_id] = child
         return found
 
+    def came_up(self, spawn_id: str) -> bool:
+        """The child once held its lock and said who it is."""
+        return (self.run_dir / f"{spawn_id}.json").exists()
+
+    def disown(self, spawn_id: str) -> bool:
+        """Make sure that a child which is not alive never will be; False when it is alive.
+
+        Its spec goes while we hold its lock: one that was spawned and has not come to its lock yet finds none, and leaves.
+        """
+        lock = os.open(self.run_dir / f"{spawn_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (self.run_dir / f"{spawn_id}.spec.json").unlink(missing_ok=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return True
+
     def forget(self, spawn_id: str) -> None:
-        """Remove the files of a dead child."""
-        for suffix in (".spec.json", ".json", ".exit.json", ".lock"):
-            (self.run_dir / f"{spawn_id}{suffix}").unlink(missing_ok=True)
+        """Remove the files of a dead child; one that lives keeps them."""
+        if self.disown(spawn_id):
+            for suffix in (".json", ".exit.json", ".lock"):
+                (self.run_dir / f"{spawn_id}{suffix}").unlink(missing_ok=True)
 
 
 def is_locked(path: Path) -> bool:

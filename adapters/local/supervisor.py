@@ -22,11 +22,16 @@ from adapters.local.child import ChildSpec
 from adapters.local.spawn import Child, Spawner, new_spawn_id
 from state.models import Spawn
 from state.store import Store
+from state.words import AirbossError
 
 log = logging.getLogger("airboss.supervisor")
 
 READY_POLL_S = 0.1
 HANDSHAKE_TIMEOUT_S = 5.0
+ADOPT_PATIENCE_S = 10.0
+"""How long a living child of an earlier engine may take to say who it is before it is replaced: it may just be starting."""
+RETRY_S = 1.0
+NEVER_CAME_UP = "never came up: its engine ended before it had begun"
 SPAWN_PREFIX = {"model": "m-", "gateway": "g-", "registry": "r-"}
 
 
@@ -100,13 +105,12 @@ class Supervisor:
             while slot.owner in self.places:
                 # The one before is still finishing its streams; its place is free once it has ended.
                 await asyncio.sleep(0.05)
-            child = await self._adopted(slot)
-            is_new = child is None
-            if child is None:
-                child = await self._start(slot)
-            place = Place(slot, child, started_at=time.time())
+            # An adopted child that is ready is so from the first moment: a table made before its next word would leave it out.
+            child, is_ready = await self._adopted(slot) or (await self._start(slot), False)
+            place = Place(slot, child, is_ready=is_ready, started_at=time.time())
+            place.deaths.extend(await self._deaths(slot.owner))
             self.places[slot.owner] = place
-            place.task = asyncio.create_task(self._watch(place, is_new), name=f"watch {slot.owner}")
+            place.task = asyncio.create_task(self._watch(place), name=f"watch {slot.owner}")
             return place
 
     async def unwant(self, owner: str, grace_s: float) -> None:
@@ -116,13 +120,16 @@ class Supervisor:
             return
         place.is_wanted = False
         spawn_id = place.child.spec.spawn_id
-        await self.store.write(lambda s: _mark(s, spawn_id, desired="stop"))
+        await self._note(spawn_id, desired="stop")
         if place.task is not None:
             place.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await place.task
         ended = await place.child.terminate(grace_s)
         await self._ended(spawn_id, ended.cause)
+        for other, _ in await self.store.read(lambda s: _rows(s, owner)):
+            # The watch was starting a successor just then.
+            await self._end_stray(other, grace_s)
         self.places.pop(owner, None)
         self.on_change(owner)
 
@@ -150,25 +157,76 @@ class Supervisor:
                 with contextlib.suppress(asyncio.CancelledError):
                     await place.task
 
-    async def _adopted(self, slot: Slot) -> Child | None:
+    async def end_strays(self, kinds: Sequence[str], grace_s: float) -> None:
+        """End children of `kinds` that no place means to have: their rollout ended while no engine was there."""
+        known = {p.child.spec.spawn_id for p in self.places.values()}
+        rows = await self.store.read(lambda s: _unended(s, kinds))
+        living = {spawn_id for spawn_id, child in self.spawner.living().items() if child.spec.kind in kinds}
+        await asyncio.gather(*(self._end_stray(spawn_id, grace_s) for spawn_id in sorted({*rows, *living} - known)))
+
+    async def _end_stray(self, spawn_id: str, grace_s: float) -> None:
+        child = await self._living(spawn_id)
+        if child is not None:
+            log.warning("ending %s %s, which nothing means to have", child.spec.kind, spawn_id)
+            await child.terminate(grace_s)
+        await self._ended(spawn_id, "nothing meant to have it any more", desired="stop")
+
+    async def _adopted(self, slot: Slot) -> tuple[Child, bool] | None:
+        """The child of an earlier engine that is in `slot`, and whether it is ready; others of the slot are ended."""
         rows = await self.store.read(lambda s: _rows(s, slot.owner))
-        found: Child | None = None
+        found: tuple[Child, bool] | None = None
         for spawn_id, digest in rows:
-            child = self.spawner.adopt(spawn_id)
+            child = await self._living(spawn_id)
             if child is None:
-                await self._ended(spawn_id, self.spawner.exit_of(spawn_id).cause)
-            elif found is None and digest == slot.digest and await handshake(child.spec) is not None:
-                found = child
-            else:
+                came_up = self.spawner.came_up(spawn_id)
+                await self._ended(spawn_id, self.spawner.exit_of(spawn_id).cause if came_up else NEVER_CAME_UP)
+                continue
+            facts = await introduction(child) if found is None and digest == slot.digest else None
+            if facts is None:
                 await child.terminate(5.0)
-        if found is not None:
-            log.info("adopted %s %s (pid %d)", slot.kind, found.spec.spawn_id, found.pid)
+                await self._ended(spawn_id, "replaced: it was not the one meant", desired="stop")
+                continue
+            found = child, bool(facts.get("ready", True))
+            log.info("adopted %s %s (pid %d)", slot.kind, spawn_id, child.pid)
         return found
 
-    async def _ended(self, spawn_id: str, cause: str) -> None:
-        # Its spec goes too: a child that was spawned but had not come to its lock finds none, and leaves.
+    async def _living(self, spawn_id: str) -> Child | None:
+        """The living child, once it has said who it is; None when it is dead, and then it stays so."""
+        deadline = time.monotonic() + ADOPT_PATIENCE_S
+        while True:
+            child = self.spawner.adopt(spawn_id)
+            if child is not None or self.spawner.disown(spawn_id):
+                return child
+            if time.monotonic() > deadline:
+                log.error("%s holds its lock and does not say who it is; it is left alone", spawn_id)
+                return None
+            await asyncio.sleep(READY_POLL_S)
+
+    async def _deaths(self, owner: str) -> list[float]:
+        """Deaths in this place that an earlier engine recorded, on the monotonic clock: a crash loop outlives an engine."""
+        ago = time.time() - time.monotonic()
+        ended = await self.store.read(lambda s: _deaths(s, owner, time.time() - self.backoff.window_s))
+        return [at - ago for at in ended]
+
+    async def _ended(self, spawn_id: str, cause: str, **fields: Any) -> None:
         self.spawner.forget(spawn_id)
-        await self.store.write(lambda s: _mark(s, spawn_id, state="ended", end_cause=cause, ended_at=time.time()))
+        await self._note(spawn_id, state="ended", end_cause=cause, ended_at=time.time(), **fields)
+
+    async def _note(self, spawn_id: str, **fields: Any) -> None:
+        """Record facts about a child. A store that cannot take them (a full disk) must not end the watch over it."""
+        try:
+            await self.store.write(lambda s: _mark(s, spawn_id, **fields))
+        except AirbossError as error:
+            log.error("%s: %s could not be recorded: %s", spawn_id, fields, error)
+
+    async def _restarted(self, slot: Slot) -> Child:
+        """A new child, as soon as its row can be written and it can be started."""
+        while True:
+            try:
+                return await self._start(slot)
+            except (AirbossError, OSError) as error:
+                log.error("%s cannot be started again yet: %s", slot.owner, error)
+                await asyncio.sleep(RETRY_S)
 
     async def _start(self, slot: Slot) -> Child:
         spawn_id = new_spawn_id(SPAWN_PREFIX[slot.kind])
@@ -191,7 +249,7 @@ class Supervisor:
         await self.store.write(lambda s: _mark(s, spawn_id, state="started", pid=child.pid))
         return child
 
-    async def _watch(self, place: Place, is_new: bool) -> None:
+    async def _watch(self, place: Place) -> None:
         while place.is_wanted:
             await self._until_ready(place)
             ended = await place.child.wait()
@@ -207,7 +265,7 @@ class Supervisor:
                 await asyncio.sleep(1.0)
             place.restarts += 1
             place.started_at = time.time()
-            place.child = await self._start(place.slot)
+            place.child = await self._restarted(place.slot)
             self.on_change(place.slot.owner)
 
     async def _until_ready(self, place: Place) -> None:
@@ -217,8 +275,7 @@ class Supervisor:
                 facts = await handshake(place.child.spec)
                 if facts is not None and facts.get("ready", True):
                     place.is_ready = True
-                    spawn_id = place.child.spec.spawn_id
-                    await self.store.write(lambda s: _mark(s, spawn_id, state="ready", ready_at=time.time()))
+                    await self._note(place.child.spec.spawn_id, state="ready")
                     self.on_change(place.slot.owner)
                     return
                 await asyncio.wait({ending}, timeout=READY_POLL_S)
@@ -226,6 +283,16 @@ class Supervisor:
             ending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ending
+
+
+async def introduction(child: Child) -> dict[str, Any] | None:
+    """The handshake of a living child, with patience: it may have taken its lock and not opened its socket yet."""
+    deadline = time.monotonic() + ADOPT_PATIENCE_S
+    while True:
+        facts = await handshake(child.spec)
+        if facts is not None or not child.is_alive() or time.monotonic() > deadline:
+            return facts
+        await asyncio.sleep(READY_POLL_S)
 
 
 async def handshake(spec: ChildSpec) -> dict[str, Any] | None:
@@ -248,10 +315,29 @@ def _rows(session: Session, owner: str) -> list[tuple[str, str]]:
     return [(row.spawn_id, row.digest) for row in session.exec(query)]
 
 
+def _unended(session: Session, kinds: Sequence[str]) -> list[str]:
+    query = select(Spawn.spawn_id).where(col(Spawn.kind).in_(kinds), col(Spawn.state) != "ended")
+    return list(session.exec(query))
+
+
+def _deaths(session: Session, owner: str, since: float) -> list[float]:
+    """When children of the place died by themselves after `since`, oldest first; a deliberate stop begins anew."""
+    query = select(Spawn).where(Spawn.owner == owner, Spawn.state == "ended").order_by(col(Spawn.started_at).desc())
+    found: list[float] = []
+    for row in session.exec(query.limit(32)):
+        if row.desired == "stop" or (row.ended_at or 0.0) < since:
+            break
+        if row.end_cause != NEVER_CAME_UP:
+            found.append(row.ended_at or 0.0)
+    return found[::-1]
+
+
 def _mark(session: Session, spawn_id: str, **fields: Any) -> None:
     row = session.get(Spawn, spawn_id)
     if row is None:
         return
+    if fields.get("state") == "ready" and row.ready_at is None:
+        row.ready_at = time.time()
     for name, value in fields.items():
         setattr(row, name, value)
     session.add(row)

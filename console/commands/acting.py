@@ -63,9 +63,9 @@ def with_env(request: VerbRequest, context: Context) -> VerbRequest:
     if request.ref.startswith("rollout/"):
         if request.verb == "rollback":
             return request
-        view = context.client.get(f"/v1/rollouts/{name_of(request.ref)}")
+        view = context.get(f"/v1/rollouts/{name_of(request.ref)}")
         return _in_env(request.model_copy(update={"ref": f"service/{view['service']}"}), view["env"])
-    rows = [row for row in context.client.get("/v1/fleet") if row["service"] == name_of(request.ref)]
+    rows = [row for row in context.get("/v1/fleet") if row["service"] == name_of(request.ref)]
     if request.verb == "rollback":
         # Only where something is live can it be rolled back.
         rows = [row for row in rows if row.get("release_id")] or rows
@@ -107,7 +107,7 @@ def _waited(done: Outcome, result: VerbResult, condition: Condition, context: Co
         # Unchanged: it is so already, there is nothing that moves.
         return done
     diagnostics.note(_sentence(result))
-    end = wait_for(context.client, result.ref, condition, context.options.timeout_s)
+    end = wait_for(context.get, result.ref, condition, context.options.timeout_s)
     item = {**result.model_dump(mode="json"), "object": end.item}
     blocks = (*done.blocks, Text(f"{result.ref}: {end.item.get('state', 'unknown')}"))
     return replace(

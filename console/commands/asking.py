@@ -18,7 +18,7 @@ TIMEOUT_S = 60.0
 def gateway_address(context: Context) -> str:
     """The public address: the engine's word, else the configuration's. Raises Unreachable when the port is not known."""
     try:
-        return str(context.client.get("/v1/status")["gateway"])
+        return str(context.get("/v1/status")["gateway"])
     except Unreachable:
         host, port = context.config.gateway.address
         if port == 0:

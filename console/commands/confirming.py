@@ -122,15 +122,15 @@ def _target(request: VerbRequest, context: Context) -> Target:
     if VERBS[request.verb].confirm is Confirm.YES and VERBS[request.verb].relaxed is Confirm.YES:
         return Target(name, protected=True)
     if kind == "rollout":
-        view = context.client.get(f"/v1/rollouts/{name}")
+        view = context.get(f"/v1/rollouts/{name}")
         return Target(view["service"], bool(view["protected"]))
     if kind == "alert":
-        found = next((a for a in context.client.get("/v1/alerts", {"all": 1}) if str(a["id"]) == name), None)
+        found = next((a for a in context.get("/v1/alerts", {"all": 1}) if str(a["id"]) == name), None)
         if found is None:
             raise UsageError(f"there is no alert {name}", hint="`airboss alert list` shows them", code="no_alert")
         return Target(found["service"] or found["name"], _is_protected(found["env"], context))
     if kind == "engine":
-        status = context.client.get("/v1/status")
+        status = context.get("/v1/status")
         return Target(status["name"], protected=not status["is_demo"])
     env = str(request.args.get("env") or "")
     return Target(env if kind == "env" else name, _is_protected(env, context))
@@ -141,5 +141,5 @@ def _is_protected(env: str, context: Context) -> bool:
     if not context.engine_url:
         known = context.config.environment.get(env)
         return known.protected if known else True
-    rows = [row for row in context.client.get("/v1/fleet") if row["env"] == env]
+    rows = [row for row in context.get("/v1/fleet") if row["env"] == env]
     return all(row["protected"] for row in rows)

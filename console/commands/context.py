@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from console.commands.requests import Options
 from console.output import Output
@@ -74,6 +75,16 @@ class Context:
         if self.engine_url:
             return EngineClient.at_url(self.engine_url)
         return EngineClient.at_socket(self.paths.engine_socket)
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The JSON at a path of the engine's API. Raises AirbossError."""
+        if self.engine_url and not self.engine_url.startswith("unix:"):
+            return self.client.get(path, params)
+        from console.commands.reading import read
+
+        return read(
+            self.engine_url.removeprefix("unix:").replace("///", "/", 1) or self.paths.engine_socket, path, params
+        )
 
     @property
     def is_read_only(self) -> bool:

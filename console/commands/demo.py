@@ -45,7 +45,7 @@ class DemoOptions:
 @click.option("--headless", is_flag=True, help="Without the console.")
 @click.option("--text", type=click.Path(path_type=Path), metavar="PATH", help="A text file or a folder of them.")
 @click.option("--no-fault", is_flag=True, help="Act 4 with a healthy release: it must not be rolled back.")
-@click.option("--cut-evidence", is_flag=True, help="Act 4 with the judge's data cut off: it must pause, not pass.")
+@click.option("--cut-evidence", is_flag=True, help="With the judge's data cut off: act 3 must pause, not pass.")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end.")
 def demo(
     directory: Path, headless: bool, text: Path | None, no_fault: bool, cut_evidence: bool, keep: bool
@@ -74,5 +74,5 @@ def play(context: Context, **chosen: object) -> Outcome:
 
     headless = bool(chosen["headless"]) or not (sys.stdin.isatty() and sys.stdout.isatty())
     options = DemoOptions(as_json=context.options.output == "json", **{**chosen, "headless": headless})  # type: ignore[arg-type]
-    code = importlib.import_module("console.demo").run_demo(options)
+    code = importlib.import_module("console.demo.command").run_demo(options)
     return Outcome.printed(ExitCode(int(code or 0)))

@@ -68,6 +68,20 @@ def _refs(node: Item) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _what_serves(item: Item) -> list[tuple[str, str]]:
+    workers = f"{number(item.get('gateway_ready'))} of {number(item.get('gateway_workers'))} workers ready"
+    replicas = f"{number(item.get('replicas_ready'))} of {number(item.get('replicas'))} ready"
+    return [("gateway", f"{item.get('gateway') or NONE}, {workers}"), ("replicas", replicas)]
+
+
+def _what_is_alive(item: Item) -> list[tuple[str, str]]:
+    """Without an engine nobody knows what should be; the locks say what is."""
+    return [
+        ("gateway", f"{number(item.get('gateway_ready'))} workers alive"),
+        ("replicas", f"{number(item.get('replicas_ready'))} alive"),
+    ]
+
+
 def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome:
     """One screen of health."""
     now = time.time()
@@ -85,12 +99,7 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
             if is_up
             else "down",
         ),
-        (
-            "gateway",
-            f"{item.get('gateway') or NONE}, {number(item.get('gateway_ready'))} of "
-            f"{number(item.get('gateway_workers'))} workers ready",
-        ),
-        ("replicas", f"{number(item.get('replicas_ready'))} of {number(item.get('replicas'))} ready"),
+        *(_what_serves(item) if is_up else _what_is_alive(item)),
     ]
     if adapters:
         facts.append(("adapters", ", ".join(f"{k} {v}" for k, v in sorted(adapters.items()))))

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from console import diagnostics
 from console.commands.asking import gateway_address
 from console.commands.format import milliseconds, number
 from console.output import Facts, Outcome, Table
-from state.words import Denied, ExitCode, OperationFailed, UsageError, error_from_dict
+from state.words import AirbossError, Denied, ExitCode, OperationFailed, UsageError, error_from_dict
 
 if TYPE_CHECKING:
     from console.commands.context import Context
 
-MODULE = "engine.load"
-DEFAULT_PROMPTS = ("The ", "In the beginning ", "A function that ", "If the ")
+MODULE = "engine.load_command"
 
 
 def load(
@@ -34,8 +33,7 @@ def load(
 ) -> Outcome:
     """Send the load; the report by track and release. Exit 1 when a request failed.
 
-    The generator reads its plan as JSON on stdin, writes a JSON line a second and the report last. Ctrl-C ends it early;
-    what it counted until then is printed.
+    Ctrl-C ends it early; what it counted until then is printed.
     """
     _demand_confirmation(context, service, env)
     url = gateway_address(context)
@@ -47,17 +45,25 @@ def load(
         )
     if context.is_read_only:
         raise Denied("load takes capacity from users, and this console is read-only", code="read_only")
-    plan = {
-        "url": url,
-        "service": service,
-        "env": env or "",
-        "prompts": list(prompts or DEFAULT_PROMPTS),
-        "rps": rps,
-        "duration_s": duration_s,
-        "max_tokens": max_tokens,
-        "seed": seed,
-    }
-    report = _play(plan)
+    words = [
+        "--url",
+        url,
+        "--service",
+        service,
+        "--env",
+        env or "",
+        "--rps",
+        f"{rps:g}",
+        "--duration",
+        f"{duration_s:g}",
+    ]
+    words += ["--max-tokens", str(max_tokens), "--seed", str(seed)]
+    with tempfile.NamedTemporaryFile("w", prefix="airboss-prompts-", encoding="utf-8") as file:
+        if prompts:
+            file.write("\n".join(prompts) + "\n")
+            file.flush()
+            words += ["--prompts", file.name]
+        report = _play(words)
     return _outcome(report, service)
 
 
@@ -97,47 +103,53 @@ def _demand_confirmation(context: Context, service: str, env: str | None) -> Non
         )
 
 
-def _play(plan: dict[str, Any]) -> dict[str, Any]:
+def _play(words: list[str]) -> dict[str, Any]:
+    """The generator's last report. Ctrl-C and TERM reach it as TERM: it waits for what is in flight and reports."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", MODULE],
-        stdin=subprocess.PIPE,
+        [sys.executable, "-P", "-m", MODULE, *words],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    assert process.stdin is not None
     assert process.stdout is not None
+    assert process.stderr is not None
     last: dict[str, Any] = {}
     try:
-        process.stdin.write(json.dumps(plan))
-        process.stdin.close()
-        while True:
+        while process.poll() is None or last.get("type") != "END":
             try:
                 line = process.stdout.readline()
             except KeyboardInterrupt:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 continue
             if not line:
                 break
             last = json.loads(line)
-            if "sent" in last:
+            if last["type"] == "PROGRESS":
                 diagnostics.note(
                     f"{last['elapsed_s']:.0f} s: {last['sent']} sent, {last['answered']} answered, {last['failed']} failed"
                 )
-        process.wait()
-    except BrokenPipeError:
+        said = process.stderr.read()
         process.wait()
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
-    if "error" in last:
-        raise error_from_dict(last["error"])
-    if "sent" not in last:
-        raise OperationFailed(
-            f"the load generator ended with {process.returncode} and no report", hint="what it wrote above says why"
-        )
-    return last
+    if last.get("type") != "END":
+        raise _ended(process.returncode, said)
+    return {key: value for key, value in last.items() if key != "type"}
+
+
+def _ended(code: int, said: str) -> AirbossError:
+    """The error of a generator that ended without a report."""
+    lines = said.strip().splitlines()
+    try:
+        return error_from_dict(json.loads(lines[-1])["error"])
+    except (IndexError, ValueError, KeyError, TypeError):
+        for line in lines[-5:]:
+            diagnostics.say(f"  {line}")
+        return OperationFailed(f"the load generator ended with {code} and no report", hint="what it wrote says why")
 
 
 def _outcome(report: dict[str, Any], service: str) -> Outcome:

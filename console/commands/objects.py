@@ -9,31 +9,31 @@ from console.commands.expressions import dig
 from state.words import OperationFailed, UsageError
 
 if TYPE_CHECKING:
-    from console.client import EngineClient
+    from console.commands.reading import Get
 
 
-def fetch(client: EngineClient, ref: str) -> dict[str, Any]:
+def fetch(get: Get, ref: str) -> dict[str, Any]:
     """The object of `rollout/ro-3`, `run/run-2`, `release/R`, `alert/3`, `service/NAME@ENV`, `slo/NAME@ENV`, `status`."""
     kind, _, name = ref.partition("/")
     if kind in ("rollout", "run", "release"):
-        found = client.get(f"/v1/{kind}s/{name}")
+        found = get(f"/v1/{kind}s/{name}")
         assert isinstance(found, dict)
         return found
     if kind == "alert":
-        rows = [a for a in client.get("/v1/alerts", {"all": 1}) if str(a["id"]) == name]
+        rows = [a for a in get("/v1/alerts", {"all": 1}) if str(a["id"]) == name]
     elif kind in ("service", "slo"):
         service, _, env = name.partition("@")
         rows = [
             r
-            for r in client.get("/v1/fleet" if kind == "service" else "/v1/slos")
+            for r in get("/v1/fleet" if kind == "service" else "/v1/slos")
             if r["service"] == service and env in ("", r["env"])
         ]
         if len(rows) > 1:
             raise UsageError(f"{service!r} is in several environments", hint=f"say {kind}/{service}@{rows[0]['env']}")
     elif ref == "status":
-        rows = [client.get("/v1/status")]
+        rows = [get("/v1/status")]
     elif ref == "alerts":
-        rows = [_alerts(client)]
+        rows = [_alerts(get)]
     else:
         raise UsageError(
             f"{ref!r} has no fields to ask for",
@@ -44,8 +44,8 @@ def fetch(client: EngineClient, ref: str) -> dict[str, Any]:
     return dict(rows[0])
 
 
-def _alerts(client: EngineClient) -> dict[str, Any]:
-    active = client.get("/v1/alerts")
+def _alerts(get: Get) -> dict[str, Any]:
+    active = get("/v1/alerts")
     return {
         "active": len(active),
         "paging": sum(a["severity"] == "page" for a in active),
@@ -54,14 +54,14 @@ def _alerts(client: EngineClient) -> dict[str, Any]:
     }
 
 
-def lookup(client: EngineClient) -> Callable[[str], Any]:
+def lookup(get: Get) -> Callable[[str], Any]:
     """A lookup of `KIND/NAME.FIELD` paths; each object is asked for once."""
     seen: dict[str, dict[str, Any]] = {}
 
     def find(path: str) -> Any:
         ref, _, rest = path.partition(".")
         if ref not in seen:
-            seen[ref] = fetch(client, ref)
+            seen[ref] = fetch(get, ref)
         return dig(seen[ref], rest, ref)
 
     return find

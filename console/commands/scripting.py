@@ -95,7 +95,7 @@ class Runner:
             if self.context.options.dry_run:
                 self.values[name] = "unknown"
                 return _SKIPPED
-            found = lookup(self.context.client)(field_path(value, self.values))
+            found = lookup(self.context.get)(field_path(value, self.values))
             if found is None:
                 raise OperationFailed(f"{value} is unknown", hint="`expect` a value that is there first")
             self.values[name] = str(found)
@@ -107,7 +107,7 @@ class Runner:
         from console.commands.waiting import wait_for
 
         wanted = self.script.wait(line, self.values)
-        end = wait_for(self.context.client, wanted.ref, wanted.condition, wanted.timeout_s, say=self._tell)
+        end = wait_for(self.context.get, wanted.ref, wanted.condition, wanted.timeout_s, say=self._tell)
         kind = wanted.condition.kind.capitalize()
         return Outcome(
             kind, [end.item], names=(wanted.ref,), error=end.error, exit=end.error.exit if end.error else ExitCode.OK
@@ -116,7 +116,7 @@ class Runner:
     def _expect(self, line: Line) -> Outcome:
         text = expand(line.rest, self.values)
         expr = expressions.parse(text)
-        look = lookup(self.context.client)
+        look = lookup(self.context.get)
         if not expressions.evaluate(expr, look):
             raise GateRefused(f"it does not hold that {text}: {expressions.shown(expr, look)}", code="expect")
         return Outcome("Expectation", [{"expression": text, "values": {p: look(p) for p in expressions.paths(expr)}}])

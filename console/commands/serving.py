@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 MODULE = "engine.serving.server"
 STOP_GRACE_S = 40.0
 CHUNK = 64 * 1024
+PR_SET_PDEATHSIG = 1
 
 
 def serve(
@@ -121,7 +123,13 @@ def _start(spec: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
+
+
+def _end_with_parent() -> None:
+    """In the child, before its program: TERM when the console dies, even by SIGKILL. Nobody would supervise it then."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _ended(child: subprocess.Popen[bytes], was_told: bool) -> ExitCode:

@@ -30,7 +30,7 @@ class Source:
         """The JSON at `path`. Raises Unreachable when neither engine nor store can say."""
         if self._offline is None:
             try:
-                return self._context.client.get(path, params)
+                return self._context.get(path, params)
             except Unreachable as error:
                 self._fall_back(error)
         assert self._offline is not None

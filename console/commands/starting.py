@@ -34,6 +34,8 @@ STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
 PROGRESS_S = 3.0
 LAST_LINES = 12
+EVERY_KIND = ("gateway", "model", "registry", "stage")
+"""What outlives an engine that is told to stop alone."""
 
 
 def command(root: Path) -> list[str]:
@@ -43,13 +45,12 @@ def command(root: Path) -> list[str]:
 
 def health(paths: Paths, timeout_s: float = 2.0) -> dict[str, Any] | None:
     """What the workspace's engine says of itself; None when none answers."""
-    from console.client import EngineClient
+    from console.commands.reading import read
 
-    with EngineClient.at_socket(paths.engine_socket, timeout_s=timeout_s) as client:
-        try:
-            return dict(client.get("/v1/health"))
-        except Unreachable:
-            return None
+    try:
+        return dict(read(paths.engine_socket, "/v1/health", timeout_s=timeout_s))
+    except Unreachable:
+        return None
 
 
 def ensure_engine(paths: Paths, timeout_s: float = START_TIMEOUT_S) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def down(context: Context, *, request: VerbRequest) -> Outcome:
         }
     )
     if not context.engine_url and health(context.paths) is None:
-        return _what_serves("unchanged: no engine runs", serving_children(context.paths))
+        return _what_serves("unchanged: no engine runs", serving_children(context.paths, EVERY_KIND))
     outcome = act(sent, context)
     if sent.dry_run or context.engine_url:
         return outcome
@@ -174,7 +175,7 @@ def down(context: Context, *, request: VerbRequest) -> Outcome:
         if time.monotonic() > deadline:
             raise TimedOut("the engine was told to stop and has not ended yet", hint="`airboss status` asks again")
         time.sleep(POLL_S)
-    return _what_serves("the engine is down", serving_children(context.paths))
+    return _what_serves("the engine is down", serving_children(context.paths, EVERY_KIND))
 
 
 def _what_serves(said: str, children: list[dict[str, Any]]) -> Outcome:
@@ -185,7 +186,7 @@ def _what_serves(said: str, children: list[dict[str, Any]]) -> Outcome:
             for c in children
         ],
         frozenset({5}),
-        title="still serving",
+        title="still running",
         empty="nothing",
     )
     return Outcome(

@@ -13,7 +13,7 @@ from console.commands.objects import fetch
 from state.words import AirbossError, TimedOut, Unreachable
 
 if TYPE_CHECKING:
-    from console.client import EngineClient
+    from console.commands.reading import Get
 
 POLL_S = 0.4
 GATE_SETTLE_S = 2.0
@@ -31,7 +31,7 @@ class WaitEnd:
 
 
 def wait_for(
-    client: EngineClient,
+    get: Get,
     ref: str,
     condition: Condition,
     timeout_s: float | None,
@@ -44,7 +44,7 @@ def wait_for(
     try:
         while True:
             try:
-                item = fetch(client, ref)
+                item = fetch(get, ref)
                 away_since = None
             except Unreachable as error:
                 away_since = _away(away_since, error, ref, say)

@@ -39,7 +39,7 @@ def _watch_one(request: ViewRequest, context: Context) -> Outcome:
     kind, told = request.view, None
     while True:
         try:
-            item = fetch(context.client, request.ref)
+            item = fetch(context.get, request.ref)
         except Unreachable:
             if told is None:
                 raise
@@ -95,7 +95,7 @@ def _follow(request: ViewRequest, context: Context) -> Outcome:
     offsets: dict[str, int] = {}
     done: set[str] = set()
     while True:
-        run = fetch(context.client, request.ref)
+        run = fetch(context.get, request.ref)
         names = [s["name"] for s in run["stages"]]
         if wanted is not None and wanted not in names:
             raise UsageError(
@@ -112,14 +112,14 @@ def _follow(request: ViewRequest, context: Context) -> Outcome:
 def _print_more(context: Context, run_id: str, stage: str, offsets: dict[str, int], *, with_title: bool) -> bool:
     """Print what is new in a stage's log; True once there will be no more."""
     while True:
-        chunk = context.client.log(run_id, stage, offsets.get(stage, 0))
-        if chunk.text:
+        chunk = context.get(f"/v1/runs/{run_id}/log/{stage}", {"offset": offsets.get(stage, 0)})
+        if chunk["text"]:
             if context.is_json:
-                context.output.event("LOG", run=run_id, stage=stage, text=chunk.text)
+                context.output.event("LOG", run=run_id, stage=stage, text=chunk["text"])
             else:
                 if with_title and stage not in offsets:
                     context.output.line(f"==> {stage} <==")
-                context.output.raw(chunk.text)
-            offsets[stage] = chunk.next_offset
-        if chunk.is_over or not chunk.text:
-            return chunk.is_over
+                context.output.raw(chunk["text"])
+            offsets[stage] = int(chunk["next_offset"])
+        if bool(chunk["is_over"]) or not chunk["text"]:
+            return bool(chunk["is_over"])

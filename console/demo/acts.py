@@ -107,6 +107,7 @@ def recover(demo: Demo, play: Play) -> dict[str, Any]:
         "seconds_to_verdict": round(time.monotonic() - began, 2),
     }
     _demand(done.state == expected, f"{rollout_id} ended {done.state}, not {expected}: {done.message}")
+    demo.moment("rolled_back", f"rollout/{rollout_id}")
     live = demo.patiently(demo.client.fleet)[0].release_id
     wanted = play.second if play.script.fault else play.third
     _demand(live == wanted, f"{live} is live, not {wanted}")
@@ -152,11 +153,12 @@ def _plain_release(demo: Demo, release_id: str) -> dict[str, Any]:
 
 
 def _bits(release: dict[str, Any]) -> float:
-    return float(release["metrics"]["bits_per_char"])
+    """Held-out bits per character, by the evaluate stage."""
+    return float(release["metrics"]["heldout_bpc"])
 
 
 def _aliases(demo: Demo, rollout_id: str) -> dict[str, Any]:
-    """What the registry said once its queue had caught up with the rollout. Raises ActFailed when it does not."""
+    """The registry's aliases, read from it once its queue has caught up. Raises ActFailed when it does not."""
     deadline = time.monotonic() + ALIAS_S
     while True:
         rollout = demo.patiently(lambda: demo.client.rollout(rollout_id))
@@ -166,9 +168,5 @@ def _aliases(demo: Demo, rollout_id: str) -> dict[str, Any]:
             raise ActFailed(f"the registry has not caught up with {rollout_id}: {rollout.registry_sync or 'nothing said'}")
         demo.say("the registry follows")
         time.sleep(0.3)
-    rows = demo.patiently(lambda: demo.client.audit(limit=5000))
-    moves = [e for e in rows if e.action.startswith("registry.") and e.detail.get("rollout") == rollout_id]
-    found: dict[str, Any] = {}
-    for event in moves:
-        found.update({k: v for k, v in event.detail.items() if k != "rollout"})
-    return found
+    model = demo.patiently(lambda: demo.client.release(rollout.to_release)).model_name
+    return dict(demo.patiently(lambda: demo.client.get(f"/v1/registry/{model}")))

@@ -11,8 +11,8 @@ from typing import Any
 
 from console.client import EngineClient
 from console.demo.acts import ACTS, Play, Script
-from console.demo.stage import Demo
-from console.demo.workspace import ENV, SERVICE, config_text, prepare
+from console.demo.stage import Demo, Moment, nothing_special
+from console.demo.workspace import ENV, RPS, SERVICE, config_text, prepare
 from engine.api.schemas import LineageNode, VerbRequest
 from state.paths import Paths
 from state.words import API_VERSION, AirbossError, OperationFailed, UsageError
@@ -30,6 +30,8 @@ class DemoWish:
     first_steps: int = 300
     second_steps: int = 900
     params: tuple[tuple[str, object], ...] = ()
+    rps: float = RPS
+    moment: Moment = nothing_special
 
 
 def play_demo(wish: DemoWish) -> dict[str, Any]:
@@ -43,28 +45,29 @@ def play_demo(wish: DemoWish) -> dict[str, Any]:
         raise UsageError(f"--text {wish.text}: there is no such file or folder", code="no_text")
     text = wish.text.resolve() if wish.text else None
     began, began_at = time.monotonic(), time.time()
-    paths, removed = prepare(wish.directory, config_text(text=text, cut_evidence=wish.cut_evidence, params=dict(wish.params)))
+    config = config_text(text=text, cut_evidence=wish.cut_evidence, params=dict(wish.params), rps=wish.rps)
+    paths, removed = prepare(wish.directory, config)
     if removed:
         sys.stderr.write(f"an earlier demo's state in {wish.directory} was removed\n")
     sys.stderr.write(f"workspace {paths.root}; the engine starts\n")
     start_engine(paths)
     script = Script(wish.first_steps, wish.second_steps, wish.fault, wish.cut_evidence)
     with EngineClient.for_workspace(paths.root) as client:
-        demo = Demo(paths, client, began)
-        play, acts = Play(script), []
+        demo = Demo(paths, client, began, wish.rps, wish.moment)
+        play, acts = Play(script), list[dict[str, Any]]()
         try:
             for number, (name, act) in enumerate(ACTS[: 3 if wish.cut_evidence else 4], start=1):
                 acts.append(_one(demo, play, number, name, act))
                 if not acts[-1]["ok"]:
                     break
+            document = _document(demo, wish, acts, _stop_load(demo), began, began_at)
+            demo.act = "end"
+            demo.say("all acts did what they should" if document["ok"] else "an act did not do what it should")
         finally:
-            trouble = _stop_load(demo)
-        document = _document(demo, wish, acts, trouble, began, began_at)
-        demo.act = "end"
-        demo.say("all acts did what they should" if document["ok"] else "an act did not do what it should")
-        if not wish.keep:
-            demo.say("stopping everything")
-            _drain(client)
+            _stop_load(demo)
+            if not wish.keep:
+                demo.say("stopping everything")
+                _drain(client)
     return document
 
 

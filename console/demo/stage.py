@@ -24,6 +24,14 @@ RUN_S = 900.0
 ROLLOUT_S = 420.0
 
 
+Moment = Callable[[str, str], None]
+"""Called with a name and a reference when there is something to see: `training`, `canary`, `rolled_back`, `end`."""
+
+
+def nothing_special(name: str, ref: str) -> None:
+    """For who does not watch the moments."""
+
+
 class ActFailed(OperationFailed):
     """An act did not do what it should."""
 
@@ -37,6 +45,8 @@ class Demo:
     paths: Paths
     client: EngineClient
     began: float = field(default_factory=time.monotonic)
+    rps: float = RPS
+    moment: Moment = nothing_special
     requests: Requests = field(default_factory=Requests)
     load: Load | None = None
     act: str = ""
@@ -76,7 +86,7 @@ class Demo:
         """Let the users come."""
         url = self.patiently(self.client.status).gateway
         self.loads += 1
-        self.load = Load(url, SERVICE, ENV, RPS, self.paths.logs / f"load-{self.loads}.jsonl", seed=self.loads)
+        self.load = Load(url, SERVICE, ENV, self.rps, self.paths.logs / f"load-{self.loads}.jsonl", seed=self.loads)
 
     def stop_load(self) -> None:
         """Send the users home and count what they met."""
@@ -92,6 +102,8 @@ class Demo:
         while True:
             run = self.patiently(lambda: self.client.run(run_id))
             self.say(_stage_line(run))
+            if _is_half_trained(run):
+                self.moment("training", f"run/{run_id}")
             if RunState(run.state).is_over:
                 break
             if time.monotonic() > deadline:
@@ -107,11 +119,18 @@ class Demo:
         while True:
             rollout = self.patiently(lambda: self.client.rollout(rollout_id))
             self.say(_rollout_line(rollout))
+            if rollout.state == RolloutState.STEP_BAKING and rollout.step == 1 and rollout.canary is not None:
+                self.moment("canary", f"rollout/{rollout_id}")
             if until(rollout):
                 return rollout
             if time.monotonic() > deadline:
                 raise TimedOut(f"{rollout_id} stands at {rollout.state} after {ROLLOUT_S:.0f} s: {rollout.message}")
             time.sleep(POLL_S)
+
+
+def _is_half_trained(run: RunView) -> bool:
+    facts = next((s.progress for s in run.stages if s.name == "train" and s.state == RunState.RUNNING), {})
+    return bool(facts.get("steps")) and int(facts.get("step", 0)) * 2 >= int(facts["steps"])
 
 
 def is_standing(rollout: RolloutView) -> bool:

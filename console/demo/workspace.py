@@ -13,6 +13,8 @@ from state.words import Conflict, UsageError
 
 RPS = 24.0
 """Requests per second that the demo sends; the arithmetic in the file below uses it."""
+PATIENCE_S = 90.0
+"""How long the demo's engine may take to come up."""
 SERVICE = "chat"
 ENV = "production"
 PIPELINE = "charlm"
@@ -64,13 +66,13 @@ url = "http://127.0.0.1:9"
 """
 
 
-def config_text(*, text: Path | None, cut_evidence: bool, params: dict[str, object]) -> str:
+def config_text(*, text: Path | None, cut_evidence: bool, params: dict[str, object], rps: float = RPS) -> str:
     """The demo's airboss.toml. `params` are charlm's own (`train.steps`, …)."""
     values = {**params, **({"collect.text": str(text)} if text else {})}
     lines = "".join(f"params.{_quoted(key)} = {_toml(value)}\n" for key, value in sorted(values.items()))
     return _TEMPLATE.format(
-        service=SERVICE, env=ENV, pipeline=PIPELINE, clean=CLEAN_REQUESTS_TO_PASS, rps=RPS, at25=RPS / 4,
-        s25=CLEAN_REQUESTS_TO_PASS / (RPS / 4), s50=CLEAN_REQUESTS_TO_PASS / (RPS / 2), s100=CLEAN_REQUESTS_TO_PASS / RPS,
+        service=SERVICE, env=ENV, pipeline=PIPELINE, clean=CLEAN_REQUESTS_TO_PASS, rps=rps, at25=rps / 4,
+        s25=CLEAN_REQUESTS_TO_PASS / (rps / 4), s50=CLEAN_REQUESTS_TO_PASS / (rps / 2), s100=CLEAN_REQUESTS_TO_PASS / rps,
         extra=64, params=lines, metrics=_CUT if cut_evidence else "",
     )  # fmt: skip
 

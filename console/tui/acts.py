@@ -13,7 +13,17 @@ from typing import Any
 
 from console.tui.keymap import BY_ID
 from console.tui.scene import Item
-from engine.api.schemas import AlertView, FleetRow, PlanView, ReleaseView, RolloutView, RunView, Snapshot, VerbRequest
+from engine.api.schemas import (
+    AlertView,
+    FleetRow,
+    PlanView,
+    ReleaseView,
+    ReplicaView,
+    RolloutView,
+    RunView,
+    Snapshot,
+    VerbRequest,
+)
 from engine.verbs import VERBS, Confirm
 from state.words import RolloutState
 
@@ -227,7 +237,14 @@ def ref_of(item: Item) -> str:
         return f"alert/{item.id}"
     if hasattr(item, "service") and item.service:
         return f"service/{item.service}"
-    return str(getattr(item, "ref", "") or "engine")
+    return str(getattr(item, "ref", "") or "engine").replace(":", "/", 1)
+
+
+def lineage_ref(item: Item) -> str:
+    """The reference whose lineage is meant: a service in one environment, the release that a process serves."""
+    if isinstance(item, ReplicaView) and item.release_id:
+        return f"release/{item.release_id}"
+    return f"service/{item.service}@{item.env}" if isinstance(item, FleetRow) else ref_of(item)
 
 
 def _service(item: Item) -> str:

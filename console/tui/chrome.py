@@ -11,6 +11,8 @@ from console.tui.text import Line, clock, duration, line, pad, safe
 from engine.api.schemas import StatusView
 
 BAR = "bar"
+_TROUBLE = ("down", "unreach", "refus", "fail", "error", "time", "gone", "broke", "dead", "cannot", "not ")
+"""What an adapter's state says when something is wrong with it."""
 
 
 def top_line(scene: Scene, env: tuple[str, bool] | None, width: int) -> Line:
@@ -39,7 +41,7 @@ def _health(status: StatusView, scene: Scene, *, wide: bool) -> Line:
         spans.append((f" {status.gateway.removeprefix('http://')}", "bar.dim"))
     whole = status.replicas_ready == status.replicas
     spans.append((f"  {'●' if whole else '▲'} replicas {status.replicas_ready}/{status.replicas}", "bar.ok" if whole else "bar.warn"))
-    down = [name for name, state in status.adapters.items() if state not in ("up", "idle", "embedded", "off")]
+    down = [name for name, state in status.adapters.items() if any(word in state.lower() for word in _TROUBLE)]
     if down:
         spans.append((f"  ▲ {', '.join(down)} down", "bar.warn"))
     if not status.audit_ok:
@@ -79,8 +81,10 @@ def banners(scene: Scene, width: int) -> list[Line]:
     demo = scene.snapshot.status.demo if scene.snapshot else {}
     if demo:
         act, message = safe(str(demo.get("act", ""))), safe(str(demo.get("message", "")))
-        begun = demo.get("started_at")
-        since = f" · {duration(scene.now - begun)}" if isinstance(begun, int | float) else ""
+        act = f"act {act}" if act.isdigit() else act
+        begun, elapsed = demo.get("started_at"), demo.get("elapsed_s")
+        took = scene.now - begun if isinstance(begun, int | float) else elapsed
+        since = f" · {duration(took)}" if isinstance(took, int | float) else ""
         lines.append(_banner(f" ▸ demo · {act}{since}{' · ' if act else ''}{message}", "banner.demo", width))
     return lines
 

@@ -1,30 +1,29 @@
-"""The console: owns the scene, the screens' order, and the way of a verb from a key to the engine."""
+"""The console: owns what is seen (the scene), where one is (the order of screens), and how it all ends."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
+from rich.console import RenderableType
 from rich.text import Text
 from textual import work
-from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.screen import Screen
 
 from console.client import EngineClient
-from console.client_async import AsyncEngineClient
 from console.tui import acts, crash, line_requests
-from console.tui.acts import Refused, VerbCall
-from console.tui.keymap import LISTS, VIEW_TITLES, Key
-from console.tui.poller import Poller
-from console.tui.scene import Frame, Interest, Item, Lost, Scene
-from console.tui.screens.asks import EmergencyScreen, PromoteScreen, TextScreen
+from console.tui.acting_app import ActingApp, fault_words
+from console.tui.acts import VerbCall
+from console.tui.keymap import LISTS, VIEW_TITLES
+from console.tui.scene import Frame, Interest, Item, Lost
 from console.tui.screens.base import ConsoleScreen
-from console.tui.screens.confirm import Accepted, ConfirmScreen
 from console.tui.screens.lists import ListScreen
 from console.tui.screens.pages import ItemScreen, LineageScreen, RolloutScreen
 from console.tui.screens.pick import Entry, PickScreen, help_entries, palette_entries
@@ -32,8 +31,8 @@ from console.tui.screens.run import RunScreen
 from console.tui.terminal import Watchdog
 from console.tui.theme import THEMES, choose_theme
 from console.tui.widgets.prompt import Prompt
-from engine.api.schemas import PlanView, RunView
-from engine.verbs import Confirm
+from console.tui.widgets.tight import tightened
+from engine.api.schemas import RunView
 from state.words import AirbossError, ExitCode
 
 REMEMBERED_CLIPBOARD = 74_994
@@ -52,8 +51,8 @@ class Seen(Message):
         return isinstance(message, Seen)
 
 
-class ConsoleApp(App[int]):
-    """Screens are functions of `scene`; `scene` changes in `on_seen` and by what is shown; verbs go through `begin`."""
+class ConsoleApp(ActingApp):
+    """Screens are functions of `scene`; `scene` changes in `on_seen` and by what is shown."""
 
     CSS_PATH = "console.tcss"
     ENABLE_COMMAND_PALETTE = False
@@ -61,12 +60,9 @@ class ConsoleApp(App[int]):
 
     def __init__(self, client_factory: Callable[[], EngineClient], *, read_only: bool = False, view: str = "fleet",
                  watch_terminal: bool = False) -> None:
-        super().__init__()
-        self.scene = Scene(read_only=read_only)
+        super().__init__(client_factory, read_only=read_only)
         self._latest: Frame | None = None
-        self._factory = client_factory
-        self._client: AsyncEngineClient | None = None
-        self._poller = Poller(client_factory, lambda seen: self._deliver(seen))
+        self._reported: dict[str, str] = {}
         self._first_view = view if view in LISTS else "fleet"
         self._lists: dict[str, ListScreen] = {}
         self._watches_terminal = watch_terminal
@@ -79,7 +75,7 @@ class ConsoleApp(App[int]):
         self.theme = choose_theme(os.environ)
         if self._watches_terminal:
             loop = asyncio.get_running_loop()
-            for number, code in ((signal.SIGHUP, ExitCode.HUP), (signal.SIGTERM, ExitCode.TERM)):
+            for number, code in ((signal.SIGHUP, ExitCode.HUP), (signal.SIGTERM, ExitCode.TERM), (signal.SIGINT, ExitCode.INT)):
                 loop.add_signal_handler(number, self._end, int(code))
 
             def hung_up() -> None:
@@ -88,15 +84,13 @@ class ConsoleApp(App[int]):
             self._watchdog = Watchdog(hung_up)
             self._watchdog.start()
         await self.push_screen(self._list(self._first_view))
-        self._poller.start()
+        self.poller.start()
 
     async def on_unmount(self) -> None:
         """Stop looking."""
-        self._poller.stop()
+        self.poller.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
-        if self._client is not None:
-            await self._client.close()
 
     def _end(self, code: int) -> None:
         self.exit(code, return_code=code)
@@ -109,6 +103,9 @@ class ConsoleApp(App[int]):
         """ctrl+c says how to leave, and does not."""
         self.say("ctrl+q leaves the console; q goes back. Nothing that runs is stopped by leaving.")
 
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        super()._display(screen, cast("RenderableType | None", tightened(renderable)))
+
     def _handle_exception(self, error: Exception) -> None:
         self._return_code = int(ExitCode.FAILED)
         if self._exception is None:
@@ -117,9 +114,18 @@ class ConsoleApp(App[int]):
         report = crash.write_report(error, os.environ)
         self.panic(Text(crash.short_line(error, report)))
 
+    def report(self, error: Exception) -> str:
+        """Write a view's failure to a private report, once; the line that says so."""
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        key = f"{type(error).__name__} {where.filename}:{where.lineno}"
+        if key not in self._reported:
+            self._reported[key] = crash.view_line(error, crash.write_report(error, os.environ))
+        return self._reported[key]
+
     # What is seen
 
-    def _deliver(self, seen: Frame | Lost) -> None:
+    def deliver(self, seen: Frame | Lost) -> None:
+        """Post it; the one handler is `on_seen`."""
         if self.is_running:
             self.post_message(Seen(seen))
 
@@ -137,7 +143,7 @@ class ConsoleApp(App[int]):
 
     def look_at(self, interest: Interest | None) -> None:
         """Fetch this beside the snapshot."""
-        self._poller.look_at(interest)
+        self.poller.look_at(interest)
 
     def toggle_hold(self) -> None:
         """Hold the screen still, or show what is."""
@@ -151,11 +157,6 @@ class ConsoleApp(App[int]):
         self.console_screen.apply()
 
     # Where one is
-
-    @property
-    def console_screen(self) -> ConsoleScreen:
-        """The view in front, under any panel."""
-        return next(s for s in reversed(self.screen_stack) if isinstance(s, ConsoleScreen))
 
     def _list(self, view: str) -> ListScreen:
         if view not in self._lists:
@@ -231,85 +232,6 @@ class ConsoleApp(App[int]):
         self.copy_to_clipboard(text[:REMEMBERED_CLIPBOARD])
         self.say(f"copied {text}")
 
-    def say(self, text: str, tone: str = "dim") -> None:
-        """A sentence in the status line."""
-        self.console_screen.say(text, tone)
-
-    # Verbs
-
-    def press(self, key: Key, item: Item | None) -> None:
-        """A key that acts: refused with the reason, or on to its panel."""
-        scene = self.scene
-        if scene.lost is not None and key.id == "rollback":
-            service, env = str(getattr(item, "service", "")), str(getattr(item, "env", ""))
-            self.push_screen(EmergencyScreen(service, env, bool(getattr(item, "protected", True))))
-            return
-        if scene.read_only:
-            self.say(f"{key.show}: this console is read-only", "warn")
-        elif scene.lost is not None:
-            self.say(f"{key.show}: the engine is unreachable; `airboss up -d` starts it", "warn")
-        elif item is None or scene.snapshot is None:
-            self.say(f"{key.show}: nothing is selected", "warn")
-        elif key.id == "promote":
-            choices, rollout = acts.promote_choices(item, scene.snapshot), acts.rollout_of(item, scene.snapshot)
-            if isinstance(choices, Refused) or rollout is None:
-                self.say(f"p: {choices.reason if isinstance(choices, Refused) else 'no rollout'}", "warn")
-            else:
-                self.push_screen(PromoteScreen(rollout, choices), self._chosen)
-        elif key.id == "note":
-            self.push_screen(TextScreen(f"a note on {acts.ref_of(item)}", "it stands in the audit log for good"), self._noted(item))
-        else:
-            choice = acts.choose(key.id, item, scene.snapshot)
-            if isinstance(choice, Refused):
-                self.say(f"{key.show}: {choice.reason}", "warn")
-            else:
-                self.begin(choice)
-
-    def _chosen(self, call: VerbCall | str | None) -> None:
-        if isinstance(call, VerbCall):
-            self.begin(call)
-
-    def _noted(self, item: Item) -> Callable[[VerbCall | str | None], None]:
-        def send(text: VerbCall | str | None) -> None:
-            if isinstance(text, str):
-                self.begin(VerbCall("note", acts.ref_of(item), args={"text": text}))
-
-        return send
-
-    def begin(self, call: VerbCall) -> None:
-        """Ask as the verb's rung says, then send."""
-        if call.rung is Confirm.NONE:
-            self._send(call, "", "")
-        else:
-            self.push_screen(ConfirmScreen(call, self._ask_plan), self._answered)
-
-    def _answered(self, accepted: Accepted | None) -> None:
-        if accepted is None:
-            self.say("nothing was done")
-        else:
-            self._send(accepted.call, accepted.name, accepted.reason)
-
-    def _engine(self) -> AsyncEngineClient:
-        if self._client is None:
-            with self._factory() as client:
-                self._client = client.asynchronous()
-        return self._client
-
-    async def _ask_plan(self, call: VerbCall) -> PlanView | None:
-        result = await self._engine().verb(call.request(dry_run=True), timeout_s=10.0)
-        return result.plan
-
-    @work(group="verbs", exit_on_error=False)
-    async def _send(self, call: VerbCall, name: str, reason: str) -> None:
-        self.say(f"… {call.verb} {call.ref}", "info")
-        try:
-            result = await self._engine().verb(call.request(reason=reason, confirm_name=name))
-        except AirbossError as error:
-            self.say(f"✗ {error.message}{f' · {error.hint}' if error.hint else ''}", "bad")
-        else:
-            self.say(f"{'✓' if result.changed else '·'} {result.message or call.verb}", "ok" if result.changed else "dim")
-        self._poller.wake()
-
     @work(group="line", exit_on_error=False)
     async def run_line(self, text: str) -> None:
         """A line typed after `:`."""
@@ -319,11 +241,11 @@ class ConsoleApp(App[int]):
         try:
             asked = line_requests.understand(text, self.scene.snapshot)
         except AirbossError as error:
-            self.say(f"✗ {error.message}{f' · {error.hint}' if error.hint else ''}", "bad")
+            self.say(fault_words(error), "bad")
             return
         if isinstance(asked, VerbCall):
-            if self.scene.read_only:
-                self.say("this console is read-only", "warn")
+            if self.scene.read_only or self.scene.lost is not None:
+                self.say(f": {self.why_not(None)}", "warn")
             else:
                 self.begin(asked)
         elif asked.lineage:

@@ -38,8 +38,19 @@ def write_report(error: BaseException, environ: Mapping[str, str]) -> Path | Non
     return path
 
 
+def _what(error: BaseException) -> str:
+    return redact(f"{type(error).__name__}: {error}".splitlines()[0][:200])
+
+
+def _where(path: Path | None) -> str:
+    return f"report: {path}" if path else "no report could be written"
+
+
 def short_line(error: BaseException, path: Path | None) -> str:
-    """One line for the terminal."""
-    what = redact(f"{type(error).__name__}: {error}".splitlines()[0][:200])
-    where = f"; report: {path}" if path else "; no report could be written"
-    return f"airboss: the console failed ({what}){where}. What runs goes on; open it again with `airboss`."
+    """One line for the terminal, when the console ends."""
+    return f"airboss: the console failed ({_what(error)}); {_where(path)}. What runs goes on; open it again with `airboss`."
+
+
+def view_line(error: BaseException, path: Path | None) -> str:
+    """One line for the status line, when a view cannot show what it should."""
+    return f"✗ this view failed ({_what(error)}), the others work; {_where(path)}"

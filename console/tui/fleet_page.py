@@ -111,8 +111,9 @@ def _alerts(row: FleetRow, snapshot: Snapshot, width: int) -> list[Line]:
 
 
 def _happened(row: FleetRow, snapshot: Snapshot, width: int) -> list[Line]:
-    refs = {f"service/{row.service}", *(f"rollout/{r.id}" for r in snapshot.rollouts if (r.service, r.env) == (row.service, row.env))}
-    events = sorted((e for e in snapshot.audit if e.ref in refs), key=lambda e: -e.id)[:EVENTS_SHOWN]
+    refs = {f"service/{row.service}", f"service/{row.service}@{row.env}", f"env/{row.env}",
+            *(f"rollout/{r.id}" for r in snapshot.rollouts if (r.service, r.env) == (row.service, row.env))}
+    events = sorted((e for e in snapshot.audit if e.ref.replace(":", "/", 1) in refs), key=lambda e: -e.id)[:EVENTS_SHOWN]
     if not events:
         return [line(("nothing lately", "dim"))]
     rows = [Row(str(e.id), (line((clock(e.at), "dim")), line((e.actor, "accent" if e.actor.startswith("user:") else "dim")),

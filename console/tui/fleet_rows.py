@@ -86,7 +86,15 @@ def phase(row: FleetRow) -> Line:
     if not row.rollout_id or not row.phase:
         return line((NOTHING, "dim"))
     canary = next((t.weight for t in row.tracks if t.track == "canary" and t.weight > 0), None)
-    return line(*sign(row.phase, _SHORT.get(row.phase)), (f" {canary} %" if canary is not None else "", "canary"))
+    return line(*sign(phase_state(row.phase), _SHORT.get(row.phase, row.phase.removeprefix("step "))),
+                (f" {canary} %" if canary is not None else "", "canary"))
+
+
+def phase_state(phase: str) -> str:
+    """The state in a phase's words: `step 2/3 baking` is step_baking, `paused: manual` is paused."""
+    if phase.startswith("step ") and phase.endswith((" baking", " applying")):
+        return f"step_{phase.rpartition(' ')[2]}"
+    return phase.partition(":")[0].replace(" ", "_")
 
 
 def fleet_row(row: FleetRow, _now: float) -> Row:

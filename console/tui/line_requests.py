@@ -45,5 +45,5 @@ def find(ref: str, snapshot: Snapshot | None) -> Item | None:
     if snapshot is None:
         return None
     pools: tuple[tuple[Item, ...], ...] = (snapshot.rollouts, snapshot.runs, snapshot.releases, snapshot.alerts, snapshot.fleet)
-    wanted = ref.replace(":", "/", 1) if "/" not in ref else ref
+    wanted = (ref.replace(":", "/", 1) if "/" not in ref else ref).partition("@")[0]
     return next((item for pool in pools for item in pool if ref_of(item) == wanted), None)

@@ -115,7 +115,7 @@ def audit_row(e: EventView, _now: float) -> Row:
     human = e.actor.startswith("user:")
     return Row(str(e.id), (
         line((str(e.id), "dim")), line((stamp(e.at), "dim")), line((e.actor, "accent" if human else "dim")),
-        line((words(e.action), "strong" if human else "")), line(e.ref), line((event_words(e), "dim")),
+        line((words(e.action), "strong" if human else "")), line(e.ref.replace(":", "/", 1)), line((event_words(e), "dim")),
     ))
 
 

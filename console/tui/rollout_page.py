@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from console.tui.page import beside, between, panel, split
-from console.tui.rollout_rows import state_sign
+from console.tui.rollout_rows import shown_weight, state_sign
 from console.tui.signs import env_span, sign, tone_of, words
 from console.tui.table import Column, Row, table_lines
 from console.tui.text import (
@@ -62,13 +62,14 @@ def _head(r: RolloutView, now: float, width: int) -> list[Line]:
         between(title, line((f"revision {r.revision} ", "dim")), width),
         between(line(" ", *state_sign(r), ("  ·  " + clock_words, "dim")), line((f"begun by {r.created_by} ", "dim")), width),
     ]
-    for text, tone in ((r.message, ""), (f"reason: {r.reason}" if r.reason else "", "dim")):
+    said = r.verdict.sentence if r.verdict else ""
+    for text, tone in ((r.message if r.message != said else "", ""), (f"reason: {r.reason}" if r.reason else "", "dim")):
         if text:
             lines += [line(" ", *row) for row in wrap(text, width - 2, tone)[:2]]
-    if r.registry_sync not in ("", "synced", "done", "none"):
+    if r.registry_sync not in ("", "ok"):
         lines.append(line(" ", (f"registry: {words(r.registry_sync)}", "warn")))
-    if r.warm_until is not None and r.warm_until > now:
-        warm = f"{r.from_release or 'the release before'} stays warm for {duration(r.warm_until - now)} more"
+    if r.warm_until is not None and r.warm_until > now and r.from_release:
+        warm = f"{r.from_release} stays warm for {duration(r.warm_until - now)} more"
         lines.append(line(" ", (f"{warm}: rolling back is a weight change", "info")))
     return [*lines, ()]
 
@@ -76,6 +77,8 @@ def _head(r: RolloutView, now: float, width: int) -> list[Line]:
 def _step_state(step: StepView, r: RolloutView) -> Line:
     if step.idx == r.step and not RolloutState(r.state).is_terminal and step.state not in ("done", "passed"):
         return state_sign(r)
+    if RolloutState(r.state).is_terminal and step.state == "pending":
+        return sign("skipped", "not needed" if r.state == RolloutState.COMPLETED else "not reached")
     return sign(step.state)
 
 
@@ -95,7 +98,7 @@ def ladder(r: RolloutView, now: float, width: int) -> list[Line]:
     room = max(8, min(36, width - 30))
     lines += [
         (),
-        line(("canary, configured  ", "dim"), (bar(r.weight / 100, room), "canary"), f"  {r.weight} %"),
+        line(("canary, configured  ", "dim"), (bar(shown_weight(r) / 100, room), "canary"), f"  {shown_weight(r)} %"),
         line(("canary, measured    ", "dim"), (bar(None if r.measured_pct is None else r.measured_pct / 100, room), "canary"),
              f"  {whole_percent(r.measured_pct)}"),
     ]
@@ -103,7 +106,8 @@ def ladder(r: RolloutView, now: float, width: int) -> list[Line]:
 
 
 def _arms_title(r: RolloutView) -> str:
-    return f"stable against canary, since {r.weight} % was acknowledged" if r.canary else "stable against canary"
+    live = r.canary is not None and not RolloutState(r.state).is_terminal
+    return f"stable against canary, since {r.weight} % was acknowledged" if live else "stable against canary"
 
 
 def _share(arm: ArmView | None, bad: int) -> str:
@@ -187,7 +191,7 @@ def plan_lines(plan: PlanView, width: int) -> list[Line]:
     columns = (Column("", 8, most=36), Column("", 4, most=20), Column("", 1, ">", most=28), Column("", 1), Column("", 4, most=40, flex=True))
     rows = [Row(str(i), (line((p.object, "strong")), line((p.field, "dim")), line((p.before or NOTHING, "dim")), line(("→", "dim")),
                          line((p.after, "accent")))) for i, p in enumerate(plan.lines)]
-    lines = table_lines(columns, rows, width)[1:] if rows else [line(("changes nothing", "dim"))]
+    lines = table_lines(columns, rows, width)[1:] if rows else [line(("no list of changes: the verb is the change", "dim"))]
     for warning in plan.warnings:
         lines += [line(("! " if i == 0 else "  ", "warn"), *row) for i, row in enumerate(wrap(warning, width - 2, "warn"))]
     if plan.expected_s is not None:
@@ -223,7 +227,9 @@ def _events(events: tuple[EventView, ...], width: int) -> list[Line]:
 
 def event_words(event: EventView) -> str:
     """An event's reason and details in one line."""
-    details = ", ".join(f"{words(k)} {number(v)}" for k, v in event.detail.items() if v not in (None, "", {}, []))
-    return " · ".join(part for part in (event.reason, details) if part)
+    message = str(event.detail.get("message") or "")
+    details = ", ".join(f"{words(k)} {number(v)}" for k, v in event.detail.items()
+                        if k != "message" and v not in (None, "") and not isinstance(v, dict | list))
+    return " · ".join(part for part in (event.reason, message, details) if part)
 
 

@@ -35,7 +35,15 @@ def state_sign(rollout: RolloutView) -> Line:
 
 def step_of(rollout: RolloutView) -> str:
     """`2/3`; nothing before the first step."""
-    return f"{min(rollout.step + 1, len(rollout.steps))}/{len(rollout.steps)}" if rollout.steps else NOTHING
+    if not rollout.steps:
+        return NOTHING
+    reached = len(rollout.steps) if rollout.state == RolloutState.COMPLETED else min(rollout.step + 1, len(rollout.steps))
+    return f"{reached}/{len(rollout.steps)}"
+
+
+def shown_weight(rollout: RolloutView) -> int:
+    """The new release's configured share: all of it once completed, nothing once rolled back."""
+    return {"completed": 100, "rolled_back": 0}.get(rollout.state, rollout.weight)
 
 
 def why(rollout: RolloutView) -> str:
@@ -59,7 +67,7 @@ def rollout_row(rollout: RolloutView, now: float) -> Row:
             line(rollout.to_release),
             state_sign(rollout),
             line(step_of(rollout)),
-            line(f"{rollout.weight} %"),
+            line(f"{shown_weight(rollout)} %"),
             sign(rollout.verdict.kind) if rollout.verdict else line((NOTHING, "dim")),
             line((duration(now - since), "dim")),
             line((rollout.created_by, "dim")),

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from console.tui.listing import Listing
-from console.tui.page import between, facts
+from console.tui.log_lines import shown_facts
+from console.tui.page import beside, between, facts
 from console.tui.scene import Frame, Scope
 from console.tui.signs import GLYPHS, sign
 from console.tui.table import Column, Row, table_lines
-from console.tui.text import NOTHING, Line, bar, clock, duration, line, number, percent, wrap
+from console.tui.text import NOTHING, Line, bar, chart, clock, duration, line, number, percent, wrap
 from engine.api.schemas import GateView, RunView, StageView
 from state.words import RunState
 
@@ -41,6 +42,10 @@ def ladder(run: RunView) -> Line:
     return line(*((GLYPHS.get(s.state, ("•", "")))[0:2] for s in run.stages))
 
 
+BELOW = frozenset({"sample", "lr"})
+"""Progress that is shown with the selected stage, not in its row."""
+
+
 def current_stage(run: RunView) -> StageView | None:
     """The stage to look at first: the one that runs, else the one that failed, else the last that began."""
     for wanted in (lambda s: s.state == RunState.RUNNING, lambda s: s.error, lambda s: s.started_at is not None):
@@ -68,9 +73,9 @@ def done_share(progress: Mapping[str, Any]) -> float | None:
 def progress_line(stage: StageView, width: int = 14) -> Line:
     """A stage's progress as a bar with its numbers."""
     share = done_share(stage.progress)
-    rest = ", ".join(f"{k} {number(v)}" for k, v in stage.progress.items() if k not in ("steps", "total", "at"))
+    rest = ", ".join(f"{k} {v}" for k, v in shown_facts(stage.progress) if k not in BELOW)
     if stage.state != RunState.RUNNING:
-        return line((rest, "dim"))
+        return line((str(stage.progress.get("why", "")), "dim"))
     return line((bar(share, width), "accent"), f" {percent(share, 0)} ", (rest, "dim")) if share is not None else line(rest)
 
 
@@ -137,9 +142,35 @@ def _gate(g: GateView) -> Row:
                         sign("PASS" if g.passed else "FAIL", word)))
 
 
+def loss_curve(progress: Mapping[str, Any]) -> list[float]:
+    """Losses in order, from `step:loss` pairs; empty where there are none."""
+    pairs = (pair.partition(":")[2] for pair in str(progress.get("loss_curve", "")).split())
+    found = []
+    for text in pairs:
+        try:
+            found.append(float(text))
+        except ValueError:
+            return []
+    return found
+
+
+def _learning(stage: StageView, curve: list[float], width: int) -> list[Line]:
+    """The training loss drawn, and beside it what else is known of the learning."""
+    graph_width = min(48, width // 2)
+    stretched = [curve[int(i * len(curve) / graph_width)] for i in range(graph_width)]
+    floor = min(curve) * 0.9
+    graph = [line((row, "accent")) for row in chart([v - floor for v in stretched], graph_width, 4)]
+    graph.append(line((f"loss {number(curve[0])} → {number(curve[-1])}", "dim")))
+    pairs: list[tuple[str, str | Line]] = [(k.replace("_", " "), v) for k, v in shown_facts(stage.progress)]
+    return beside(graph, facts(pairs, width - graph_width - 3), graph_width, 3)
+
+
 def stage_detail(stage: StageView, width: int) -> list[Line]:
     """The selected stage's gates, metrics and error."""
     lines: list[Line] = wrap(stage.error, width, "bad") if stage.error else []
+    curve = loss_curve(stage.progress)
+    if len(curve) > 1:
+        lines += _learning(stage, curve, width)
     if stage.gates:
         lines += table_lines(_GATE_COLUMNS, [_gate(g) for g in stage.gates], width)
     if stage.metrics:

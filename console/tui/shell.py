@@ -55,6 +55,9 @@ class Console(Protocol):
     def copy(self, text: str) -> None:
         """Put text into the terminal's clipboard."""
 
+    def report(self, error: Exception) -> str:
+        """Write a view's failure to a private report, once; the line that says so."""
+
     def run_line(self, text: str) -> None:
         """A line typed after `:`."""
 

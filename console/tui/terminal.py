@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
@@ -44,6 +45,7 @@ class Watchdog:
         self._on_loss = on_loss
         self._fd = fd
         self._stop = threading.Event()
+        self._controls = _controls(fd)
 
     def start(self) -> None:
         """Begin to look."""
@@ -55,10 +57,24 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(HANGUP_LOOK_S):
-            try:
-                os.tcgetpgrp(self._fd)
-            except OSError:
+            if self._is_lost():
                 self._on_loss()
                 if not self._stop.wait(HANGUP_GRACE_S):
                     os._exit(int(ExitCode.HUP))
                 return
+
+    def _is_lost(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        if any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0)):
+            return True
+        return self._controls and not _controls(self._fd)
+
+
+def _controls(fd: int) -> bool:
+    """Whether `fd` is this process's controlling terminal, and is still there."""
+    try:
+        os.tcgetpgrp(fd)
+    except OSError:
+        return False
+    return True

@@ -81,7 +81,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         return {"ok": True, "version": reader.version, "pid": reader.pid}
 
     async def status(request: Request) -> Any:
-        return reader.status()
+        return await reader.status()
 
     async def snapshot(request: Request) -> Any:
         return await reader.snapshot()
@@ -148,6 +148,9 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     async def pipelines(request: Request) -> Any:
         return [_pipeline(reader, name) for name in reader.config.pipeline]
 
+    async def registry(request: Request) -> Any:
+        return await reader.registry_aliases(request.path_params["model"])
+
     async def verb(request: Request) -> Any:
         try:
             wish = VerbRequest.model_validate_json(await request.body())
@@ -189,6 +192,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/audit/verify": audit_verify,
         "/v1/lineage": lineage,
         "/v1/pipelines": pipelines,
+        "/v1/registry/{model}": registry,
     }
     return [
         *(Route(path, _answers(read)) for path, read in readers.items()),
@@ -227,5 +231,5 @@ def _pipeline(reader: Reader, name: str) -> dict[str, Any]:
         "kind": reader.config.pipeline[name].kind,
         "service": service,
         "stages": [stage.name for stage in pipeline.stages],
-        "params": {stage.name: pipeline.stage_params(stage.name) for stage in pipeline.stages},
+        "params": dict(pipeline.values),
     }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from adapters.local.gateway import LocalGateway
 from adapters.local.supervisor import Supervisor
+from adapters.ports import Registry
 from engine.api.events import EventHub
 from engine.api.schemas import (
     AlertView,
@@ -27,7 +29,7 @@ from engine.api.views import fleet, records, rollouts
 from engine.observe.observer import Observer
 from state.audit import ChainState
 from state.config import Config
-from state.models import Rollout, StageRun, TrackState
+from state.models import Audit, Rollout, StageRun, TrackState
 from state.paths import Paths
 from state.store import Store
 from state.words import RunState, UsageError
@@ -51,10 +53,15 @@ class Reader:
     pid: int
     started_at: float
     chain: ChainState
+    registry: Callable[[], Awaitable[Registry]]
     demo: dict[str, Any] = field(default_factory=dict)
 
-    def status(self) -> StatusView:
+    async def status(self) -> StatusView:
         """One screen of health."""
+        return await self.store.read(self._status)
+
+    def _status(self, session: Session) -> StatusView:
+        newest = session.exec(select(Audit).order_by(col(Audit.id).desc()).limit(1)).first()
         gateways, models = self.supervisor.of("gateway"), self.supervisor.of("model")
         return StatusView(
             version=self.version, pid=self.pid, workspace=str(self.paths.root),
@@ -62,7 +69,8 @@ class Reader:
             started_at=self.started_at, gateway=self.gateway.address, gateway_workers=self.gateway.wanted_workers,
             gateway_ready=sum(p.is_ready for p in gateways), replicas=sum(p.is_wanted for p in models),
             replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),
-            audit_rows=self.chain.rows, audit_head=self.chain.head, audit_ok=self.chain.is_whole,
+            audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.head,
+            audit_ok=self.chain.is_whole,
             no_one_is_paged=not self.observer.status().tells_somebody, demo=dict(self.demo),
         )  # fmt: skip
 
@@ -73,7 +81,7 @@ class Reader:
 
     def _snapshot(self, session: Session, seq: int) -> Snapshot:
         return Snapshot(
-            seq=seq, as_of=time.time(), status=self.status(), fleet=self.fleet(session),
+            seq=seq, as_of=time.time(), status=self._status(session), fleet=self.fleet(session),
             rollouts=rollouts.rollout_views(session, self.config, live=self.live_p95, limit=30),
             runs=records.run_views(session, limit=30), releases=records.release_views(session, limit=100),
             alerts=self.alerts(), slos=self.slos(), serving=self.serving(),
@@ -123,6 +131,14 @@ class Reader:
         """The alerts that hold now."""
         book = self.observer.book
         return tuple(fleet.alert_view(a, book.is_silenced(a)) for a in book.active())
+
+    async def registry_aliases(self, model_name: str) -> dict[str, str]:
+        """alias → version of a model, as the registry has it now. Raises Unreachable."""
+        registry = await self.registry()
+        try:
+            return dict(await asyncio.to_thread(registry.aliases, model_name))
+        finally:
+            registry.close()
 
     async def alert_history(self) -> tuple[AlertView, ...]:
         """Active and past alerts, newest first."""

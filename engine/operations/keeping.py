@@ -116,7 +116,7 @@ async def note(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
 async def down(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     drains = request.verb == "engine.drain"
     env = next(iter(ops.config.environment), _EVERYWHERE)
-    ops.permit(request, actor, env, ops.config.workspace.get("name", "") or env)
+    ops.permit(request, actor, env, ops.config.workspace.get("name") or ops.workspace.name)
     if not request.dry_run:
         await ops.store.write(
             lambda s: audit.append(s, actor=actor.name, action=request.verb, ref="engine:engine", reason=request.reason)

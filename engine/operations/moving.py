@@ -11,7 +11,7 @@ from engine.rollouts import planning, records
 from engine.rollouts.machine import apply_verb
 from engine.verbs import VERBS, rollout_refusal
 from state.models import Rollout
-from state.words import Conflict
+from state.words import Conflict, UsageError
 
 
 async def deploy(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
@@ -114,6 +114,8 @@ async def rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRes
         return await deploy(ops, again, actor)
     if request.verb in ("rollout.approve", "rollout.reject"):
         return await _approve(ops, request, actor, seen)
+    if request.verb == "rollout.weight":
+        return await _set_weight(ops, request, actor, seen)
     move = apply_verb(seen.now, request.verb, actor.name, request.reason)
     plan = PlanView(
         verb=request.verb,
@@ -141,6 +143,25 @@ def apply_verb_check(seen: records.Opened, verb: str) -> None:
     refusal = rollout_refusal(verb, seen.now.state)
     if refusal:
         raise Conflict(f"{verb} refused: {seen.now.id}: {refusal}")
+
+
+async def _set_weight(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> VerbResult:
+    apply_verb_check(seen, request.verb)
+    weight = request.args.get("weight")
+    if not isinstance(weight, int) or not 1 <= weight <= 99:
+        raise UsageError(f"a weight is a whole percent from 1 to 99, not {weight!r}", hint="100 is `promote --full`")
+    line = PlanLine(object=f"{seen.env} traffic", field=f"to {seen.now.to_release}", before=f"{seen.now.weight} %",
+                    after=f"{weight} %")  # fmt: skip
+    plan = PlanView(verb=request.verb, ref=request.ref, lines=(line,), warnings=("the step's evidence begins anew",))
+    if request.dry_run:
+        return VerbResult(verb=request.verb, ref=request.ref, changed=False, message="would set it", plan=plan, revision=seen.revision)
+    if request.expect_revision not in (None, seen.revision) or not await ops.store.write(
+        lambda s: records.set_weight(s, seen, weight, actor=actor.name, reason=request.reason)
+    ):
+        raise Conflict(f"{seen.now.id} has moved since it was shown", hint="look again, then decide", code="revision_moved")
+    ops.on_change(f"rollout/{seen.now.id}", f"weight {weight} % set by {actor.user}")
+    ops.controller.wake.set()
+    return VerbResult(verb=request.verb, ref=request.ref, changed=True, message=f"{weight} %", plan=plan)
 
 
 async def _approve(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> VerbResult:

@@ -38,7 +38,7 @@ PARAMS = (
     Param("evaluate.resamples", 2_000, "int", minimum=100, help="bootstrap resamples"),
     Param("evaluate.confidence", 0.95, "float", minimum=0.5, help="of the interval that the gate looks at"),
     Param("evaluate.margin_bpc", 0.0, "float", minimum=0, help="bits a character a release may be worse"),
-    Param("evaluate.max_prompt_failures", 3, "int", minimum=0, help="gate: fixed prompts with faulty answers"),
+    Param("evaluate.max_prompt_failures", 5, "int", minimum=0, help="gate: fixed prompts with faulty answers"),
     Param("evaluate.min_similarity", 0.1, "float", minimum=0, help="warning: likeness to the baseline's answers"),
     Param("evaluate.threads", 0, "int", minimum=0, help="processor threads; 0 is every core"),
     Param("release.serving", {}, "table", to=("register.serving",), help="serving configuration, faults included"),

@@ -44,6 +44,8 @@ class Controller:
     async def run(self) -> None:
         """Tick until cancelled; a tick that fails is logged and tried again."""
         while True:
+            # Cleared before looking: a change that comes while we look must be looked at too.
+            self.wake.clear()
             try:
                 for rollout_id in await self.store.read(records.active_ids):
                     await self.tick(rollout_id)
@@ -53,7 +55,6 @@ class Controller:
                 log.error("rollouts: %s", error)
             except Exception:
                 log.exception("a tick of the rollout controller failed; trying again")
-            self.wake.clear()
             try:
                 await asyncio.wait_for(self.wake.wait(), TICK_S)
             except TimeoutError:
@@ -128,6 +129,7 @@ class Controller:
             await self.store.write(lambda s: records.close_intent(s, intent.id, said, done=False), urgent=True)
             return
         await self.store.write(lambda s: records.close_intent(s, intent.id, outcome, done=True), urgent=True)
+        self.wake.set()
 
     async def _effect(self, seen: records.Opened, effect: fx.Effect) -> Mapping[str, Any]:
         if isinstance(effect, fx.Scale):

@@ -134,7 +134,8 @@ def commit_move(session: Session, seen: Opened, move: Move, *, actor: str = ENGI
 def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) -> None:
     moment, left = clock.now(), row.state
     before = step_index(row)
-    row.state, row.step, row.message = move.state.value, move.step, move.message
+    why = f"; before that: {row.message}" if move.state is RolloutState.ROLLED_BACK and row.message else ""
+    row.state, row.step, row.message = move.state.value, move.step, move.message + why
     row.pause_reason = move.pause_reason
     row.resume_state = move.resume_state.value if move.resume_state else ""
     row.revision += 1
@@ -158,6 +159,22 @@ def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) 
         detail={"from": left, "to": move.state.value, "step": move.step, "message": move.message,
                 "pause_reason": move.pause_reason, "revision": row.revision},
     )  # fmt: skip
+
+
+def set_weight(session: Session, seen: Opened, weight: int, *, actor: str, reason: str) -> bool:
+    """Give the step that is being judged another weight, by hand; its evidence begins anew, later steps still rise.
+
+    Returns whether the row was still the one seen.
+    """
+    row = session.get(Rollout, seen.now.id)
+    if row is None or row.revision != seen.revision:
+        return False
+    steps = row.policy["steps"]
+    later = [s for s in steps[row.step + 1 :] if s["kind"] != "weight" or s["value"] > weight]
+    row.policy = {**row.policy, "steps": [*steps[: row.step], {"kind": "weight", "value": float(weight)}, *later]}
+    session.add(row)
+    move = Move(RolloutState.STEP_APPLYING, row.step, (), f"weight {weight} % set by {actor}", restarts_step=True)
+    return commit_move(session, seen, move, actor=actor, reason=reason)
 
 
 def _step_rows(session: Session, row: Rollout, move: Move, before: int, moment: clock.Moment) -> None:
@@ -184,6 +201,9 @@ def _step_rows(session: Session, row: Rollout, move: Move, before: int, moment: 
         step.state = "baking" if begins else "applying"
         if begins:
             step.started_at, step.boot_id, step.mono_at = moment.utc, moment.boot, moment.mono
+        elif move.state is RolloutState.STEP_APPLYING:
+            # A step that is applied (again, when its weight was set by hand) begins its evidence anew.
+            step.started_at, step.weight = None, int(steps[index]["value"]) if steps[index]["kind"] == "weight" else step.weight
         session.add(step)
 
 
@@ -227,11 +247,12 @@ def _journal(session: Session, row: Rollout, effect: fx.Effect) -> None:
     if known is None:
         session.add(Intent(key=key, rollout_id=row.id, kind=effect.kind, payload=fx.to_json(effect),
                            state=IntentState.PENDING, created_at=time.time()))  # fmt: skip
-    elif known.state == IntentState.DONE and effect.kind != "registry":
+        return
+    is_stale = known.state == IntentState.DONE and time.time() - (known.done_at or 0.0) > RETRY_DONE_AFTER_S
+    if is_stale and effect.kind != "registry":
         # The world has moved away from what was done (a gateway lost its table, a replica is starting): do it again.
-        if time.time() - (known.done_at or 0.0) > RETRY_DONE_AFTER_S:
-            known.state = IntentState.PENDING
-            session.add(known)
+        known.state = IntentState.PENDING
+        session.add(known)
 
 
 def pending(session: Session, kinds: Sequence[str], rollout_id: str = "") -> list[PendingIntent]:

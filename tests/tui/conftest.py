@@ -297,6 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[0] == "runs" and len(parts) == 4:
             data = self.fake.logs.get(parts[3], "").encode()
             offset = int(query.get("offset", 0))
+            offset = offset if offset >= 0 else max(len(data) + offset, 0)
             self._answer(json.dumps({"text": data[offset:].decode(), "offset": offset, "next_offset": len(data), "is_over": False}))
         elif parts == ["lineage"]:
             self._answer((FORWARD if query.get("forward") == "1" else LINEAGE).model_dump_json())

@@ -26,7 +26,8 @@ def test_every_verb_with_a_key_has_the_same_key_here() -> None:
     for verb in VERBS.values():
         if verb.key:
             key = key_of_verb(verb.name)
-            assert key is not None and verb.key in key.keys, verb.name
+            assert key is not None, verb.name
+            assert verb.key in key.keys, verb.name
 
 
 def test_every_verb_of_the_registry_exists() -> None:

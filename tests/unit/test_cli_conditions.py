@@ -30,7 +30,9 @@ FAIL = {"at": 0.0, "step": 1, "kind": "FAIL", "sentence": "errors 4.0 % against 
         ("stuck", False, ExitCode.WAITING, True),
     ],
 )
-def test_a_rollout_that_should_complete(views: Views, state: str, met: bool, exit: ExitCode | None, is_gate: bool) -> None:
+def test_a_rollout_that_should_complete(
+    views: Views, state: str, met: bool, exit: ExitCode | None, is_gate: bool
+) -> None:
     stands = Condition.parse("done", "rollout").standing(views["rollout"](state=state))
     assert (stands.is_met, stands.is_gate) == (met, is_gate)
     assert (stands.error.exit if stands.error else None) == exit
@@ -74,7 +76,9 @@ def test_a_run_that_did_not_succeed(views: Views, state: str, exit: int) -> None
     assert "loss diverged" in error.message
 
 
-@pytest.mark.parametrize(("text", "kind"), [("finished", "rollout"), ("completed", "run"), ("done", "release"), ("weight >", "rollout")])
+@pytest.mark.parametrize(
+    ("text", "kind"), [("finished", "rollout"), ("completed", "run"), ("done", "release"), ("weight >", "rollout")]
+)
 def test_a_condition_that_cannot_come_is_refused(text: str, kind: str) -> None:
     with pytest.raises(UsageError):
         Condition.parse(text, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -91,7 +92,9 @@ def test_global_options_may_stand_anywhere(words: list[str]) -> None:
 
 
 def test_options_of_the_engine_travel_in_the_request() -> None:
-    request = parse_line("rollout promote ro-3 --yes --confirm-name chat --reason 'why not' --dry-run --expect-revision 7")
+    request = parse_line(
+        "rollout promote ro-3 --yes --confirm-name chat --reason 'why not' --dry-run --expect-revision 7"
+    )
     assert isinstance(request, VerbRequest)
     assert (request.yes, request.confirm_name, request.reason, request.dry_run, request.expect_revision) == (
         True, "chat", "why not", True, 7)  # fmt: skip
@@ -165,19 +168,20 @@ def test_every_help_teaches_with_examples_that_parse(name: str, leaf: Leaf) -> N
     assert all(p.help for p in leaf.params if isinstance(p, click.Option))
 
 
-@given(st.lists(st.text(max_size=12) | st.sampled_from(["rollout", "list", "--wait", "-o", "json", "@x", "/y", "--"]), max_size=6))
+@given(
+    st.lists(
+        st.text(max_size=12) | st.sampled_from(["rollout", "list", "--wait", "-o", "json", "@x", "/y", "--"]),
+        max_size=6,
+    )
+)
 @settings(max_examples=150, deadline=None)
 def test_no_words_break_the_parser(words: list[str]) -> None:
-    try:
+    with contextlib.suppress(AirbossError, HelpWanted):
         parse_args(words)
-    except (AirbossError, HelpWanted):
-        pass
 
 
 @given(st.text(max_size=40))
 @settings(max_examples=150, deadline=None)
 def test_no_line_breaks_the_parser(line: str) -> None:
-    try:
+    with contextlib.suppress(AirbossError, HelpWanted):
         parse_line(line)
-    except (AirbossError, HelpWanted):
-        pass

@@ -26,7 +26,9 @@ def _check(text: str, **settings: str) -> str:
 
 
 def test_comments_and_joined_lines() -> None:
-    lines = read("# head\n\n  status   # tail\necho 'a # b'\ndeploy chat \\\n   charlm-3 \\\n --env dev\nexpect alerts.names ~ '#1'\n")
+    lines = read(
+        "# head\n\n  status   # tail\necho 'a # b'\ndeploy chat \\\n   charlm-3 \\\n --env dev\nexpect alerts.names ~ '#1'\n"
+    )
     assert [(line.number, line.text) for line in lines] == [
         (3, "status"),
         (4, "echo 'a # b'"),
@@ -62,7 +64,7 @@ def test_a_good_script_has_nothing_wrong() -> None:
         ("deploy chat $REL --env dev --yes", "$REL is not set"),
         ("deploy chat r --env dev", "deploy must be confirmed: add --yes"),
         ("deploy chat r --env production --yes", "add --confirm-name NAME"),
-        ("rollout promote ro-1 --full --confirm-name chat", "add --reason TEXT"),
+        ("rollout promote ro-1 --full", "add --yes --confirm-name NAME"),
         ("wait rollout/ro-1 --for finished", "'finished' is nothing that a rollout comes to"),
         ("wait $LAST --for finished", "'finished' is nothing that a rollout comes to"),
         ("wait rollout/ro-1", "wait REF --for COND"),
@@ -140,7 +142,15 @@ def test_each_line_is_one_event_under_json(engine: Any, airboss: Run, views: Any
     assert [e["line"] for e in events] == [1, 2, 3, 4, 5, 6, 7]
     assert [e["seq"] for e in events] == [1, 2, 3, 4, 5, 6, 7]
     assert all(e["ok"] and e["exit"] == 0 and e["type"] == "LINE" for e in events)
-    assert [e["kind"] for e in events] == ["Variable", "VerbResult", "Rollout", "Variable", "Expectation", "Echo", "VerbResult"]
+    assert [e["kind"] for e in events] == [
+        "Variable",
+        "VerbResult",
+        "Rollout",
+        "Variable",
+        "Expectation",
+        "Echo",
+        "VerbResult",
+    ]
     assert events[2]["items"][0]["state"] == "completed"
 
 

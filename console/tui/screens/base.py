@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from console.tui import chrome
-from console.tui.acts import ref_of
+from console.tui.acts import lineage_ref, ref_of
 from console.tui.keymap import BY_ID, KEYS, LISTS
 from console.tui.scene import Interest, Item, Scene
 from console.tui.shell import Console
@@ -101,7 +101,10 @@ class ConsoleScreen(Screen[None]):
             return
         scene = self.scene
         with self.app.batch_update():
-            self.paint(scene)
+            try:
+                self.paint(scene)
+            except Exception as error:  # one view that cannot show an object must not take the others away
+                self._said = (self.console.report(error), "bad")
             self._chrome(scene)
 
     def _chrome(self, scene: Scene) -> None:
@@ -178,7 +181,7 @@ class ConsoleScreen(Screen[None]):
         elif key_id == "describe":
             console.describe(item)
         elif key_id == "lineage":
-            console.open_lineage(ref_of(item))
+            console.open_lineage(lineage_ref(item))
         elif key_id == "copy":
             console.copy(ref_of(item))
         elif key_id == "logs":

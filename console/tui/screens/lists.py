@@ -80,15 +80,21 @@ class ListScreen(ConsoleScreen):
 
     @property
     def interest(self) -> Interest | None:
-        """The whole history of alerts and the older audit rows come beside the snapshot."""
+        """The history of alerts, older audit rows, and the previewed rollout's plans and events come beside the snapshot."""
         if self.view == "audit":
             return Interest("audit")
+        if self.view == "rollouts" and isinstance(self.item, RolloutView) and self._has_preview:
+            return Interest("rollout", self.item.id)
         return Interest("alerts") if self.view == "alerts" and self._history else None
 
     @property
     def scope(self) -> Scope:
         """What is shown."""
         return Scope(self.scene.env, self._filter, self._history)
+
+    @property
+    def _has_preview(self) -> bool:
+        return self.size.height >= PREVIEW_FROM_HEIGHT
 
     def narrow(self, text: str) -> None:
         """Filter by a text."""
@@ -110,12 +116,16 @@ class ListScreen(ConsoleScreen):
     def _paint_preview(self, scene: Scene) -> None:
         block, item, table = self.query_one("#preview", Lines), self.item, self.table
         room = self.size.height - 4 - len(banners(scene, self.size.width))
-        if self.size.height < PREVIEW_FROM_HEIGHT or item is None:
+        if not self._has_preview or item is None:
             table.styles.height = "1fr"
             block.show([])
             return
-        height = max(5, min(table.count + 2, int(room * TABLE_SHARE.get(self.view, 0.4))))
+        height = max(4, min(table.count + 2, int(room * TABLE_SHARE.get(self.view, 0.4))))
         table.styles.height = height
+        whole = scene.frame.extra if scene.frame is not None else None
+        if isinstance(item, RolloutView) and isinstance(whole, RolloutView) and (whole.id, whole.revision) == (item.id, item.revision):
+            item = whole
+        self.console.look_at(self.interest)
         block.show(preview(item, scene, self.size.width)[: room - height], stale=scene.is_stale)
 
     def on_line_table_moved(self) -> None:

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from textual.widget import Widget
 
+from console.tui.log_lines import LogTail
 from console.tui.run_rows import STAGE_COLUMNS, current_stage, run_head, stage_detail, stage_row
 from console.tui.scene import Interest, Scene
 from console.tui.screens.base import ConsoleScreen
 from console.tui.screens.pages import fault_lines
-from console.tui.text import Line, line
+from console.tui.text import line
 from console.tui.widgets.line_table import LineTable
 from console.tui.widgets.lines import Lines, Page
 from engine.api.schemas import LogChunk, RunView, StageView
-
-KEPT_LINES = 5000
-_LOUD = (("error", "bad"), ("traceback", "bad"), ("fail", "bad"), ("warn", "warn"))
-
-
-def log_line(text: str) -> Line:
-    """A line of a log; loud words give it a tone, nothing in it is markup."""
-    low = text[:400].lower()
-    return line(" ", (text, next((tone for word, tone in _LOUD if word in low), "")))
-
-
-class LogTail:
-    """The last lines of a growing file, fed by chunks."""
-
-    def __init__(self) -> None:
-        self.lines: deque[Line] = deque(maxlen=KEPT_LINES)
-        self.offset = 0
-        self._rest = ""
-
-    def feed(self, chunk: LogChunk) -> bool:
-        """Take a chunk if it is the next one; True if something was added."""
-        if chunk.offset != self.offset or chunk.next_offset <= self.offset:
-            return False
-        *whole, self._rest = (self._rest + chunk.text).split("\n")
-        self.lines.extend(log_line(text) for text in whole)
-        self.offset = chunk.next_offset
-        return True
-
-    def shown(self) -> list[Line]:
-        """The lines, with the one that is not ended yet."""
-        return [*self.lines, log_line(self._rest)] if self._rest else list(self.lines)
 
 
 class RunScreen(ConsoleScreen):

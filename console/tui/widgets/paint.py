@@ -14,12 +14,12 @@ from console.tui.theme import Palette
 _BLOCKS = re.compile("█+|[^█]+")
 
 
-def _filled(text: str, style: Style) -> list[Segment]:
-    """Full blocks become reversed spaces: solid in every font and at every line height."""
+def _filled(text: str, style: Style, shown: Style) -> list[Segment]:
+    """Text in the style `shown`; full blocks in `style` become reversed spaces: solid in every font and line height."""
     if "█" not in text:
-        return [Segment(text, style)]
+        return [Segment(text, shown)]
     solid = style + Style(reverse=not style.reverse)
-    return [Segment(" " * len(part), solid) if part[0] == "█" else Segment(part, style) for part in _BLOCKS.findall(text)]
+    return [Segment(" " * len(part), solid) if part[0] == "█" else Segment(part, shown) for part in _BLOCKS.findall(text)]
 
 
 def strip_of(spans: Line, width: int, palette: Palette, *, tone: str = "", stale: bool = False, cursor: bool = False, shift: int = 0) -> Strip:
@@ -30,9 +30,9 @@ def strip_of(spans: Line, width: int, palette: Palette, *, tone: str = "", stale
         style = palette.style(own or tone, stale=stale)
         if over is not None and over.reverse:
             style = over
-        elif over is not None and "█" not in text:
-            style += over
-        segments += _filled(text, style)
+            segments += _filled(text, style, style)
+        else:
+            segments += _filled(text, style, style + over if over is not None else style)
     blank = palette.base + over if over else palette.base
     strip = Strip(segments)
     if shift:

@@ -72,14 +72,12 @@ def rollout_view(
     shown = index if index in verdicts else max(verdicts, default=None)
     judged = verdict_from_json(rows[shown].detail) if shown is not None else None
     stable, canary = _arms(row, judged, live)
-    seen = records.opened(session, row.id) if whole else None
-    weight = seen.now.weight if seen else _weight(row)
     refusals = {v: why for v in ROLLOUT_VERBS if (why := rollout_refusal(v, state))}
     env = config.environment.get(row.env)
     return RolloutView(
         id=row.id, service=row.service, env=row.env, protected=env.protected if env else True, strategy=row.strategy,
         from_release=row.from_release, to_release=row.to_release, state=row.state, step=row.step, revision=row.revision,
-        pause_reason=row.pause_reason, message=row.message, reason=row.reason, weight=weight,
+        pause_reason=row.pause_reason, message=row.message, reason=row.reason, weight=_weight(row),
         measured_pct=_percent(judged), created_by=row.created_by, created_at=row.created_at,
         state_since=row.state_since, finished_at=row.finished_at, warm_until=row.warm_until,
         registry_sync=row.registry_sync, steps=_steps(session, row, verdicts), stable=stable, canary=canary,
@@ -152,6 +150,12 @@ def _percent(verdict: Verdict | None) -> float | None:
 
 
 def _weight(row: Rollout) -> int:
+    """The share that the newer release should have now, in percent."""
+    standing = RolloutState(row.resume_state or row.state)
+    if standing in (RolloutState.PROMOTING, RolloutState.VERIFYING, RolloutState.COMPLETED):
+        return 100
+    if standing not in (RolloutState.STEP_APPLYING, RolloutState.STEP_BAKING, RolloutState.AWAITING_PROMOTION):
+        return 0
     reached = [s for s in row.policy["steps"][: row.step + 1] if s["kind"] == "weight"]
     return int(reached[-1]["value"]) if reached else 0
 

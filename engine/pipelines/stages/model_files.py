@@ -17,9 +17,6 @@ from engine.serving.models.gpt import GPT, GPTConfig
 from engine.serving.tokenizer import CharTokenizer
 from state.words import OperationFailed
 
-MODEL = "model"
-TRAINING = "training.json"
-
 
 def save_weights(model: GPT, path: Path) -> None:
     """Write the weights in float32 aside and rename, so that a reader sees all of them or none."""

@@ -17,8 +17,7 @@ from adapters.ports import ModelFile, Registration
 from adapters.registry_client import RegistryClient
 from engine.pipelines.stage import StageContext, StageResult
 from engine.pipelines.stages import validate
-from engine.pipelines.stages.evaluate import EVALUATION
-from engine.pipelines.stages.model_files import MODEL, TRAINING
+from engine.pipelines.stages.outputs import BUNDLE, EVALUATION, MODEL, REGISTRATION, TRAINING
 from engine.pipelines.stages.prompt_set import prompt_facts
 from engine.pipelines.stages.settings import Settings, read_facts, settings_of, write_facts
 from engine.serving.bundle import SERVING_NAME
@@ -26,9 +25,6 @@ from engine.serving.settings import serving_settings
 from state.digests import bundle_digest, canonical_json, hash_tree, text_sha256
 from state.paths import Paths
 from state.words import Lifecycle, UsageError
-
-BUNDLE = "bundle"
-REGISTRATION = "registration.json"
 
 
 class RegisterSettings(Settings):

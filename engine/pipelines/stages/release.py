@@ -10,10 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.pipelines.stage import StageContext, StageResult
-from engine.pipelines.stages.evaluate import EVALUATION
-from engine.pipelines.stages.model_files import TRAINING
+from engine.pipelines.stages.outputs import BUNDLE, EVALUATION, REGISTRATION, TRAINING
 from engine.pipelines.stages.prompt_set import prompt_facts
-from engine.pipelines.stages.register import BUNDLE, REGISTRATION
 from engine.pipelines.stages.settings import Settings, read_facts, settings_of, write_facts
 from engine.serving.bundle import SERVING_NAME, TOKENIZER_NAME, read_bundle
 from state.digests import MANIFEST_NAME, bundle_digest, hash_tree

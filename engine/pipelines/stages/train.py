@@ -21,7 +21,8 @@ from engine.pipelines.stages import validate
 from engine.pipelines.stages.answers import continue_text
 from engine.pipelines.stages.corpus import HELDOUT, TRAIN
 from engine.pipelines.stages.environment import environment_facts, has_fast_bfloat16, usable_cores
-from engine.pipelines.stages.model_files import MODEL, TRAINING, save_model, save_weights
+from engine.pipelines.stages.model_files import save_model, save_weights
+from engine.pipelines.stages.outputs import MODEL, TRAINING
 from engine.pipelines.stages.scoring import bits, model_nats
 from engine.pipelines.stages.settings import Settings, read_facts, settings_of, write_facts
 from engine.pipelines.stages.trainer import LossCurve, Progress, Recipe, repeatable, shards_of, train

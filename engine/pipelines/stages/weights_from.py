@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from engine.pipelines.stages.model_files import MODEL, TRAINING
+from engine.pipelines.stages.outputs import MODEL, TRAINING
 from engine.pipelines.stages.settings import read_facts, write_facts
 from engine.serving.bundle import REQUIRED, read_bundle
 from state.digests import MANIFEST_NAME
