@@ -7,6 +7,7 @@ code (reference/delivery.md §F). The client library blocks; every call runs in 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -85,7 +86,7 @@ def evidence_of(
         if any(not math.isfinite(value) for track in metric.values() for value in track.values()):
             return ArmEvidence((), 0.0, None, f"{NoDataCause.NOT_A_NUMBER}: a counter is not a number")
     intervals, gap = [], 0.0
-    for t0, t1 in zip(times, times[1:], strict=False):
+    for t0, t1 in itertools.pairwise(times):
         if t1 - t0 > step_s * 1.5:
             gap += t1 - t0
             continue

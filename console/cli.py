@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from console import diagnostics
 from console.commands.grammar import HelpWanted, parse_args
-from state.words import AirbossError, Unreachable, UsageError
+from state.words import AirbossError, UsageError
 
 if TYPE_CHECKING:
     from console.commands.context import Context
@@ -45,7 +45,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def open_console(context: Context) -> Outcome:
-    """The full-screen console, on a terminal that can show one and with an engine that answers."""
+    """The full-screen console, on a terminal that can show one. Without an engine it says so, grey, and waits for one."""
     from console.output import Outcome
     from state.words import ExitCode
 
@@ -55,14 +55,6 @@ def open_console(context: Context) -> Outcome:
         raise UsageError(
             "this terminal cannot be drawn on (TERM=dumb)", hint="use commands, or `airboss --script FILE`"
         )
-    try:
-        context.get("/v1/health")
-    except Unreachable as error:
-        raise Unreachable(
-            error.message,
-            hint="`airboss up -d` starts the engine; `airboss status` reads the store without it",
-            code=error.code,
-        ) from error
     from console.client import EngineClient
 
     url, paths = context.engine_url, None if context.engine_url else context.paths

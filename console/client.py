@@ -187,7 +187,9 @@ class EngineClient(EngineAt):
 
         try:
             response = self._client().post(
-                "/v1/verbs", content=request.model_dump_json(), headers={"content-type": "application/json"},
+                "/v1/verbs",
+                content=request.model_dump_json(),
+                headers={"content-type": "application/json"},
                 timeout=self._timeout(timeout_s),
             )
             return read(VerbResult, check(response))

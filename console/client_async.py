@@ -115,7 +115,9 @@ class AsyncEngineClient(EngineAt):
 
         try:
             response = await self._client().post(
-                "/v1/verbs", content=request.model_dump_json(), headers={"content-type": "application/json"},
+                "/v1/verbs",
+                content=request.model_dump_json(),
+                headers={"content-type": "application/json"},
                 timeout=self._timeout(timeout_s),
             )
             return read(VerbResult, check(response))

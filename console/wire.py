@@ -95,7 +95,9 @@ def reraise(error: httpx.HTTPError, address: Address, timeout_s: float, *, acts:
                 hint="look at the object before trying again",
             ) from error
         raise Unreachable(f"the engine at {address} did not answer within {timeout_s:g} s", hint=_UP) from error
-    raise Unreachable(f"the connection to the engine at {address} broke: {error or type(error).__name__}", hint=_UP) from error
+    raise Unreachable(
+        f"the connection to the engine at {address} broke: {error or type(error).__name__}", hint=_UP
+    ) from error
 
 
 def sse_data(line: str) -> Event | None:

@@ -158,10 +158,11 @@ class Engine:
         if self._drains:
             await self._drain()
         await self.supervisor.detach()
-        await self.store.write(
-            lambda s: audit.append(s, actor="system:engine", action="engine.down", ref="engine:engine",
-                                   detail={"drained": self._drains})  # fmt: skip
-        )
+        await self.store.write(self._goes_down)
+
+    def _goes_down(self, session: Session) -> None:
+        facts = {"drained": self._drains}
+        audit.append(session, actor="system:engine", action="engine.down", ref="engine:engine", detail=facts)
 
     async def _drain(self) -> None:
         """Traffic before capacity: the gateway first, then the model servers, then the registry."""

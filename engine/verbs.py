@@ -42,7 +42,13 @@ _TABLE = (
     Verb("deploy", "roll a release out", Role.OPERATOR, Confirm.NAME, Confirm.YES),
     Verb("rollback", "return a service to its last good release", Role.OPERATOR, Confirm.YES, Confirm.YES, "b"),
     Verb("rollout.promote", "go to the next step", Role.OPERATOR, Confirm.YES, Confirm.YES, "p"),
-    Verb("rollout.promote_full", "go to 100 % at once, skipping gates", Role.APPROVER, Confirm.NAME_AND_REASON, Confirm.NAME),
+    Verb(
+        "rollout.promote_full",
+        "go to 100 % at once, skipping gates",
+        Role.APPROVER,
+        Confirm.NAME_AND_REASON,
+        Confirm.NAME,
+    ),
     Verb("rollout.weight", "set the canary's weight", Role.OPERATOR, Confirm.NAME, Confirm.YES),
     Verb("rollout.pause", "stand still", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "z"),
     Verb("rollout.resume", "go on", Role.OPERATOR, Confirm.YES, Confirm.YES, "z"),
@@ -82,7 +88,11 @@ def rollout_refusal(verb: str, state: RolloutState) -> str | None:
             return "it has completed; `rollback` returns to the release before"
         return None
     if verb == "rollout.retry":
-        return None if state.is_terminal and state is not _S.COMPLETED else "only an ended, failed rollout can be tried again"
+        return (
+            None
+            if state.is_terminal and state is not _S.COMPLETED
+            else "only an ended, failed rollout can be tried again"
+        )
     if verb in ("rollout.approve", "rollout.reject"):
         return None if state is _S.AWAITING_APPROVAL else "it does not wait for an approval"
     if state is _S.ROLLING_BACK:
@@ -111,8 +121,18 @@ def rollout_refusal(verb: str, state: RolloutState) -> str | None:
     return f"{verb} is no verb of a rollout"
 
 
-ROLLOUT_VERBS = ("rollout.promote", "rollout.promote_full", "rollout.weight", "rollout.pause", "rollout.resume",
-                 "rollout.abort", "rollout.retry", "rollout.approve", "rollout.reject", "rollback")
+ROLLOUT_VERBS = (
+    "rollout.promote",
+    "rollout.promote_full",
+    "rollout.weight",
+    "rollout.pause",
+    "rollout.resume",
+    "rollout.abort",
+    "rollout.retry",
+    "rollout.approve",
+    "rollout.reject",
+    "rollback",
+)
 
 
 def run_refusal(verb: str, state: RunState) -> str | None:

@@ -88,7 +88,9 @@ def verify(session: Session, anchor_path: Path | None = None) -> ChainState:
     if anchor_path is not None and anchor_path.exists():
         anchored = anchor_path.read_text(encoding="ascii", errors="replace").strip()
         if anchored and anchored not in hashes:
-            return ChainState(rows, prev, why=f"the head anchored in {anchor_path.name} is not in the chain: rows were cut off")
+            return ChainState(
+                rows, prev, why=f"the head anchored in {anchor_path.name} is not in the chain: rows were cut off"
+            )
     return ChainState(rows, prev)
 
 

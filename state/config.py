@@ -312,7 +312,9 @@ def _explain(error: ValidationError, source: str, path: Path) -> str:
         if item["type"] == "extra_forbidden":
             what = f"no such field{_near(loc)}"
         got = item.get("input")
-        shown = f", not {got!r}" if isinstance(got, str | int | float | bool) and item["type"] != "extra_forbidden" else ""
+        shown = (
+            f", not {got!r}" if isinstance(got, str | int | float | bool) and item["type"] != "extra_forbidden" else ""
+        )
         field = ".".join(loc) or "the file as a whole"
         lines.append(f"{path}:{line_of(source, loc)}: {field}: {what}{shown}")
     return "\n".join(lines)
@@ -324,7 +326,9 @@ def _near(loc: tuple[str, ...]) -> str:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return ""
-        model = next((a for a in getattr(field.annotation, "__args__", ()) if hasattr(a, "model_fields")), field.annotation)
+        model = next(
+            (a for a in getattr(field.annotation, "__args__", ()) if hasattr(a, "model_fields")), field.annotation
+        )
         if hasattr(field.annotation, "__args__") and hasattr(model, "model_fields") and part in loc[:-2]:
             return f"; allowed: {', '.join(model.model_fields)}" if len(loc) - loc.index(part) == 3 else ""
     fields = getattr(model, "model_fields", {})

@@ -110,8 +110,18 @@ class Paths:
 
         Raises UsageError when a socket's path would be too long, or the socket directory is another user's.
         """
-        for path in (self.state, self.run, self.logs, self.gateway, self.gateway / "ledger", self.releases, self.cache,
-                     self.runs, self.mlflow, self.rollback):
+        for path in (
+            self.state,
+            self.run,
+            self.logs,
+            self.gateway,
+            self.gateway / "ledger",
+            self.releases,
+            self.cache,
+            self.runs,
+            self.mlflow,
+            self.rollback,
+        ):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         top = self.sockets.parent.parent
         if not top.exists():

@@ -64,7 +64,8 @@ class Store:
             lay_reserve(path.with_name("reserve"))
         except OSError as error:
             raise OperationFailed(
-                f"the store {path} cannot be opened: {error}", hint="free disk space or mend the directory's permissions"
+                f"the store {path} cannot be opened: {error}",
+                hint="free disk space or mend the directory's permissions",
             ) from error
         except (DatabaseError, sqlite3.DatabaseError) as error:
             raise _store_trouble(error, path) from error
@@ -147,7 +148,9 @@ class Store:
 
 
 def _engine(path: Path, *, read_only: bool) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    engine = create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:

@@ -7,7 +7,9 @@ time, boot id, digest) and, when it ends by its own will, `<spawn_id>.exit.json`
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import sys
@@ -103,6 +105,25 @@ class ChildSpec:
         return {"spawn_id": self.spawn_id, "digest": self.digest, "kind": self.kind, "pid": os.getpid(), "protocol": CHILD_PROTOCOL}
 
 
+class LossyLog(io.TextIOWrapper):
+    """A child's standard output. On a full disk a line is lost, and never the request that wanted to write it."""
+
+    def __init__(self, fd: int) -> None:
+        raw = open(fd, "wb", buffering=0, closefd=False)  # noqa: SIM115 — open for life, like the descriptor
+        super().__init__(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+    def write(self, text: str, /) -> int:
+        """Write, if the disk takes it."""
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back that could be flushed; what could not be written is gone."""
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
 LOCK_PATIENCE_S = 2.0
 """How long a child tries for its lock: whoever asks whether it is held takes it for an instant to find out."""
 
@@ -121,6 +142,7 @@ def _take(lock: int) -> bool:
 
 def run_child(argv: list[str], body: Callable[[ChildSpec], int]) -> int:
     """Be the child that `argv[1]`'s spec describes: lock, identity, `body`, exit record. Returns the exit code."""
+    sys.stdout, sys.stderr = LossyLog(1), LossyLog(2)
     spec = ChildSpec.read(Path(argv[1]))
     lock = os.open(spec.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _take(lock):

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from adapters.local.gateway import LocalGateway
 from adapters.local.runtime import LocalRuntime
-from adapters.ports import Backend, Route
+from adapters.ports import Route
 from state import ids
 from state.config import Config
 from state.models import TrackState
@@ -151,22 +151,6 @@ def set_tracks(session: Session, route: Route) -> None:
         session.add(existing)
 
 
-def plain_route(route: Mapping[str, Any]) -> Route:
-    """A table's route as the port's value."""
-    return Route(
-        service=route["service"],
-        env=route["env"],
-        target=route["target"],
-        rollout_id=route["rollout_id"],
-        backends=tuple(
-            Backend(b["track"], b["release_id"], int(b["weight"]), tuple((r[0], r[1]) for r in b["replicas"]))
-            for b in route["backends"]
-        ),
-        slow_ms=float(route["slow_ms"]),
-        deadline_s=float(route["deadline_s"]),
-    )
-
-
 def _weights(table: Mapping[str, Any], service: str, env: str) -> Mapping[str, int]:
     for route in table.get("routes", ()):
         if route["service"] == service and route["env"] == env:
@@ -181,5 +165,3 @@ def _kept_revision(gateway: LocalGateway) -> int:
         return int(json.loads((gateway.gateway_dir / "table.json").read_text(encoding="utf-8"))["revision"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
-
-

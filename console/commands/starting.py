@@ -166,7 +166,12 @@ def down(context: Context, *, request: VerbRequest) -> Outcome:
         }
     )
     if not context.engine_url and health(context.paths) is None:
-        return _what_serves("unchanged: no engine runs", serving_children(context.paths, EVERY_KIND))
+        orphans = serving_children(context.paths, EVERY_KIND)
+        if not orphans or sent.verb != "engine.drain" or sent.dry_run:
+            return _what_serves("unchanged: no engine runs", orphans)
+        # Ended by an engine that adopts them first, so that it is done in order and stands in the record.
+        sys.stderr.write("no engine runs; one is started to end what still serves\n")
+        start_engine(context.paths)
     outcome = act(sent, context)
     if sent.dry_run or context.engine_url:
         return outcome

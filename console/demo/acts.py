@@ -21,7 +21,7 @@ class Script:
     """How the acts are played: the steps of the two trainings, with or without the fault, with or without evidence."""
 
     first_steps: int = 300
-    second_steps: int = 900
+    second_steps: int = 700
     fault: bool = True
     cut_evidence: bool = False
 
@@ -80,7 +80,9 @@ def advance(demo: Demo, play: Play) -> dict[str, Any]:
         _demand(paused, f"without evidence {rollout_id} is {done.state} ({done.pause_reason}), not paused")
         return facts
     _demand(done.state == RolloutState.COMPLETED, f"{rollout_id} ended {done.state}: {done.message}")
-    _demand(better, f"{play.second} is not better than {play.first}: {_bits(second):.3f} against {_bits(first):.3f} bits")
+    _demand(
+        better, f"{play.second} is not better than {play.first}: {_bits(second):.3f} against {_bits(first):.3f} bits"
+    )
     return {**facts, "aliases": _aliases(demo, rollout_id)}
 
 
@@ -165,7 +167,9 @@ def _aliases(demo: Demo, rollout_id: str) -> dict[str, Any]:
         if rollout.registry_sync == "ok":
             break
         if time.monotonic() > deadline:
-            raise ActFailed(f"the registry has not caught up with {rollout_id}: {rollout.registry_sync or 'nothing said'}")
+            raise ActFailed(
+                f"the registry has not caught up with {rollout_id}: {rollout.registry_sync or 'nothing said'}"
+            )
         demo.say("the registry follows")
         time.sleep(0.3)
     model = demo.patiently(lambda: demo.client.release(rollout.to_release)).model_name

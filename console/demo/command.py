@@ -85,7 +85,11 @@ def summary(document: dict[str, Any]) -> str:
     lines = []
     for act in document["acts"]:
         rollout = act.get("rollout")
-        said = f"{rollout['id']} {rollout['state']}: {rollout['to_release']}" if rollout else act.get("release", {}).get("id", "")
+        said = (
+            f"{rollout['id']} {rollout['state']}: {rollout['to_release']}"
+            if rollout
+            else act.get("release", {}).get("id", "")
+        )
         said = said if act["ok"] else f"FAILED: {act['error']['message']}"
         lines.append(f"act {act['act']} {act['name']:<8} {act['seconds']:6.1f} s  {said}")
     requests = document["requests"]

@@ -17,6 +17,9 @@ from engine.api.schemas import LineageNode, VerbRequest
 from state.paths import Paths
 from state.words import API_VERSION, AirbossError, OperationFailed, UsageError
 
+DRAIN_S = 90.0
+"""Streams may finish before a model server ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class DemoWish:
@@ -28,7 +31,7 @@ class DemoWish:
     cut_evidence: bool = False
     keep: bool = False
     first_steps: int = 300
-    second_steps: int = 900
+    second_steps: int = 700
     params: tuple[tuple[str, object], ...] = ()
     rps: float = RPS
     moment: Moment = nothing_special
@@ -67,7 +70,7 @@ def play_demo(wish: DemoWish) -> dict[str, Any]:
             _stop_load(demo)
             if not wish.keep:
                 demo.say("stopping everything")
-                _drain(client)
+                _drain(client, paths)
     return document
 
 
@@ -95,7 +98,9 @@ def _document(
     demo: Demo, wish: DemoWish, acts: list[dict[str, Any]], trouble: str, began: float, began_at: float
 ) -> dict[str, Any]:
     requests = demo.requests.to_json()
-    stable_failed = requests["by_track"].get("stable", {}).get("failed", 0) + requests["by_track"].get("unknown", {}).get("failed", 0)
+    stable_failed = requests["by_track"].get("stable", {}).get("failed", 0) + requests["by_track"].get(
+        "unknown", {}
+    ).get("failed", 0)
     chain = demo.patiently(lambda: demo.client.get("/v1/audit/verify"))
     lineage = demo.patiently(lambda: demo.client.lineage(f"service:{SERVICE}@{ENV}"))
     alerts = demo.patiently(lambda: demo.client.alerts(all=True))
@@ -124,12 +129,20 @@ def _tree(node: LineageNode) -> dict[str, Any]:
     return {"ref": node.ref, "edge": node.edge, "label": node.label, "from": [_tree(child) for child in node.children]}
 
 
-def _drain(client: EngineClient) -> None:
+def _drain(client: EngineClient, paths: Paths) -> None:
+    """Ask the engine to end everything, and wait until it has gone."""
     wish = VerbRequest(verb="engine.drain", ref="engine", yes=True, confirm_name="demo", reason="the demo is over")
+    deadline = time.monotonic() + DRAIN_S
     try:
         client.verb(wish)
     except AirbossError as error:
         sys.stderr.write(f"the engine could not be asked to stop: {error.message}\n")
+        return
+    while paths.engine_info.exists():
+        if time.monotonic() > deadline:
+            sys.stderr.write(f"the engine is still stopping after {DRAIN_S:.0f} s\n")
+            return
+        time.sleep(0.1)
 
 
 def write_result(paths: Paths, document: dict[str, Any]) -> Path:

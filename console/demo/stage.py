@@ -182,5 +182,3 @@ def plain_rollout(rollout: RolloutView) -> dict[str, Any]:
             for step in rollout.steps
         ],
     }
-
-

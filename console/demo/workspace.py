@@ -152,5 +152,3 @@ def _is_held(lock: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-

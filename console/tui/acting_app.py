@@ -135,5 +135,7 @@ class ActingApp(App[int]):
         except AirbossError as error:
             self.say(fault_words(error), "bad")
         else:
-            self.say(f"{'✓' if result.changed else '·'} {result.message or call.verb}", "ok" if result.changed else "dim")
+            self.say(
+                f"{'✓' if result.changed else '·'} {result.message or call.verb}", "ok" if result.changed else "dim"
+            )
         self.poller.wake()

@@ -6,7 +6,6 @@ being applied to something else.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -63,8 +62,14 @@ class VerbCall:
     def request(self, *, dry_run: bool = False, reason: str = "", confirm_name: str = "") -> VerbRequest:
         """The request for the engine; a real one says that it was confirmed."""
         return VerbRequest(
-            verb=self.verb, ref=self.ref, args=dict(self.args), expect_revision=self.expect_revision, dry_run=dry_run,
-            reason=reason, yes=not dry_run, confirm_name=confirm_name,
+            verb=self.verb,
+            ref=self.ref,
+            args=dict(self.args),
+            expect_revision=self.expect_revision,
+            dry_run=dry_run,
+            reason=reason,
+            yes=not dry_run,
+            confirm_name=confirm_name,
         )
 
 
@@ -176,8 +181,11 @@ def promote_choices(item: Item, snapshot: Snapshot) -> tuple[MenuChoice, ...] | 
         MenuChoice("f", "to 100 % at once, skipping gates", choice("rollout.promote_full")),
     )
     if "rollout.approve" not in rollout.refusals:
-        lines = (MenuChoice("a", "approve", choice("rollout.approve")), MenuChoice("r", "refuse", choice("rollout.reject")),
-                 *lines)
+        lines = (
+            MenuChoice("a", "approve", choice("rollout.approve")),
+            MenuChoice("r", "refuse", choice("rollout.reject")),
+            *lines,
+        )
     return lines
 
 
@@ -254,44 +262,3 @@ def _service(item: Item) -> str:
 def _name(item: Item) -> str:
     env = getattr(item, "env", "")
     return f"{_service(item)} in {env}" if env else ref_of(item)
-
-
-_WORDS = {
-    "rollout.promote": "rollout promote {id}",
-    "rollout.promote_full": "rollout promote {id} --full",
-    "rollout.weight": "rollout weight {id} {weight}",
-    "alert.silence": "alert silence {id}",
-    "note": "note {ref} {text}",
-    "freeze.start": "freeze start",
-    "freeze.end": "freeze end",
-    "engine.down": "down",
-    "engine.drain": "down --all",
-}
-
-
-def script_line(call: VerbCall, reason: str = "") -> str:
-    """The shell line that does the same, off a terminal."""
-    name = call.ref.partition("/")[2] or call.ref
-    if call.verb == "rollback":
-        words = f"rollback {shlex.quote(call.service)} --env {shlex.quote(str(call.args.get('env', call.env)))}"
-        if call.args.get("to"):
-            words += f" --to {shlex.quote(str(call.args['to']))}"
-    elif call.verb == "deploy":
-        words = f"deploy {shlex.quote(call.service)} {shlex.quote(str(call.args.get('release', '')))} --env {shlex.quote(call.env)}"
-    else:
-        known = _WORDS.get(call.verb, f"{call.verb.replace('.', ' ')} {{id}}")
-        quoted = {k: shlex.quote(str(v)) for k, v in call.args.items()}
-        words = known.format_map({"id": shlex.quote(name), "ref": shlex.quote(call.ref), "weight": "W", "text": "TEXT", **quoted})
-    if call.rung is not Confirm.NONE:
-        words += " --yes"
-    if call.rung >= Confirm.NAME:
-        words += f" --confirm-name {shlex.quote(call.name)}"
-    if reason or call.rung is Confirm.NAME_AND_REASON:
-        words += f" --reason {shlex.quote(reason or 'WHY')}"
-    return f"airboss {words}"
-
-
-def emergency_line(service: str, env: str) -> str:
-    """What rolls back when no engine answers."""
-    words = f"airboss rollback {shlex.quote(service)}"
-    return f"{words} --env {shlex.quote(env)} --emergency" if env else f"{words} --emergency"

@@ -14,12 +14,14 @@ from state.words import UsageError
 def run_console(client_factory: Callable[[], EngineClient], *, read_only: bool = False, view: str = "fleet") -> int:
     """Show the console until it is left; the process's exit code.
 
-    Raises UsageError where there is no terminal that can carry it, or no such view. It neither starts nor stops an engine.
+    Raises UsageError where no terminal can carry it, or there is no such view. It neither starts nor stops an engine.
     """
     require(os.environ)
     first = VIEW_ALIASES.get(view)
     if first is None:
-        raise UsageError(f"the console has no view {view!r}", hint=f"one of {', '.join(sorted(set(VIEW_ALIASES.values())))}")
+        raise UsageError(
+            f"the console has no view {view!r}", hint=f"one of {', '.join(sorted(set(VIEW_ALIASES.values())))}"
+        )
     prepare(os.environ)
     from console.tui.console_app import ConsoleApp
 

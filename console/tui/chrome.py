@@ -23,8 +23,13 @@ def top_line(scene: Scene, env: tuple[str, bool] | None, width: int) -> Line:
     snapshot = scene.snapshot
     name = snapshot.status.name if snapshot else ""
     badge = () if env is None else env_badge(*env) if env[0] else line((" all environments ", "bar.dim"))
-    left = line((" ▲ airboss ", "bar.brand"), (f" {name} " if name else " ", "bar.strong"), ("  ", BAR), *badge,
-                ("  read-only " if scene.read_only else "", "bar.warn"))
+    left = line(
+        (" ▲ airboss ", "bar.brand"),
+        (f" {name} " if name else " ", "bar.strong"),
+        ("  ", BAR),
+        *badge,
+        ("  read-only " if scene.read_only else "", "bar.warn"),
+    )
     right = _health(snapshot.status, scene, wide=width >= 110) if snapshot else line(("connecting… ", "bar.dim"))
     return between(left, right, width, BAR)
 
@@ -36,11 +41,21 @@ def _health(status: StatusView, scene: Scene, *, wide: bool) -> Line:
     if status.state not in ("running", "up", "ok", "ready", ""):
         spans.append((f"‖ {status.state}  ", "bar.warn"))
     ready = status.gateway_ready == status.gateway_workers and status.gateway_workers > 0
-    spans.append((f"{'●' if ready else '✗'} gateway {status.gateway_ready}/{status.gateway_workers}", "bar.ok" if ready else "bar.bad"))
+    spans.append(
+        (
+            f"{'●' if ready else '✗'} gateway {status.gateway_ready}/{status.gateway_workers}",
+            "bar.ok" if ready else "bar.bad",
+        )
+    )
     if wide:
         spans.append((f" {status.gateway.removeprefix('http://')}", "bar.dim"))
     whole = status.replicas_ready == status.replicas
-    spans.append((f"  {'●' if whole else '▲'} replicas {status.replicas_ready}/{status.replicas}", "bar.ok" if whole else "bar.warn"))
+    spans.append(
+        (
+            f"  {'●' if whole else '▲'} replicas {status.replicas_ready}/{status.replicas}",
+            "bar.ok" if whole else "bar.warn",
+        )
+    )
     down = [name for name, state in status.adapters.items() if any(word in state.lower() for word in _TROUBLE)]
     if down:
         spans.append((f"  ▲ {', '.join(down)} down", "bar.warn"))
@@ -71,13 +86,17 @@ def banners(scene: Scene, width: int) -> list[Line]:
     if scene.lost is not None:
         lost = scene.lost
         if scene.frame is not None:
-            text = (f" ✗ engine unreachable since {clock(lost.since)} UTC; showing data as of {clock(scene.now)}"
-                    f" ({duration(lost.now - scene.now)} ago) · reconnecting by itself · b: how to roll back without it")
+            text = (
+                f" ✗ engine unreachable since {clock(lost.since)} UTC; showing data as of {clock(scene.now)}"
+                f" ({duration(lost.now - scene.now)} ago) · reconnecting by itself · b: how to roll back without it"
+            )
         else:
             text = f" ✗ {lost.error.message} · {lost.error.hint or 'start it with `airboss up -d`'} · this screen goes on trying"
         lines.append(_banner(text, "banner.lost", width))
     if scene.held:
-        lines.append(_banner(f" ‖ screen held as of {clock(scene.now)} UTC; the work goes on · f: go on", "banner.held", width))
+        lines.append(
+            _banner(f" ‖ screen held as of {clock(scene.now)} UTC; the work goes on · f: go on", "banner.held", width)
+        )
     demo = scene.snapshot.status.demo if scene.snapshot else {}
     if demo:
         act, message = safe(str(demo.get("act", ""))), safe(str(demo.get("message", "")))
@@ -97,6 +116,8 @@ def key_bar(view: str, item: Item | None, scene: Scene, width: int) -> Line:
     """The keys of a view; those that are refused now are dim."""
     spans: list[tuple[str, str]] = [(" ", "")]
     for key in footer_keys(view, width - 1):
-        off = key.acts and bool(scene.read_only or (scene.lost and key.id != "rollback") or refusal(key.id, item, scene.snapshot))
+        off = key.acts and bool(
+            scene.read_only or (scene.lost and key.id != "rollback") or refusal(key.id, item, scene.snapshot)
+        )
         spans += [(key.show, "key.off" if off else "key"), (f" {key.label}  ", "key.off" if off else "dim")]
     return pad(line(*spans), width)

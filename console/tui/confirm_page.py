@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from console.tui.acts import VerbCall, script_line
-from console.tui.rollout_page import plan_lines
+from console.tui.acts import VerbCall
+from console.tui.plan_lines import plan_lines
+from console.tui.script_lines import script_line
 from console.tui.signs import env_badge
 from console.tui.text import Line, line, wrap
 from engine.api.schemas import PlanView
@@ -41,8 +42,12 @@ def missing(call: VerbCall, asked: Asked) -> str:
 def head_lines(call: VerbCall, width: int) -> list[Line]:
     """The verb, its object, and the environment in word and colour."""
     where = env_badge(call.env, call.protected) if call.env else ()
-    what = line((call.verb.replace("rollout.", "").replace("_", " ").replace(".", " "), "title"), ("  ", ""),
-                (call.ref.replace("/", " "), "strong"), ("  ", ""))
+    what = line(
+        (call.verb.replace("rollout.", "").replace("_", " ").replace(".", " "), "title"),
+        ("  ", ""),
+        (call.ref.replace("/", " "), "strong"),
+        ("  ", ""),
+    )
     return [(*what, *where), *wrap(call.summary, width, "dim"), ()]
 
 
@@ -55,8 +60,14 @@ def body_lines(call: VerbCall, plan: PlanView | None, fault: str, width: int) ->
 
 def foot_lines(call: VerbCall, asked: Asked, *, armed: bool, refused: bool, width: int) -> list[Line]:
     """The script line, the fields, Cancel, and what accepts."""
-    lines: list[Line] = [(), *[line(("same as  " if i == 0 else "         ", "dim"), *row) for i, row in
-                               enumerate(wrap(script_line(call, asked.reason), width - 9, "accent"))], ()]
+    lines: list[Line] = [
+        (),
+        *[
+            line(("same as  " if i == 0 else "         ", "dim"), *row)
+            for i, row in enumerate(wrap(script_line(call, asked.reason), width - 9, "accent"))
+        ],
+        (),
+    ]
     if call.rung >= Confirm.NAME:
         lines.append(_field(f"type the name {call.name}", asked.name, asked.field == "name", asked.name == call.name))
     if call.rung >= Confirm.NAME_AND_REASON:
@@ -65,17 +76,35 @@ def foot_lines(call: VerbCall, asked: Asked, *, armed: bool, refused: bool, widt
         lines.append(())
     ready = armed and not refused and not missing(call, asked)
     accept = ("", "") if refused else (f"   {verb_word(call)}", "strong" if ready else "key.off")
-    lines.append(line((" Cancel ", "badge.on"), (" esc enter", "dim"), ("      y" if not refused else "", "key" if ready else "key.off"),
-                      accept, ("      Y", "key"), ("  copy the line", "dim")))
+    lines.append(
+        line(
+            (" Cancel ", "badge.on"),
+            (" esc enter", "dim"),
+            ("      y" if not refused else "", "key" if ready else "key.off"),
+            accept,
+            ("      Y", "key"),
+            ("  copy the line", "dim"),
+        )
+    )
     lines.append(line((asked.note, asked.note_tone)))
     return lines
 
 
 def verb_word(call: VerbCall) -> str:
     """What `y` says it does."""
-    words = {"rollback": "Roll back", "rollout.promote": "Next step", "rollout.promote_full": "To 100 %, gates skipped",
-             "rollout.abort": "Abort", "rollout.resume": "Resume", "rollout.retry": "Retry", "rollout.weight": "Set the weight",
-             "rollout.approve": "Approve", "rollout.reject": "Refuse", "run.cancel": "Stop the run", "alert.silence": "Silence"}
+    words = {
+        "rollback": "Roll back",
+        "rollout.promote": "Next step",
+        "rollout.promote_full": "To 100 %, gates skipped",
+        "rollout.abort": "Abort",
+        "rollout.resume": "Resume",
+        "rollout.retry": "Retry",
+        "rollout.weight": "Set the weight",
+        "rollout.approve": "Approve",
+        "rollout.reject": "Refuse",
+        "run.cancel": "Stop the run",
+        "alert.silence": "Silence",
+    }
     return words.get(call.verb, call.verb.replace(".", " ").capitalize())
 
 

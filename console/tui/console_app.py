@@ -58,8 +58,14 @@ class ConsoleApp(ActingApp):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "leave", "leave", show=False, priority=True)]
 
-    def __init__(self, client_factory: Callable[[], EngineClient], *, read_only: bool = False, view: str = "fleet",
-                 watch_terminal: bool = False) -> None:
+    def __init__(
+        self,
+        client_factory: Callable[[], EngineClient],
+        *,
+        read_only: bool = False,
+        view: str = "fleet",
+        watch_terminal: bool = False,
+    ) -> None:
         super().__init__(client_factory, read_only=read_only)
         self._latest: Frame | None = None
         self._reported: dict[str, str] = {}
@@ -75,7 +81,11 @@ class ConsoleApp(ActingApp):
         self.theme = choose_theme(os.environ)
         if self._watches_terminal:
             loop = asyncio.get_running_loop()
-            for number, code in ((signal.SIGHUP, ExitCode.HUP), (signal.SIGTERM, ExitCode.TERM), (signal.SIGINT, ExitCode.INT)):
+            for number, code in (
+                (signal.SIGHUP, ExitCode.HUP),
+                (signal.SIGTERM, ExitCode.TERM),
+                (signal.SIGINT, ExitCode.INT),
+            ):
                 loop.add_signal_handler(number, self._end, int(code))
 
             def hung_up() -> None:
@@ -254,5 +264,3 @@ class ConsoleApp(ActingApp):
             self.open_ref(asked.ref)
         else:
             await self.show_view(asked.view, filter=asked.filter, env=asked.env)
-
-

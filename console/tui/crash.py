@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-_SECRET = re.compile(r"(?i)\b([\w-]*(?:token|password|passwd|secret|api[_-]?key|authorization|bearer)[\w-]*)(\s*[=:]\s*|\s+)(\S+)")
+_SECRET = re.compile(
+    r"(?i)\b([\w-]*(?:token|password|passwd|secret|api[_-]?key|authorization|bearer)[\w-]*)(\s*[=:]\s*|\s+)(\S+)"
+)
 _URL_USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s:@]+:[^/\s@]+@")
 
 
@@ -31,7 +33,9 @@ def write_report(error: BaseException, environ: Mapping[str, str]) -> Path | Non
     path = directory / f"console-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.log"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8", errors="replace") as file:
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w", encoding="utf-8", errors="replace"
+        ) as file:
             file.write(redact("".join(lines)))
     except OSError:
         return None
@@ -48,7 +52,8 @@ def _where(path: Path | None) -> str:
 
 def short_line(error: BaseException, path: Path | None) -> str:
     """One line for the terminal, when the console ends."""
-    return f"airboss: the console failed ({_what(error)}); {_where(path)}. What runs goes on; open it again with `airboss`."
+    ends = "What runs goes on; open it again with `airboss`."
+    return f"airboss: the console failed ({_what(error)}); {_where(path)}. {ends}"
 
 
 def view_line(error: BaseException, path: Path | None) -> str:

@@ -78,7 +78,12 @@ def state(row: FleetRow) -> Line:
     return line(*spans)
 
 
-_SHORT = {"step_baking": "baking", "step_applying": "applying", "awaiting_promotion": "waits for p", "awaiting_approval": "waits for approval"}
+_SHORT = {
+    "step_baking": "baking",
+    "step_applying": "applying",
+    "awaiting_promotion": "waits for p",
+    "awaiting_approval": "waits for approval",
+}
 
 
 def phase(row: FleetRow) -> Line:
@@ -86,8 +91,10 @@ def phase(row: FleetRow) -> Line:
     if not row.rollout_id or not row.phase:
         return line((NOTHING, "dim"))
     canary = next((t.weight for t in row.tracks if t.track == "canary" and t.weight > 0), None)
-    return line(*sign(phase_state(row.phase), _SHORT.get(row.phase, row.phase.removeprefix("step "))),
-                (f" {canary} %" if canary is not None else "", "canary"))
+    return line(
+        *sign(phase_state(row.phase), _SHORT.get(row.phase, row.phase.removeprefix("step "))),
+        (f" {canary} %" if canary is not None else "", "canary"),
+    )
 
 
 def phase_state(phase: str) -> str:
@@ -128,6 +135,10 @@ def _objects(frame: Frame, _scope: Scope) -> tuple[FleetRow, ...]:
 
 
 FLEET = Listing(
-    view="fleet", columns=COLUMNS, objects=_objects, key=fleet_key, row=fleet_row,
+    view="fleet",
+    columns=COLUMNS,
+    objects=_objects,
+    key=fleet_key,
+    row=fleet_row,
     empty="no service is configured: add [service.NAME] and [environment.NAME] to airboss.toml",
 )

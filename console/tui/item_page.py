@@ -35,7 +35,9 @@ def item_page(item: Item, width: int) -> list[Line]:
         own = slo_facts(item)
     lines = panel(heading(item), facts(own, width - 4), width)
     if isinstance(item, SloView):
-        lines += panel("burn rate by window: 1× spends the budget exactly over its window", burn_bars(item, width - 4), width)
+        lines += panel(
+            "burn rate by window: 1× spends the budget exactly over its window", burn_bars(item, width - 4), width
+        )
     for name, pairs in groups:
         if not (name == "burn" and isinstance(item, SloView)):
             lines += panel(label(name), facts(pairs, width - 4), width)
@@ -57,7 +59,11 @@ def slo_facts(slo: SloView) -> list[tuple[str, str | Line]]:
     allowed = (1 - slo.availability / 100) * slo.requests
     left = line((bar(slo.budget_left, 30), budget(slo.budget_left)[0][1]), "  ", *budget(slo.budget_left))
     return [
-        ("promised", f"{slo.availability:g} % of requests answered well, 95 % of them within {millis(slo.latency_p95_ms)}, over {slo.window_d:g} days"),
+        (
+            "promised",
+            f"{slo.availability:g} % of requests answered well, 95 % of them within {millis(slo.latency_p95_ms)},"
+            f" over {slo.window_d:g} days",
+        ),
         ("kept so far", f"{percent(slo.sli)} of {count(slo.requests)} requests"),
         ("bad requests", f"{count(slo.errors)}; {count(allowed)} would use the whole budget for these requests"),
         ("budget left", left),
@@ -104,5 +110,11 @@ def burn_bars(slo: SloView, width: int) -> list[Line]:
         value = slo.burn[window]
         tone = "dim" if value is None or value <= 1 else "warn" if value < 6 else "bad"
         text = "no evidence" if value is None else f"{value:.2f}×"
-        lines.append(line((f"{window:>5}  ", "dim"), (bar(None if value is None else value / 20, min(50, width - 20)), tone), f"  {text}"))
+        lines.append(
+            line(
+                (f"{window:>5}  ", "dim"),
+                (bar(None if value is None else value / 20, min(50, width - 20)), tone),
+                f"  {text}",
+            )
+        )
     return lines

@@ -29,7 +29,9 @@ def understand(text: str, snapshot: Snapshot | None) -> Asked | VerbCall:
     try:
         request = parse_line(text)
     except HelpWanted as wanted:
-        raise UsageError(wanted.text.strip().splitlines()[0], hint="? lists the keys; the shell's --help teaches the rest") from None
+        raise UsageError(
+            wanted.text.strip().splitlines()[0], hint="? lists the keys; the shell's --help teaches the rest"
+        ) from None
     if isinstance(request, VerbRequest):
         return call_of_request(request, snapshot)
     if request.view == "lineage":
@@ -44,6 +46,12 @@ def find(ref: str, snapshot: Snapshot | None) -> Item | None:
     """The object that a reference names, in the snapshot."""
     if snapshot is None:
         return None
-    pools: tuple[tuple[Item, ...], ...] = (snapshot.rollouts, snapshot.runs, snapshot.releases, snapshot.alerts, snapshot.fleet)
+    pools: tuple[tuple[Item, ...], ...] = (
+        snapshot.rollouts,
+        snapshot.runs,
+        snapshot.releases,
+        snapshot.alerts,
+        snapshot.fleet,
+    )
     wanted = (ref.replace(":", "/", 1) if "/" not in ref else ref).partition("@")[0]
     return next((item for pool in pools for item in pool if ref_of(item) == wanted), None)

@@ -13,8 +13,17 @@ COLUMNS = (
     Column("REFERENCE", 12, most=60, keep=1),
 )
 KIND_TONES = {
-    "service": "strong", "release": "accent", "run": "info", "dataset": "ok", "prompt": "canary", "commit": "dim", "code": "dim",
-    "model": "accent", "model_version": "accent", "person": "warn", "user": "warn",
+    "service": "strong",
+    "release": "accent",
+    "run": "info",
+    "dataset": "ok",
+    "prompt": "canary",
+    "commit": "dim",
+    "code": "dim",
+    "model": "accent",
+    "model_version": "accent",
+    "person": "warn",
+    "user": "warn",
 }
 
 
@@ -26,9 +35,16 @@ def lineage_rows(root: LineageNode) -> list[Row]:
         edge = f"{words(node.edge)} " if node.edge else ""
         tone = KIND_TONES.get(node.kind, "")
         key = f"{path}/{node.ref}"
-        rows.append(Row(key, (
-            line((stem + branch, "frame"), (edge, "dim"), (node.label or node.ref, tone)), line((words(node.kind), "dim")), line((node.ref, "dim")),
-        )))
+        rows.append(
+            Row(
+                key,
+                (
+                    line((stem + branch, "frame"), (edge, "dim"), (node.label or node.ref, tone)),
+                    line((words(node.kind), "dim")),
+                    line((node.ref, "dim")),
+                ),
+            )
+        )
         below = stem + ("" if not branch else "   " if branch.startswith("└") else "│  ")
         for index, child in enumerate(node.children):
             visit(child, below, "└─ " if index == len(node.children) - 1 else "├─ ", f"{key}#{index}")

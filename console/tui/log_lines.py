@@ -17,7 +17,9 @@ LONGEST_JSON = 8192
 _LOUD = (("error", "bad"), ("traceback", "bad"), ("fail", "bad"), ("warn", "warn"))
 _SAID = ("message", "msg", "event")
 _FIRST = ("step", "done", "loss")
-NOT_SHOWN = frozenset({"at", "ts", "time", "timestamp", "stage", "level", "steps", "total", "loss_curve", "why", *_SAID})
+NOT_SHOWN = frozenset(
+    {"at", "ts", "time", "timestamp", "stage", "level", "steps", "total", "loss_curve", "why", *_SAID}
+)
 """Keys that are shown elsewhere on the screen, or are no news in a line of their own."""
 
 
@@ -41,7 +43,10 @@ def _tone(text: str) -> str:
 def _facts_line(facts: Mapping[str, Any]) -> Line:
     at = next((facts[k] for k in ("at", "ts", "time") if isinstance(facts.get(k), int | float)), None)
     said = " ".join(str(facts[k]) for k in _SAID if facts.get(k))
-    spans: list[tuple[str, str]] = [(f" {clock(at)}  " if at is not None else " ", "dim"), (f"{said}  " if said else "", _tone(f"{facts.get('level', '')} {said}"))]
+    spans: list[tuple[str, str]] = [
+        (f" {clock(at)}  " if at is not None else " ", "dim"),
+        (f"{said}  " if said else "", _tone(f"{facts.get('level', '')} {said}")),
+    ]
     for key, value in shown_facts(facts):
         spans += [(f"{key} ", "dim"), (f"{value}  ", "")]
     return line(*spans)

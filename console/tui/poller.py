@@ -25,7 +25,10 @@ class Poller:
     """Looks at one engine until stopped. Its threads are daemons: leaving the console never waits for a socket."""
 
     def __init__(
-        self, factory: Callable[[], EngineClient], deliver: Callable[[Frame | Lost], None], interval_s: float = INTERVAL_S
+        self,
+        factory: Callable[[], EngineClient],
+        deliver: Callable[[Frame | Lost], None],
+        interval_s: float = INTERVAL_S,
     ) -> None:
         self._factory = factory
         self._deliver = deliver

@@ -1,8 +1,9 @@
-"""One rollout, whole: step ladder and clock, weights, stable against canary, verdict, what p and b would do, events. Pure."""
+"""One rollout, whole: steps and clock, weights, stable against canary, verdict, what p and b would do, events. Pure."""
 
 from __future__ import annotations
 
 from console.tui.page import beside, between, panel, split
+from console.tui.plan_lines import event_words, plan_lines
 from console.tui.rollout_rows import shown_weight, state_sign
 from console.tui.signs import env_span, sign, tone_of, words
 from console.tui.table import Column, Row, table_lines
@@ -53,17 +54,34 @@ def rollout_page(rollout: RolloutView, now: float, width: int) -> list[Line]:
 
 
 def _head(r: RolloutView, now: float, width: int) -> list[Line]:
-    title = line((f" {r.id}  ", "title"), (r.service, "strong"), (" in ", "dim"), env_span(r.env, r.protected), "  ",
-                 (r.from_release or "nothing", "stable"), (" → ", "dim"), (r.to_release, "canary"), (f"  {r.strategy}", "dim"))
+    title = line(
+        (f" {r.id}  ", "title"),
+        (r.service, "strong"),
+        (" in ", "dim"),
+        env_span(r.env, r.protected),
+        "  ",
+        (r.from_release or "nothing", "stable"),
+        (" → ", "dim"),
+        (r.to_release, "canary"),
+        (f"  {r.strategy}", "dim"),
+    )
     over = RolloutState(r.state).is_terminal
-    clock_words = f"ended {clock(r.finished_at)} UTC, after {duration((r.finished_at or now) - r.created_at)}" if over else (
-        f"{duration(now - r.state_since)} in this state, {duration(now - r.created_at)} in all")
+    clock_words = (
+        f"ended {clock(r.finished_at)} UTC, after {duration((r.finished_at or now) - r.created_at)}"
+        if over
+        else (f"{duration(now - r.state_since)} in this state, {duration(now - r.created_at)} in all")
+    )
     lines = [
         between(title, line((f"revision {r.revision} ", "dim")), width),
-        between(line(" ", *state_sign(r), ("  ·  " + clock_words, "dim")), line((f"begun by {r.created_by} ", "dim")), width),
+        between(
+            line(" ", *state_sign(r), ("  ·  " + clock_words, "dim")), line((f"begun by {r.created_by} ", "dim")), width
+        ),
     ]
     said = r.verdict.sentence if r.verdict else ""
-    for text, tone in ((r.message if r.message != said else "", ""), (f"reason: {r.reason}" if r.reason else "", "dim")):
+    for text, tone in (
+        (r.message if r.message != said else "", ""),
+        (f"reason: {r.reason}" if r.reason else "", "dim"),
+    ):
         if text:
             lines += [line(" ", *row) for row in wrap(text, width - 2, tone)[:2]]
     if r.registry_sync not in ("", "ok"):
@@ -92,15 +110,28 @@ def ladder(r: RolloutView, now: float, width: int) -> list[Line]:
         elapsed = (now - step.started_at) if current and step.started_at is not None else step.elapsed_s
         shown = duration(elapsed) if step.started_at is not None else ""
         mark = ("▸ " if current else "  ", "accent")
-        lines.append(between(
-            line(mark, (f"{step.idx + 1}  ", "dim"), (what.ljust(14), "strong" if current else ""), *_step_state(step, r), *verdict),
-            line((shown, "accent" if current else "dim")), width))
+        lines.append(
+            between(
+                line(
+                    mark,
+                    (f"{step.idx + 1}  ", "dim"),
+                    (what.ljust(14), "strong" if current else ""),
+                    *_step_state(step, r),
+                    *verdict,
+                ),
+                line((shown, "accent" if current else "dim")),
+                width,
+            )
+        )
     room = max(8, min(36, width - 30))
     lines += [
         (),
         line(("canary, configured  ", "dim"), (bar(shown_weight(r) / 100, room), "canary"), f"  {shown_weight(r)} %"),
-        line(("canary, measured    ", "dim"), (bar(None if r.measured_pct is None else r.measured_pct / 100, room), "canary"),
-             f"  {whole_percent(r.measured_pct)}"),
+        line(
+            ("canary, measured    ", "dim"),
+            (bar(None if r.measured_pct is None else r.measured_pct / 100, room), "canary"),
+            f"  {whole_percent(r.measured_pct)}",
+        ),
     ]
     return lines
 
@@ -116,22 +147,36 @@ def _share(arm: ArmView | None, bad: int) -> str:
 
 def _arms(r: RolloutView, width: int) -> list[Line]:
     if r.stable is None and r.canary is None:
-        return wrap("no requests are compared yet: the judge counts from the moment both gateway workers have acknowledged the"
-                    " step's weight", width, "dim")
+        return wrap(
+            "no requests are compared yet: the judge counts from the moment both gateway workers have acknowledged the"
+            " step's weight",
+            width,
+            "dim",
+        )
     s, c = r.stable, r.canary
 
     def row(label: str, stable: str, canary: str) -> Row:
         return Row(label, (line((label, "dim")), line(stable), line(canary)))
 
     columns = (Column("", 16), Column("STABLE", 18, ">", most=26), Column("CANARY", 18, ">", most=26))
-    body = table_lines(columns, [
-        Row("release", (line(("release", "dim")), line((s.release_id if s else NOTHING, "stable")),
-                        line((c.release_id if c else NOTHING, "canary")))),
-        row("requests", count(s.requests if s else None), count(c.requests if c else None)),
-        row("errors", _share(s, s.errors if s else 0), _share(c, c.errors if c else 0)),
-        row("too slow", _share(s, s.slow if s else 0), _share(c, c.slow if c else 0)),
-        row("p95", millis(s.p95_ms if s else None), millis(c.p95_ms if c else None)),
-    ], width)
+    body = table_lines(
+        columns,
+        [
+            Row(
+                "release",
+                (
+                    line(("release", "dim")),
+                    line((s.release_id if s else NOTHING, "stable")),
+                    line((c.release_id if c else NOTHING, "canary")),
+                ),
+            ),
+            row("requests", count(s.requests if s else None), count(c.requests if c else None)),
+            row("errors", _share(s, s.errors if s else 0), _share(c, c.errors if c else 0)),
+            row("too slow", _share(s, s.slow if s else 0), _share(c, c.slow if c else 0)),
+            row("p95", millis(s.p95_ms if s else None), millis(c.p95_ms if c else None)),
+        ],
+        width,
+    )
     total = (s.requests if s else 0) + (c.requests if c else 0)
     if total and c:
         body += [(), line((f"{percent(c.requests / total)} of {count(total)} requests reached the canary", "dim"))]
@@ -170,33 +215,38 @@ def verdict_lines(r: RolloutView, width: int) -> list[Line]:
 
 
 _CHECK_COLUMNS = (
-    Column("METRIC", 10, most=24), Column("VERDICT", 8, most=14), Column("BY", 6, most=40, keep=2), Column("STABLE", 7, ">"),
-    Column("CANARY", 7, ">"), Column("INTERVAL", 15, ">", keep=3), Column("UPPER BOUND", 11, ">", keep=4),
-    Column("LIMIT", 7, ">"), Column("E HARM", 7, ">", keep=5), Column("E PASS", 7, ">", keep=5), Column("NEEDED", 6, ">", keep=6),
+    Column("METRIC", 10, most=24),
+    Column("VERDICT", 8, most=14),
+    Column("BY", 6, most=40, keep=2),
+    Column("STABLE", 7, ">"),
+    Column("CANARY", 7, ">"),
+    Column("INTERVAL", 15, ">", keep=3),
+    Column("UPPER BOUND", 11, ">", keep=4),
+    Column("LIMIT", 7, ">"),
+    Column("E HARM", 7, ">", keep=5),
+    Column("E PASS", 7, ">", keep=5),
+    Column("NEEDED", 6, ">", keep=6),
 )
 
 
 def _check(c: CheckView) -> Row:
     interval = f"{percent(c.interval[0])} … {percent(c.interval[1])}" if c.interval else NOTHING
-    return Row(c.metric, (
-        line(words(c.metric)), sign(c.kind), line((words(c.route), "dim")), line(percent(c.stable_rate)),
-        line(percent(c.canary_rate)), line(interval), line(percent(c.upper_bound)), line(percent(c.limit)),
-        line((number(c.e_harm), "bad" if c.e_harm >= c.threshold else "")),
-        line((number(c.e_pass), "ok" if c.e_pass >= c.threshold else "")), line((number(c.threshold), "dim")),
-    ))
-
-
-def plan_lines(plan: PlanView, width: int) -> list[Line]:
-    """A plan as `object field  before → after` lines, its warnings and its duration."""
-    columns = (Column("", 8, most=36), Column("", 4, most=20), Column("", 1, ">", most=28), Column("", 1), Column("", 4, most=40, flex=True))
-    rows = [Row(str(i), (line((p.object, "strong")), line((p.field, "dim")), line((p.before or NOTHING, "dim")), line(("→", "dim")),
-                         line((p.after, "accent")))) for i, p in enumerate(plan.lines)]
-    lines = table_lines(columns, rows, width)[1:] if rows else [line(("no list of changes: the verb is the change", "dim"))]
-    for warning in plan.warnings:
-        lines += [line(("! " if i == 0 else "  ", "warn"), *row) for i, row in enumerate(wrap(warning, width - 2, "warn"))]
-    if plan.expected_s is not None:
-        lines.append(line((f"takes about {duration(plan.expected_s)}", "dim")))
-    return lines
+    return Row(
+        c.metric,
+        (
+            line(words(c.metric)),
+            sign(c.kind),
+            line((words(c.route), "dim")),
+            line(percent(c.stable_rate)),
+            line(percent(c.canary_rate)),
+            line(interval),
+            line(percent(c.upper_bound)),
+            line(percent(c.limit)),
+            line((number(c.e_harm), "bad" if c.e_harm >= c.threshold else "")),
+            line((number(c.e_pass), "ok" if c.e_pass >= c.threshold else "")),
+            line((number(c.threshold), "dim")),
+        ),
+    )
 
 
 def _plans(r: RolloutView, width: int, *, beside_each_other: bool) -> list[Line]:
@@ -220,16 +270,14 @@ def _events(events: tuple[EventView, ...], width: int) -> list[Line]:
     if not events:
         return [line(("none", "dim"))]
     ordered = sorted(events, key=lambda e: -e.id)
-    columns = (Column("UTC", 8), Column("WHO", 6, most=20), Column("WHAT", 10, most=28), Column("WHY", 8, most=200, flex=True))
-    rows = [Row(str(e.id), (line((clock(e.at), "dim")), line((e.actor, "dim")), line(e.action), line(event_words(e)))) for e in ordered]
+    columns = (
+        Column("UTC", 8),
+        Column("WHO", 6, most=20),
+        Column("WHAT", 10, most=28),
+        Column("WHY", 8, most=200, flex=True),
+    )
+    rows = [
+        Row(str(e.id), (line((clock(e.at), "dim")), line((e.actor, "dim")), line(e.action), line(event_words(e))))
+        for e in ordered
+    ]
     return table_lines(columns, rows, width)
-
-
-def event_words(event: EventView) -> str:
-    """An event's reason and details in one line."""
-    message = str(event.detail.get("message") or "")
-    details = ", ".join(f"{words(k)} {number(v)}" for k, v in event.detail.items()
-                        if k != "message" and v not in (None, "") and not isinstance(v, dict | list))
-    return " · ".join(part for part in (event.reason, message, details) if part)
-
-

@@ -37,7 +37,9 @@ def step_of(rollout: RolloutView) -> str:
     """`2/3`; nothing before the first step."""
     if not rollout.steps:
         return NOTHING
-    reached = len(rollout.steps) if rollout.state == RolloutState.COMPLETED else min(rollout.step + 1, len(rollout.steps))
+    reached = (
+        len(rollout.steps) if rollout.state == RolloutState.COMPLETED else min(rollout.step + 1, len(rollout.steps))
+    )
     return f"{reached}/{len(rollout.steps)}"
 
 
@@ -82,6 +84,10 @@ def _objects(frame: Frame, _scope: Scope) -> tuple[RolloutView, ...]:
 
 
 ROLLOUTS = Listing(
-    view="rollouts", columns=COLUMNS, objects=_objects, key=lambda r: r.id, row=rollout_row,
+    view="rollouts",
+    columns=COLUMNS,
+    objects=_objects,
+    key=lambda r: r.id,
+    row=rollout_row,
     empty="no rollout yet: `:deploy SERVICE RELEASE --env ENV` starts one",
 )

@@ -76,7 +76,11 @@ def progress_line(stage: StageView, width: int = 14) -> Line:
     rest = ", ".join(f"{k} {v}" for k, v in shown_facts(stage.progress) if k not in BELOW)
     if stage.state != RunState.RUNNING:
         return line((str(stage.progress.get("why", "")), "dim"))
-    return line((bar(share, width), "accent"), f" {percent(share, 0)} ", (rest, "dim")) if share is not None else line(rest)
+    return (
+        line((bar(share, width), "accent"), f" {percent(share, 0)} ", (rest, "dim"))
+        if share is not None
+        else line(rest)
+    )
 
 
 def now_words(run: RunView) -> Line:
@@ -89,11 +93,20 @@ def now_words(run: RunView) -> Line:
 
 def run_row(run: RunView, now: float) -> Row:
     """A run as a row."""
-    return Row(run.id, (
-        line((run.id, "strong")), line(run.pipeline), sign(run.state), ladder(run), now_words(run),
-        line((took(run, now), "dim")), line(run.release_id or NOTHING), line((clock(run.created_at), "dim")),
-        line((run.created_by, "dim")),
-    ))
+    return Row(
+        run.id,
+        (
+            line((run.id, "strong")),
+            line(run.pipeline),
+            sign(run.state),
+            ladder(run),
+            now_words(run),
+            line((took(run, now), "dim")),
+            line(run.release_id or NOTHING),
+            line((clock(run.created_at), "dim")),
+            line((run.created_by, "dim")),
+        ),
+    )
 
 
 def gates_line(stage: StageView) -> Line:
@@ -109,20 +122,41 @@ def gates_line(stage: StageView) -> Line:
 
 def stage_row(stage: StageView, now: float) -> Row:
     """A stage as a row."""
-    result = line((stage.error, "bad")) if stage.error else line(
-        (", ".join(f"{k} {number(v)}" for k, v in stage.metrics.items()), "dim"))
-    return Row(stage.name, (
-        line((stage.name, "strong" if stage.state == RunState.RUNNING else "")), sign(stage.state),
-        line((took(stage, now), "dim")), line((str(stage.attempt), "dim")), progress_line(stage), gates_line(stage), result,
-    ))
+    result = (
+        line((stage.error, "bad"))
+        if stage.error
+        else line((", ".join(f"{k} {number(v)}" for k, v in stage.metrics.items()), "dim"))
+    )
+    return Row(
+        stage.name,
+        (
+            line((stage.name, "strong" if stage.state == RunState.RUNNING else "")),
+            sign(stage.state),
+            line((took(stage, now), "dim")),
+            line((str(stage.attempt), "dim")),
+            progress_line(stage),
+            gates_line(stage),
+            result,
+        ),
+    )
 
 
 def run_head(run: RunView, now: float, width: int) -> list[Line]:
     """The lines above a run's stages."""
     params = ", ".join(f"{k} = {number(v)}" for k, v in run.params.items())
     lines = [
-        between(line((f" {run.id} ", "title"), " ", (run.pipeline, "strong"), "  ", *sign(run.state), (f"  ·  {took(run, now)}", "dim")),
-                line((f"begun by {run.created_by} at {clock(run.created_at)} UTC ", "dim")), width),
+        between(
+            line(
+                (f" {run.id} ", "title"),
+                " ",
+                (run.pipeline, "strong"),
+                "  ",
+                *sign(run.state),
+                (f"  ·  {took(run, now)}", "dim"),
+            ),
+            line((f"begun by {run.created_by} at {clock(run.created_at)} UTC ", "dim")),
+            width,
+        ),
     ]
     if run.release_id:
         lines.append(line((" makes release ", "dim"), (run.release_id, "accent")))
@@ -133,13 +167,27 @@ def run_head(run: RunView, now: float, width: int) -> list[Line]:
     return lines
 
 
-_GATE_COLUMNS = (Column("GATE", 10, most=40), Column("VALUE", 8, ">"), Column("", 2), Column("LIMIT", 8, ">"), Column("", 10, most=24))
+_GATE_COLUMNS = (
+    Column("GATE", 10, most=40),
+    Column("VALUE", 8, ">"),
+    Column("", 2),
+    Column("LIMIT", 8, ">"),
+    Column("", 10, most=24),
+)
 
 
 def _gate(g: GateView) -> Row:
     word = "passed" if g.passed else "failed, blocks" if g.blocking else "failed, warns"
-    return Row(g.name, (line(g.name), line(NOTHING if g.value is None else number(g.value)), line((g.op, "dim")), line(number(g.limit)),
-                        sign("PASS" if g.passed else "FAIL", word)))
+    return Row(
+        g.name,
+        (
+            line(g.name),
+            line(NOTHING if g.value is None else number(g.value)),
+            line((g.op, "dim")),
+            line(number(g.limit)),
+            sign("PASS" if g.passed else "FAIL", word),
+        ),
+    )
 
 
 def loss_curve(progress: Mapping[str, Any]) -> list[float]:
@@ -183,6 +231,10 @@ def _objects(frame: Frame, _scope: Scope) -> tuple[RunView, ...]:
 
 
 RUNS = Listing(
-    view="runs", columns=COLUMNS, objects=_objects, key=lambda r: r.id, row=run_row,
+    view="runs",
+    columns=COLUMNS,
+    objects=_objects,
+    key=lambda r: r.id,
+    row=run_row,
     empty="no run yet: `:pipeline run NAME` starts one",
 )

@@ -7,12 +7,17 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from console.client import EngineClient
 from console.tui.keymap import LISTS
 from console.tui.terminal import prepare
 from state.words import TimedOut, UsageError
+
+if TYPE_CHECKING:
+    from console.tui.console_app import ConsoleApp
 
 SIZE = (160, 45)
 FONT = "DejaVu Sans Mono"
@@ -27,7 +32,9 @@ def portable(svg: str) -> str:
     return _FONT_FACE.sub("", svg).replace("Fira Code", FONT).replace("font-size: 20px", f"font-size: {FONT_PX}px")
 
 
-def save_screens(client: EngineClient, out_dir: Path, names: Sequence[str], *, size: tuple[int, int] = SIZE) -> list[Path]:
+def save_screens(
+    client: EngineClient, out_dir: Path, names: Sequence[str], *, size: tuple[int, int] = SIZE
+) -> list[Path]:
     """Write `NAME.svg` for each name into `out_dir`; the files, in the order asked for.
 
     A name is a view (`fleet`, `rollouts`, …), `help`, `rollback` (its panel on the newest rollout), or
@@ -45,11 +52,16 @@ def _parse(name: str) -> tuple[str, str]:
     target = target or file
     known = target in (*LISTS, "help", "rollback") or target.split("/")[0] in ("rollout", "run", "lineage")
     if not known:
-        raise UsageError(f"there is no screen {target!r} to draw", hint=f"one of {', '.join(LISTS)}, help, rollback, FILE=rollout/ID, …")
+        raise UsageError(
+            f"there is no screen {target!r} to draw",
+            hint=f"one of {', '.join(LISTS)}, help, rollback, FILE=rollout/ID, …",
+        )
     return file.replace("/", "-"), target
 
 
-async def _draw(factory: Callable[[], EngineClient], out_dir: Path, wanted: Sequence[tuple[str, str]], size: tuple[int, int]) -> list[Path]:
+async def _draw(
+    factory: Callable[[], EngineClient], out_dir: Path, wanted: Sequence[tuple[str, str]], size: tuple[int, int]
+) -> list[Path]:
     from console.tui.console_app import ConsoleApp
 
     app = ConsoleApp(factory)
@@ -70,11 +82,9 @@ async def _draw(factory: Callable[[], EngineClient], out_dir: Path, wanted: Sequ
             elif rest:
                 app.open_ref(target)
             await pilot.pause()
-            interest = app.console_screen.interest
-            if interest is not None and app.screen is app.console_screen:
-                await _until(lambda: app.scene.frame is not None and app.scene.frame.interest is not None
-                             and app.scene.frame.interest.kind == app.console_screen.interest.kind  # type: ignore[union-attr]
-                             and app.scene.frame.extra is not None, f"the engine did not answer for {target}")
+            wanted_kind = app.console_screen.interest.kind if app.console_screen.interest is not None else ""
+            if wanted_kind and app.screen is app.console_screen:
+                await _until(partial(_has, app, wanted_kind), f"the engine did not answer for {target}")
             await pilot.pause(0.5)
             path = out_dir / f"{file}.svg"
             path.write_text(portable(app.export_screenshot(title="airboss")), encoding="utf-8")
@@ -82,6 +92,12 @@ async def _draw(factory: Callable[[], EngineClient], out_dir: Path, wanted: Sequ
             while app.screen is not app.console_screen:
                 await app.pop_screen()
     return paths
+
+
+def _has(app: ConsoleApp, kind: str) -> bool:
+    """Whether what the open screen asked for has come."""
+    frame = app.scene.frame
+    return frame is not None and frame.interest is not None and frame.interest.kind == kind and frame.extra is not None
 
 
 async def _until(condition: Callable[[], bool], what: str) -> None:

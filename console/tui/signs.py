@@ -97,4 +97,6 @@ def env_span(env: str, protected: bool) -> Span:
 
 def env_badge(env: str, protected: bool) -> Line:
     """The badge of an environment: its word, and `protected` in words too."""
-    return line((f" {env.upper()}{' · protected' if protected else ''} ", "badge.protected" if protected else "badge.open"))
+    return line(
+        (f" {env.upper()}{' · protected' if protected else ''} ", "badge.protected" if protected else "badge.open")
+    )

@@ -1,4 +1,4 @@
-"""The terminal: whether it can carry the console, what textual must know before it is imported, and noticing its loss."""
+"""The terminal: whether it can carry the console, what textual must know of it, and noticing its loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ESCDELAY_MS = 300
 
 
 def prepare(environ: MutableMapping[str, str]) -> None:
-    """Set what textual reads when it is imported: few frames, no animation, time for an ESC sequence split by a slow line."""
+    """Set what textual reads at import: few frames, no animation, time for an ESC sequence split by a slow line."""
     for name, value in _SETTINGS.items():
         environ.setdefault(name, value)
     asked = environ.get("ESCDELAY", "")
@@ -29,9 +29,17 @@ def prepare(environ: MutableMapping[str, str]) -> None:
 def require(environ: Mapping[str, str]) -> None:
     """Raise UsageError where the console cannot be shown: no terminal, or one that cannot move its cursor."""
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
-        raise UsageError("the console needs a terminal, and standard input, output or error is none", hint=_SCRIPT, code="no_terminal")
+        raise UsageError(
+            "the console needs a terminal, and standard input, output or error is none",
+            hint=_SCRIPT,
+            code="no_terminal",
+        )
     if environ.get("TERM", "") in DUMB:
-        raise UsageError(f"the console cannot be drawn on TERM={environ.get('TERM', '')!r}", hint=f"set TERM, or {_SCRIPT}", code="no_terminal")
+        raise UsageError(
+            f"the console cannot be drawn on TERM={environ.get('TERM', '')!r}",
+            hint=f"set TERM, or {_SCRIPT}",
+            code="no_terminal",
+        )
 
 
 class Watchdog:

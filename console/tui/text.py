@@ -241,7 +241,10 @@ def sparkline(series: Sequence[float], width: int) -> str:
     top = max((p for p in points if math.isfinite(p)), default=0.0)
     if not points:
         return ""
-    return "".join(" " if not math.isfinite(p) else "▁" if top <= 0 or p <= 0 else _SPARKS[max(1, round(p / top * 8))] for p in points)
+    return "".join(
+        " " if not math.isfinite(p) else "▁" if top <= 0 or p <= 0 else _SPARKS[max(1, round(p / top * 8))]
+        for p in points
+    )
 
 
 def chart(series: Sequence[float], width: int, height: int) -> list[str]:

@@ -47,14 +47,40 @@ class _Colours:
 
 
 _DARK = _Colours(
-    back="#10141b", raised="#1a212c", text="#c5cdd8", strong="#f0f3f7", dim="#7f8b9b", frame="#2f3a4a", accent="#7cb0f7",
-    ok="#86c98f", warn="#e3b85c", bad="#f0716d", info="#6fc3d6", canary="#e8a05c", cursor="#25344c",
-    bad_back="#7d2a2f", warn_back="#5e4a18", open_back="#1f4a52",
+    back="#10141b",
+    raised="#1a212c",
+    text="#c5cdd8",
+    strong="#f0f3f7",
+    dim="#7f8b9b",
+    frame="#2f3a4a",
+    accent="#7cb0f7",
+    ok="#86c98f",
+    warn="#e3b85c",
+    bad="#f0716d",
+    info="#6fc3d6",
+    canary="#e8a05c",
+    cursor="#25344c",
+    bad_back="#7d2a2f",
+    warn_back="#5e4a18",
+    open_back="#1f4a52",
 )
 _LIGHT = _Colours(
-    back="#fbfbf9", raised="#eceef1", text="#2b3340", strong="#0d1117", dim="#697586", frame="#c3cad4", accent="#1f5fbf",
-    ok="#1f7a35", warn="#8a5b00", bad="#b3261e", info="#0b6e82", canary="#a8510c", cursor="#d5e3f8",
-    bad_back="#f3c7c4", warn_back="#f5e2b3", open_back="#c9e6ea",
+    back="#fbfbf9",
+    raised="#eceef1",
+    text="#2b3340",
+    strong="#0d1117",
+    dim="#697586",
+    frame="#c3cad4",
+    accent="#1f5fbf",
+    ok="#1f7a35",
+    warn="#8a5b00",
+    bad="#b3261e",
+    info="#0b6e82",
+    canary="#a8510c",
+    cursor="#d5e3f8",
+    bad_back="#f3c7c4",
+    warn_back="#f5e2b3",
+    open_back="#c9e6ea",
 )
 
 
@@ -138,15 +164,34 @@ _ANSI = Palette(
     },
 )
 
-PALETTES: dict[str, Palette] = {"airboss-dark": _palette(_DARK), "airboss-light": _palette(_LIGHT), "airboss-ansi": _ANSI}
+PALETTES: dict[str, Palette] = {
+    "airboss-dark": _palette(_DARK),
+    "airboss-light": _palette(_LIGHT),
+    "airboss-ansi": _ANSI,
+}
 
 
 def _theme(name: str, c: _Colours, *, dark: bool) -> Theme:
     return Theme(
-        name=name, dark=dark, primary=c.accent, secondary=c.info, warning=c.warn, error=c.bad, success=c.ok,
-        accent=c.canary, foreground=c.text, background=c.back, surface=c.raised, panel=c.raised,
-        variables={"scrollbar": c.frame, "scrollbar-background": c.back, "scrollbar-hover": c.dim,
-                   "input-cursor-background": c.text, "input-cursor-foreground": c.back},
+        name=name,
+        dark=dark,
+        primary=c.accent,
+        secondary=c.info,
+        warning=c.warn,
+        error=c.bad,
+        success=c.ok,
+        accent=c.canary,
+        foreground=c.text,
+        background=c.back,
+        surface=c.raised,
+        panel=c.raised,
+        variables={
+            "scrollbar": c.frame,
+            "scrollbar-background": c.back,
+            "scrollbar-hover": c.dim,
+            "input-cursor-background": c.text,
+            "input-cursor-foreground": c.back,
+        },
     )
 
 
@@ -154,10 +199,25 @@ THEMES: tuple[Theme, ...] = (
     _theme("airboss-dark", _DARK, dark=True),
     _theme("airboss-light", _LIGHT, dark=False),
     Theme(
-        name="airboss-ansi", ansi=True, dark=True, primary="ansi_cyan", secondary="ansi_cyan", warning="ansi_yellow",
-        error="ansi_red", success="ansi_green", accent="ansi_magenta", foreground="ansi_default",
-        background="ansi_default", surface="ansi_default", panel="ansi_default", boost="ansi_default",
-        variables={"ansi-background": "ansi_black", "ansi-foreground": "ansi_white", "input-cursor-text-style": "reverse"},
+        name="airboss-ansi",
+        ansi=True,
+        dark=True,
+        primary="ansi_cyan",
+        secondary="ansi_cyan",
+        warning="ansi_yellow",
+        error="ansi_red",
+        success="ansi_green",
+        accent="ansi_magenta",
+        foreground="ansi_default",
+        background="ansi_default",
+        surface="ansi_default",
+        panel="ansi_default",
+        boost="ansi_default",
+        variables={
+            "ansi-background": "ansi_black",
+            "ansi-foreground": "ansi_white",
+            "input-cursor-text-style": "reverse",
+        },
     ),
 )
 

@@ -119,7 +119,13 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
 
     async def silences(request: Request) -> Any:
         return [
-            {"id": s.id, "matchers": dict(s.matchers), "created_by": s.created_by, "reason": s.reason, "ends_at": s.ends_at}
+            {
+                "id": s.id,
+                "matchers": dict(s.matchers),
+                "created_by": s.created_by,
+                "reason": s.reason,
+                "ends_at": s.ends_at,
+            }
             for s in reader.observer.book.silences()
         ]
 
@@ -220,7 +226,9 @@ def _run(session: Session, run_id: str) -> Any:
 def _release(session: Session, release_id: str) -> Any:
     row = session.get(Release, release_id)
     if row is None:
-        raise UsageError(f"there is no release {release_id}", hint="`airboss release list` shows them", code="no_release")
+        raise UsageError(
+            f"there is no release {release_id}", hint="`airboss release list` shows them", code="no_release"
+        )
     return records.release_view(session, row)
 
 

@@ -30,7 +30,9 @@ class EventHub:
     def publish(self, ref: str, message: str = "", type_: str = "MODIFIED") -> None:
         """Tell every listener that something about `ref` changed."""
         self._seq += 1
-        self._kept.append(Event(seq=self._seq, at=time.time(), type=type_, ref=ref.replace(":", "/", 1), message=message))
+        self._kept.append(
+            Event(seq=self._seq, at=time.time(), type=type_, ref=ref.replace(":", "/", 1), message=message)
+        )
         task = asyncio.get_running_loop().create_task(self._wake())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -122,7 +122,9 @@ class Reader:
         def read(session: Session) -> RolloutView:
             row = session.get(Rollout, rollout_id)
             if row is None:
-                raise UsageError(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them", code="no_rollout")
+                raise UsageError(
+                    f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them", code="no_rollout"
+                )
             return rollouts.rollout_view(session, self.config, row, live=self.live_p95, whole=True)
 
         return await self.store.read(read)
@@ -151,7 +153,9 @@ class Reader:
 
     def serving(self) -> tuple[ReplicaView, ...]:
         """Every process that serves."""
-        return tuple(fleet.replica_view(p) for kind in ("gateway", "model", "registry") for p in self.supervisor.of(kind))
+        return tuple(
+            fleet.replica_view(p) for kind in ("gateway", "model", "registry") for p in self.supervisor.of(kind)
+        )
 
     async def stage_log(self, run_id: str, stage: str, offset: int) -> LogChunk:
         """A piece of a stage's log. Raises UsageError when the run has no such stage."""

@@ -103,9 +103,7 @@ class AlertBook:
         self._refresh(record)
         return record
 
-    async def silence(
-        self, matchers: Mapping[str, str], actor: str, reason: str, ends_at: float
-    ) -> SilenceRecord:
+    async def silence(self, matchers: Mapping[str, str], actor: str, reason: str, ends_at: float) -> SilenceRecord:
         """Tell nobody of alerts whose labels have all of `matchers`' values, until `ends_at` (Unix seconds)."""
         await self._open()
         now = self._clock()
@@ -158,7 +156,8 @@ class AlertBook:
         active, silences = await self._store.read(lambda session: (_load_active(session), _load_silences(session, now)))
         self._active = {record.fingerprint: record for record in active}
         self._held = {
-            record.fingerprint: Held(_firing_of(record), record.starts_at, last_seen=now, is_raised=True) for record in active
+            record.fingerprint: Held(_firing_of(record), record.starts_at, last_seen=now, is_raised=True)
+            for record in active
         }
         self._silences = silences
         self._is_open = True
@@ -239,7 +238,13 @@ def _ack(session: Session, alert_id: int, actor: str, note: str, now: float) -> 
     row.acked_by, row.acked_at = actor, now
     session.add(row)
     audit.append(
-        session, actor=actor, action="alert.ack", ref=f"alert:{alert_id}", reason=note, detail={"name": row.name}, at=now
+        session,
+        actor=actor,
+        action="alert.ack",
+        ref=f"alert:{alert_id}",
+        reason=note,
+        detail={"name": row.name},
+        at=now,
     )
     return _record(row)
 
@@ -251,14 +256,18 @@ def _silence(
     session.add(row)
     session.flush()
     detail = {"matchers": dict(matchers), "ends_at": ends_at}
-    audit.append(session, actor=actor, action="alert.silence", ref=f"silence:{row.id}", reason=reason, detail=detail, at=now)
+    audit.append(
+        session, actor=actor, action="alert.silence", ref=f"silence:{row.id}", reason=reason, detail=detail, at=now
+    )
     return _silence_record(row)
 
 
 def _unsilence(session: Session, silence_id: int, actor: str, reason: str, now: float) -> SilenceRecord:
     row = session.get(Silence, silence_id)
     if row is None:
-        raise UsageError(f"there is no silence {silence_id}", hint="`airboss alert list` shows them", code="no_such_silence")
+        raise UsageError(
+            f"there is no silence {silence_id}", hint="`airboss alert list` shows them", code="no_such_silence"
+        )
     if row.ends_at > now:
         row.ends_at = now
         session.add(row)

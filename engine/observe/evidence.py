@@ -140,6 +140,7 @@ class EmbeddedMetrics:
 
     async def attempt_failures(self, rollout_id: str, table_revision: int, track: str) -> int:
         """Attempts on `track` that failed and were answered elsewhere: a broken canary that retries hide."""
+
         def count(session: Session) -> int:
             rows = session.exec(
                 select(Evidence.codes).where(
@@ -153,14 +154,18 @@ class EmbeddedMetrics:
         return await self._store.read(count)
 
 
-def _spans(
-    session: Session, key: tuple[str, str, str, int, float], after_id: int
-) -> tuple[int, tuple[Span, ...]]:
+def _spans(session: Session, key: tuple[str, str, str, int, float], after_id: int) -> tuple[int, tuple[Span, ...]]:
     service, env, rollout_id, table_revision, since = key
     rows = session.execute(
         select(
-            col(Evidence.id), col(Evidence.boot_id), col(Evidence.t0), col(Evidence.t1), col(Evidence.track),
-            col(Evidence.requests), col(Evidence.errors), col(Evidence.slow),
+            col(Evidence.id),
+            col(Evidence.boot_id),
+            col(Evidence.t0),
+            col(Evidence.t1),
+            col(Evidence.track),
+            col(Evidence.requests),
+            col(Evidence.errors),
+            col(Evidence.slow),
         )  # type: ignore[call-overload]
         .where(
             col(Evidence.id) > after_id,

@@ -26,7 +26,9 @@ def probe_targets(session: Session, config: Config) -> tuple[ProbeTarget, ...]:
 
 def rollout_facts(session: Session, recent: Recent, now: float) -> tuple[RolloutFact, ...]:
     """Rollouts that move, and the newest of each service when it was rolled back a while ago."""
-    lately = (col(Rollout.state) == RolloutState.ROLLED_BACK.value) & (col(Rollout.state_since) > now - FAILED_CANARY_SHOWN_S)
+    lately = (col(Rollout.state) == RolloutState.ROLLED_BACK.value) & (
+        col(Rollout.state_since) > now - FAILED_CANARY_SHOWN_S
+    )
     rows = session.exec(
         select(Rollout).where(col(Rollout.state).not_in(_OVER) | lately).order_by(col(Rollout.created_at))
     )

@@ -59,7 +59,9 @@ class Heartbeat:
             self.last = Beat(self.last.sent_at, f"it answered {error.response.status_code}")
         except (httpx.HTTPError, httpx.InvalidURL, ConfigError) as error:
             # The URL is the switch's secret and stays out of the record.
-            self.last = Beat(self.last.sent_at, type(error).__name__ if not isinstance(error, ConfigError) else str(error))
+            self.last = Beat(
+                self.last.sent_at, type(error).__name__ if not isinstance(error, ConfigError) else str(error)
+            )
         else:
             self.last = Beat(self._clock())
         return self.last

@@ -53,7 +53,9 @@ def secret_of(reference: str) -> str:
         try:
             return Path(name).expanduser().read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise ConfigError(f"{name} cannot be read: {error.strerror}", hint="make it readable to the engine") from error
+            raise ConfigError(
+                f"{name} cannot be read: {error.strerror}", hint="make it readable to the engine"
+            ) from error
     return reference
 
 
@@ -167,7 +169,11 @@ async def post(reference: str, body: Mapping[str, Any]) -> None:
     try:
         async with await open_client(WEBHOOK_TIMEOUT_S) as client:
             async for attempt in stamina.retry_context(
-                on=_is_worth_retrying, attempts=WEBHOOK_ATTEMPTS, timeout=WEBHOOK_TIMEOUT_S * 3, wait_initial=0.2, wait_max=2
+                on=_is_worth_retrying,
+                attempts=WEBHOOK_ATTEMPTS,
+                timeout=WEBHOOK_TIMEOUT_S * 3,
+                wait_initial=0.2,
+                wait_max=2,
             ):
                 with attempt:
                     (await client.post(url, json=body)).raise_for_status()

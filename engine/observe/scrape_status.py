@@ -48,4 +48,6 @@ class ScrapeStatus:
         if not self.workers or len(silent) < len(self.workers):
             return ""
         worst = min(silent, key=lambda w: w.silent_since or now)
-        return f"unreachable: gateway worker {worst.spawn_id} for {now - (worst.silent_since or now):.0f} s: {worst.error}"
+        return (
+            f"unreachable: gateway worker {worst.spawn_id} for {now - (worst.silent_since or now):.0f} s: {worst.error}"
+        )

@@ -68,9 +68,7 @@ class Tally:
         if not self.counted_minutes:
             return 0.0
         mean = self.requests / self.counted_minutes
-        return sum(
-            min(f.share * mean * f.elapsed, max(0.0, mean * f.elapsed - f.requests)) for f in self.failing
-        )
+        return sum(min(f.share * mean * f.elapsed, max(0.0, mean * f.elapsed - f.requests)) for f in self.failing)
 
 
 def tally(minutes: Iterable[Minute], now: float) -> Tally:

@@ -61,5 +61,7 @@ def env_of(config: Config, request: VerbRequest) -> str:
     if len(config.environment) == 1:
         return next(iter(config.environment))
     raise UsageError(
-        f"{request.verb} needs an environment: there are {', '.join(config.environment)}", hint="add --env ENV", code="env"
+        f"{request.verb} needs an environment: there are {', '.join(config.environment)}",
+        hint="add --env ENV",
+        code="env",
     )

@@ -48,7 +48,9 @@ def lease_verb(kind: str, starts: bool) -> Callable[[Desk, VerbRequest, Actor], 
             return VerbResult(verb=request.verb, ref=f"env/{env}", changed=False, message=f"would: {said}")
         changed = await ops.store.write(change)
         ops.on_change(f"env/{env}", said)
-        return VerbResult(verb=request.verb, ref=f"env/{env}", changed=changed, message=said if changed else "unchanged")
+        return VerbResult(
+            verb=request.verb, ref=f"env/{env}", changed=changed, message=said if changed else "unchanged"
+        )
 
     return handler
 
@@ -61,7 +63,9 @@ async def pipeline_run(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRes
     demand(ops.config, next(iter(ops.config.environment), _EVERYWHERE), actor, request.verb)
     from_stage, force = request.args.get("from_stage"), bool(request.args.get("force"))
     if request.dry_run:
-        planned = await ops.runner.plan(pipeline, overrides=overrides, from_stage=from_stage, force=force, context=context)
+        planned = await ops.runner.plan(
+            pipeline, overrides=overrides, from_stage=from_stage, force=force, context=context
+        )
         lines = tuple(PlanLine(object=p.stage, field=p.action.value, before="", after=p.why) for p in planned)
         return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=f"would run {name}",
                           plan=PlanView(verb=request.verb, ref=request.ref, lines=lines))  # fmt: skip
@@ -76,7 +80,9 @@ async def run_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     run_id = noun(request, "run")
     demand(ops.config, next(iter(ops.config.environment), _EVERYWHERE), actor, request.verb)
     if request.dry_run:
-        return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=f"would {VERBS[request.verb].summary}")
+        return VerbResult(
+            verb=request.verb, ref=request.ref, changed=False, message=f"would {VERBS[request.verb].summary}"
+        )
     if request.verb == "run.cancel":
         await ops.runner.cancel(run_id, actor.name)
     else:
@@ -90,7 +96,9 @@ async def alert_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResul
         raise UsageError(f"{request.ref}: an alert has a number", hint="`airboss alert list` shows them")
     number, minutes = int(name), float(request.args.get("minutes") or 60.0)
     if request.dry_run:
-        return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=f"would {VERBS[request.verb].summary}")
+        return VerbResult(
+            verb=request.verb, ref=request.ref, changed=False, message=f"would {VERBS[request.verb].summary}"
+        )
     if request.verb == "alert.ack":
         await ops.alerts.ack(number, actor.name, request.reason)
     elif request.verb == "alert.silence":
@@ -125,8 +133,6 @@ async def down(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         asyncio.get_running_loop().call_later(0.1, ops.stop, drains)
     said = "the engine and all that it serves stop" if drains else "the engine stops; what serves goes on"
     return VerbResult(verb=request.verb, ref="engine", changed=not request.dry_run, message=said)
-
-
 
 
 def alert_matchers(session: Session, number: int) -> dict[str, str]:

@@ -30,7 +30,9 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     policy = planning.policy_for(ops.config, wish)
     plan = planning.deploy_plan(wish, stable, policy)
     if stable == wish.release_id:
-        return VerbResult(verb="deploy", ref=request.ref, changed=False, message=f"unchanged: {stable} is live", plan=plan)
+        return VerbResult(
+            verb="deploy", ref=request.ref, changed=False, message=f"unchanged: {stable} is live", plan=plan
+        )
     if request.dry_run:
         return VerbResult(verb="deploy", ref=request.ref, changed=False, message="would roll out", plan=plan)
 
@@ -65,16 +67,24 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     target = await ops.store.read(lambda s: planning.rollback_target(s, service, env, to))
     plan = await ops.store.read(lambda s: planning.rollback_plan(s, service, env, target))
     if request.dry_run:
-        return VerbResult(verb="rollback", ref=request.ref, changed=False, message=f"would return to {target}", plan=plan)
+        return VerbResult(
+            verb="rollback", ref=request.ref, changed=False, message=f"would return to {target}", plan=plan
+        )
     if active is not None:
-        raise Conflict(f"{active} is moving; roll it back first, then return further", hint=f"airboss rollback {service}")
+        raise Conflict(
+            f"{active} is moving; roll it back first, then return further", hint=f"airboss rollback {service}"
+        )
     rollout_id = await ops.store.write(
-        lambda s: planning.create_rollback(s, ops.config, service, env, target, actor=actor.name, reason=request.reason),
+        lambda s: planning.create_rollback(
+            s, ops.config, service, env, target, actor=actor.name, reason=request.reason
+        ),
         urgent=True,
     )
     ops.on_change(f"rollout/{rollout_id}", f"{actor.user} returns {service} in {env} to {target}")
     ops.controller.wake.set()
-    return VerbResult(verb="rollback", ref=f"rollout/{rollout_id}", changed=True, message=f"returning to {target}", plan=plan)
+    return VerbResult(
+        verb="rollback", ref=f"rollout/{rollout_id}", changed=True, message=f"returning to {target}", plan=plan
+    )
 
 
 async def _abort_active(
@@ -154,11 +164,15 @@ async def _set_weight(ops: Desk, request: VerbRequest, actor: Actor, seen: recor
                     after=f"{weight} %")  # fmt: skip
     plan = PlanView(verb=request.verb, ref=request.ref, lines=(line,), warnings=("the step's evidence begins anew",))
     if request.dry_run:
-        return VerbResult(verb=request.verb, ref=request.ref, changed=False, message="would set it", plan=plan, revision=seen.revision)
+        return VerbResult(
+            verb=request.verb, ref=request.ref, changed=False, message="would set it", plan=plan, revision=seen.revision
+        )
     if request.expect_revision not in (None, seen.revision) or not await ops.store.write(
         lambda s: records.set_weight(s, seen, weight, actor=actor.name, reason=request.reason)
     ):
-        raise Conflict(f"{seen.now.id} has moved since it was shown", hint="look again, then decide", code="revision_moved")
+        raise Conflict(
+            f"{seen.now.id} has moved since it was shown", hint="look again, then decide", code="revision_moved"
+        )
     ops.on_change(f"rollout/{seen.now.id}", f"weight {weight} % set by {actor.user}")
     ops.controller.wake.set()
     return VerbResult(verb=request.verb, ref=request.ref, changed=True, message=f"{weight} %", plan=plan)
@@ -171,4 +185,6 @@ async def _approve(ops: Desk, request: VerbRequest, actor: Actor, seen: records.
         return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=f"would {decision} {seen.now.id}")
     await ops.store.write(lambda s: records.approve(s, seen, actor.name, decision, request.reason))
     ops.controller.wake.set()
-    return VerbResult(verb=request.verb, ref=request.ref, changed=True, message=f"{actor.user}: {decision} {seen.now.id}")
+    return VerbResult(
+        verb=request.verb, ref=request.ref, changed=True, message=f"{actor.user}: {decision} {seen.now.id}"
+    )

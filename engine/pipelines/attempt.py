@@ -231,7 +231,9 @@ class Maker:
         self._shop.children.pop(attempt.spawn_id, None)
         return await self._judge(spec, attempt, place, exit_, timed_out=timed_out)
 
-    async def _judge(self, spec: StageSpec, attempt: Attempt, place: Place, exit_: ChildExit, *, timed_out: bool) -> Tried:
+    async def _judge(
+        self, spec: StageSpec, attempt: Attempt, place: Place, exit_: ChildExit, *, timed_out: bool
+    ) -> Tried:
         aside = self._shop.cache.aside(attempt.spawn_id)
         left = await asyncio.to_thread(outcome.look, place, aside, attempt.key)
         end = outcome.judge(exit_, left, spawn_id=attempt.spawn_id, timed_out=timed_out, timeout_s=spec.timeout_s)

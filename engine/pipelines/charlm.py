@@ -15,7 +15,9 @@ _MINUTE_S = 60.0
 _HOUR_S = 3600.0
 
 PARAMS = (
-    Param("collect.text", None, "str", nullable=True, help="file or folder of text; null: the interpreter's help topics"),
+    Param(
+        "collect.text", None, "str", nullable=True, help="file or folder of text; null: the interpreter's help topics"
+    ),
     Param("collect.max_bytes", 64_000_000, "int", minimum=1, help="refuse more text than this"),
     Param("snapshot.heldout_pct", 10, "int", minimum=1, help="percent of paragraphs that no model is trained on"),
     Param("validate.max_missing_rate", 0.01, "float", minimum=0, help="gate: share of records without text"),
@@ -42,7 +44,14 @@ PARAMS = (
     Param("evaluate.min_similarity", 0.1, "float", minimum=0, help="warning: likeness to the baseline's answers"),
     Param("evaluate.threads", 0, "int", minimum=0, help="processor threads; 0 is every core"),
     Param("release.serving", {}, "table", to=("register.serving",), help="serving configuration, faults included"),
-    Param("release.weights_from", None, "str", to=("train.weights_from",), nullable=True, help="release to take weights of"),
+    Param(
+        "release.weights_from",
+        None,
+        "str",
+        to=("train.weights_from",),
+        nullable=True,
+        help="release to take weights of",
+    ),
 )
 
 STAGES = (

@@ -27,7 +27,12 @@ def run_context(session: Session, service: str, workspace: Path | None = None) -
         "service": service,
         "baseline": None
         if baseline is None
-        else {"release_id": baseline.id, "bundle_path": baseline.bundle_path, "digest": baseline.digest, "metrics": baseline.metrics},
+        else {
+            "release_id": baseline.id,
+            "bundle_path": baseline.bundle_path,
+            "digest": baseline.digest,
+            "metrics": baseline.metrics,
+        },
         "git_commit": git_commit(workspace) if workspace else "",
     }
 
@@ -38,7 +43,11 @@ def git_commit(directory: Path) -> str:
     def git(*words: str) -> str:
         try:
             done = subprocess.run(
-                ["git", "-C", str(directory), *words], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False
+                ["git", "-C", str(directory), *words],
+                capture_output=True,
+                text=True,
+                timeout=GIT_TIMEOUT_S,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return ""

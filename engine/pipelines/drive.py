@@ -67,7 +67,9 @@ class Drive:
         try:
             manifest = await asyncio.to_thread(place.verified, record.key)
         except OutputsChanged as error:
-            log.warning("%s/%s: finished outputs are unusable (%s); the stage runs again", self._run.id, spec.name, error)
+            log.warning(
+                "%s/%s: finished outputs are unusable (%s); the stage runs again", self._run.id, spec.name, error
+            )
             return None
         if manifest is None:
             return None

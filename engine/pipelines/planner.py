@@ -105,17 +105,23 @@ def forced_stages(pipeline: Pipeline, from_stage: str | None, force: bool) -> Ma
         return {stage.name: "forced" for stage in pipeline.stages}
     if from_stage is None:
         return {}
-    return {name: "asked for" if name == from_stage else f"after {from_stage}" for name in pipeline.downstream(from_stage)}
+    return {
+        name: "asked for" if name == from_stage else f"after {from_stage}" for name in pipeline.downstream(from_stage)
+    }
 
 
-def plan(pipeline: Pipeline, world: World, *, from_stage: str | None = None, force: bool = False) -> tuple[StagePlan, ...]:
+def plan(
+    pipeline: Pipeline, world: World, *, from_stage: str | None = None, force: bool = False
+) -> tuple[StagePlan, ...]:
     """What each stage of `pipeline` would do in `world`, in order."""
     forced = forced_stages(pipeline, from_stage, force)
     decided: dict[str, StagePlan] = {}
     for stage in pipeline.stages:
         open_needs = [need for need in stage.needs if not decided[need].output]
         if open_needs:
-            why = forced.get(stage.name) or ("has effects: always runs" if not stage.cached else f"follows {', '.join(open_needs)}")
+            why = forced.get(stage.name) or (
+                "has effects: always runs" if not stage.cached else f"follows {', '.join(open_needs)}"
+            )
             action = Action.RUN if stage.name in forced or not stage.cached else Action.FOLLOW
             decided[stage.name] = StagePlan(stage.name, action, why)
             continue
@@ -146,7 +152,9 @@ def changes(before: Ingredients | None, after: Ingredients) -> str:
     said += [f"{name} {_short(old)} → {_short(new)}" for name, old, new in _differing(before.params, after.params)]
     said += [f"input {name} changed" for name, _, _ in _differing(before.inputs, after.inputs)]
     said += [f"source {name} changed" for name, _, _ in _differing(before.sources, after.sources)]
-    said += [f"{name} {_short(old)} → {_short(new)}" for name, old, new in _differing(before.environment, after.environment)]
+    said += [
+        f"{name} {_short(old)} → {_short(new)}" for name, old, new in _differing(before.environment, after.environment)
+    ]
     said += [f"{name} changed" for name, _, _ in _differing(before.context, after.context)]
     return ", ".join(said) or "no finished outputs are kept"
 

@@ -43,7 +43,9 @@ class RunPlan:
         try:
             return canonical_json(body)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"pipeline {self.pipeline.name}: its context or parameters cannot be kept: {error}") from error
+            raise UsageError(
+                f"pipeline {self.pipeline.name}: its context or parameters cannot be kept: {error}"
+            ) from error
 
     @classmethod
     def from_text(cls, text: str) -> RunPlan:
@@ -97,7 +99,12 @@ def begin(session: Session, plan: RunPlan, *, actor: str, reason: str, now: floa
     for position, stage in enumerate(pipeline.stages):
         session.add(StageRun(run_id=run_id, name=stage.name, position=position, state=RunState.PENDING))
     ids.put(session, _plan_key(run_id), plan.to_text())
-    detail = {"pipeline": pipeline.name, "params": dict(pipeline.values), "from_stage": plan.from_stage, "force": plan.force}
+    detail = {
+        "pipeline": pipeline.name,
+        "params": dict(pipeline.values),
+        "from_stage": plan.from_stage,
+        "force": plan.force,
+    }
     audit.append(session, actor=actor, action="run.start", ref=f"run:{run_id}", reason=reason, detail=detail)
     return run_id
 
@@ -148,7 +155,12 @@ def last_run_of(session: Session, pipeline: str, stage: str, before: str | None)
     query = (
         select(StageRun.run_id)
         .join(Run, col(Run.id) == col(StageRun.run_id))
-        .where(Run.pipeline == pipeline, StageRun.name == stage, StageRun.cache_key != "", StageRun.run_id != (before or ""))
+        .where(
+            Run.pipeline == pipeline,
+            StageRun.name == stage,
+            StageRun.cache_key != "",
+            StageRun.run_id != (before or ""),
+        )
         .order_by(col(Run.created_at).desc())
         .limit(1)
     )
@@ -213,7 +225,9 @@ def _plan_key(run_id: str) -> str:
 def _run(session: Session, run_id: str) -> Run:
     run = session.get(Run, run_id)
     if run is None:
-        raise UsageError(f"there is no run {run_id}", hint="`airboss run list` shows those there are", code="no_such_run")
+        raise UsageError(
+            f"there is no run {run_id}", hint="`airboss run list` shows those there are", code="no_such_run"
+        )
     return run
 
 

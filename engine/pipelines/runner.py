@@ -82,9 +82,7 @@ class PipelineRunner:
         context.setdefault("workspace", str(self._shop.paths.root))
         await asyncio.to_thread(read_world, pipeline, pipeline.stages, context)
         plan = RunPlan(pipeline, from_stage, force, context)
-        run_id = await self._shop.store.write(
-            lambda s: records.begin(s, plan, actor=actor, reason=reason, now=now)
-        )
+        run_id = await self._shop.store.write(lambda s: records.begin(s, plan, actor=actor, reason=reason, now=now))
         self._shop.on_change(f"run:{run_id}")
         self._drive(run_id)
         return run_id
@@ -129,7 +127,9 @@ class PipelineRunner:
         for run_id in run_ids:
             if run_id in self._drives:
                 continue
-            alive = [spawn_id for spawn_id, owner in spawns.items() if owner == run_id and self._shop.spawner.adopt(spawn_id)]
+            alive = [
+                spawn_id for spawn_id, owner in spawns.items() if owner == run_id and self._shop.spawner.adopt(spawn_id)
+            ]
             await self._shop.store.write(lambda s, r=run_id, a=alive: records.note_resumed(s, r, a))  # type: ignore[misc]
             self._drive(run_id)
         return run_ids
@@ -142,7 +142,9 @@ class PipelineRunner:
     def _drive(self, run_id: str) -> None:
         task = asyncio.create_task(self._follow(run_id), name=f"run {run_id}")
         self._drives[run_id] = task
-        task.add_done_callback(lambda done: self._drives.pop(run_id, None) if self._drives.get(run_id) is done else None)
+        task.add_done_callback(
+            lambda done: self._drives.pop(run_id, None) if self._drives.get(run_id) is done else None
+        )
 
     async def _follow(self, run_id: str) -> None:
         """Drive the run until it is over, from its record each time."""

@@ -133,15 +133,23 @@ class Pipeline:
         seen: set[str] = set()
         for stage in self.stages:
             if stage.name in seen or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", stage.name):
-                raise UsageError(f"pipeline {self.name}: stage name {stage.name!r} is taken or not of a-z, 0-9, '-', '_'")
+                raise UsageError(
+                    f"pipeline {self.name}: stage name {stage.name!r} is taken or not of a-z, 0-9, '-', '_'"
+                )
             if not _ENTRY.fullmatch(stage.entry):
-                raise UsageError(f"pipeline {self.name}: stage {stage.name}: entry {stage.entry!r} is not module:function")
+                raise UsageError(
+                    f"pipeline {self.name}: stage {stage.name}: entry {stage.entry!r} is not module:function"
+                )
             if missing := [need for need in stage.needs if need not in seen]:
-                raise UsageError(f"pipeline {self.name}: stage {stage.name} needs {missing[0]!r}, which no stage before it is")
+                raise UsageError(
+                    f"pipeline {self.name}: stage {stage.name} needs {missing[0]!r}, which no stage before it is"
+                )
             seen.add(stage.name)
         for param in self.params:
             if lost := [stage for stage, _ in param.targets if stage not in seen]:
-                raise UsageError(f"pipeline {self.name}: parameter {param.name} is for stage {lost[0]!r}, which is not there")
+                raise UsageError(
+                    f"pipeline {self.name}: parameter {param.name} is for stage {lost[0]!r}, which is not there"
+                )
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`. Raises UsageError naming the stages there are."""
@@ -168,7 +176,9 @@ class Pipeline:
         try:
             text_sha256(canonical_json(merged))
         except (TypeError, ValueError) as error:
-            raise UsageError(f"pipeline {self.name}: a parameter cannot be kept: {error}", code="bad_parameter") from error
+            raise UsageError(
+                f"pipeline {self.name}: a parameter cannot be kept: {error}", code="bad_parameter"
+            ) from error
         return replace(self, values=merged)
 
     def stage_params(self, name: str) -> dict[str, Any]:
@@ -201,7 +211,8 @@ class Pipeline:
             else:
                 close = difflib.get_close_matches(name, known, n=1)
                 raise UsageError(
-                    f"pipeline {self.name} has no parameter {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
+                    f"pipeline {self.name} has no parameter {name!r}"
+                    + (f"; did you mean {close[0]}?" if close else ""),
                     hint=f"its parameters are {', '.join(sorted(known)) or 'none'}",
                     code="unknown_parameter",
                 )
@@ -221,7 +232,9 @@ class Pipeline:
         """The pipeline that `to_json` wrote."""
         return cls(
             name=body["name"],
-            stages=tuple(StageSpec(**_tuples(stage, "needs", "reads", "sources", "required_gates")) for stage in body["stages"]),
+            stages=tuple(
+                StageSpec(**_tuples(stage, "needs", "reads", "sources", "required_gates")) for stage in body["stages"]
+            ),
             params=tuple(Param(**_tuples(param, "to")) for param in body["params"]),
             values=body["values"],
             code_paths=tuple(body["code_paths"]),

@@ -115,7 +115,9 @@ def _check_world(task: Mapping[str, Any]) -> None:
         raise WorldMoved("the stage's code changed while it ran", hint="the stage runs again with the new code")
     for name, digest in made_of["sources"].items():
         if source_digest(task["params"][name], Path(task["context"]["workspace"])) != digest:
-            raise WorldMoved(f"the data at {task['params'][name]} changed while it was read", hint="the stage runs again")
+            raise WorldMoved(
+                f"the data at {task['params'][name]} changed while it was read", hint="the stage runs again"
+            )
 
 
 def _fail(aside: Path, error: BaseException, *, retryable: bool) -> None:

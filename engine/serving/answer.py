@@ -23,7 +23,14 @@ class Answer:
     """One request from admission to its last byte. Always ends with `end`, which may be called again."""
 
     def __init__(
-        self, intake: Intake, ticket: Ticket, form: Format, envelope: Envelope, request_id: str, route: str, receive: Receive
+        self,
+        intake: Intake,
+        ticket: Ticket,
+        form: Format,
+        envelope: Envelope,
+        request_id: str,
+        route: str,
+        receive: Receive,
     ) -> None:
         self._intake = intake
         self._ticket = ticket

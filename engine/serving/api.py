@@ -38,7 +38,13 @@ class Front:
     """The HTTP side of one model server."""
 
     def __init__(
-        self, *, service: str, release_id: str, identity: Mapping[str, object], engine: EngineLoop, intake: Intake,
+        self,
+        *,
+        service: str,
+        release_id: str,
+        identity: Mapping[str, object],
+        engine: EngineLoop,
+        intake: Intake,
         metrics: ServingMetrics,
     ) -> None:
         self._service = service
@@ -55,7 +61,9 @@ class Front:
         """The ASGI application."""
         return Starlette(
             routes=[
-                Route("/v1/completions", self._inference(completion_call, CompletionFormat(), "cmpl"), methods=["POST"]),
+                Route(
+                    "/v1/completions", self._inference(completion_call, CompletionFormat(), "cmpl"), methods=["POST"]
+                ),
                 Route("/v1/chat/completions", self._inference(chat_call, ChatFormat(), "chatcmpl"), methods=["POST"]),
                 Route("/generate", self._inference(generate_call, GenerateFormat(), "gen"), methods=["POST"]),
                 Route("/v1/models", self._models),
@@ -72,7 +80,10 @@ class Front:
         card = self._engine.card
         stuck_after_s = card.settings.stuck_after_s if card is not None else math.inf
         return why_not_ready(
-            self._engine.status(), now=time.monotonic(), stuck_after_s=stuck_after_s, is_draining=self._intake.is_draining
+            self._engine.status(),
+            now=time.monotonic(),
+            stuck_after_s=stuck_after_s,
+            is_draining=self._intake.is_draining,
         )
 
     def _inference(self, read_call: _ReadCall, form: Format, prefix: str) -> Callable[[Request], Any]:
@@ -100,7 +111,9 @@ class Front:
         deadline_s = _deadline_s(request, card.settings)
         await self._inject(card.settings)
         ticket = self._intake.admit(call, card.settings, deadline_s)
-        envelope = Envelope(f"{prefix}-{request_id}", int(time.time()), self._service or self._release_id, card.digest[:12])
+        envelope = Envelope(
+            f"{prefix}-{request_id}", int(time.time()), self._service or self._release_id, card.digest[:12]
+        )
         answer = Answer(self._intake, ticket, form, envelope, request_id, request.url.path, request.receive)
         return await answer.respond()
 
@@ -109,12 +122,19 @@ class Front:
         card = self._engine.card
         if card is None:
             detail = self._engine.status().detail
-            raise unavailable(f"this replica is starting ({detail}); try again shortly", "starting", retry_after_s=1, rejection="starting")
+            raise unavailable(
+                f"this replica is starting ({detail}); try again shortly",
+                "starting",
+                retry_after_s=1,
+                rejection="starting",
+            )
         reason = why_not_ready(
             self._engine.status(), now=time.monotonic(), stuck_after_s=card.settings.stuck_after_s, is_draining=False
         )
         if reason is not None:
-            raise unavailable(f"{reason}; ask another replica", "engine_unavailable", retry_after_s=1, rejection="engine")
+            raise unavailable(
+                f"{reason}; ask another replica", "engine_unavailable", retry_after_s=1, rejection="engine"
+            )
         return card
 
     async def _inject(self, settings: ServingSettings) -> None:
@@ -126,8 +146,11 @@ class Front:
         await asyncio.sleep(injected.delay_s)
         if injected.fails:
             raise ApiError(
-                500, "this failure was injected: the release's serving configuration has a fault setting",
-                kind="server_error", code="injected_fault", rejection="injected_fault",
+                500,
+                "this failure was injected: the release's serving configuration has a fault setting",
+                kind="server_error",
+                code="injected_fault",
+                rejection="injected_fault",
             )
 
     async def _models(self, request: Request) -> Response:

@@ -101,7 +101,9 @@ class EngineCore:
         """Positions of the KV cache in use."""
         return sum(generation.computed for generation in self._scheduler.running)
 
-    def add(self, number: int, tokens: Sequence[int], params: SamplingParams, *, arrived_at: float, is_warmup: bool = False) -> None:
+    def add(
+        self, number: int, tokens: Sequence[int], params: SamplingParams, *, arrived_at: float, is_warmup: bool = False
+    ) -> None:
         """Queue a generation. The caller has checked that prompt and `max_tokens` fit the context."""
         generation = Generation(number, list(tokens), params, arrived_at=arrived_at, is_warmup=is_warmup)
         self._live[number] = generation
@@ -193,9 +195,7 @@ class EngineCore:
             self._close(generation, finish, now, step)
 
     def _fail(self, generation: Generation, kind: ErrorKind, step: _Step) -> None:
-        step.updates.append(
-            Update(generation.number, "", generation.completion_tokens, FinishReason.ERROR, kind)
-        )
+        step.updates.append(Update(generation.number, "", generation.completion_tokens, FinishReason.ERROR, kind))
         self._close(generation, FinishReason.ERROR, self._clock(), step)
 
     def _close(self, generation: Generation, reason: FinishReason, now: float, step: _Step) -> None:

@@ -52,7 +52,11 @@ class ClientGone(Exception):
 def invalid(message: str, param: str | None = None, *, code: str = "invalid_value", status: int = 400) -> ApiError:
     """The request cannot be meant; sending it again will not help."""
     return ApiError(
-        status, message, kind="invalid_request_error", code=code, param=param,
+        status,
+        message,
+        kind="invalid_request_error",
+        code=code,
+        param=param,
         rejection="context" if code == "context_length_exceeded" else "invalid",
     )
 

@@ -19,7 +19,9 @@ class Envelope:
     model: str
     fingerprint: str
 
-    def object(self, kind: str, choices: list[dict[str, Any]], usage: Mapping[str, int] | None = None) -> dict[str, Any]:
+    def object(
+        self, kind: str, choices: list[dict[str, Any]], usage: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
         """One object of the answer."""
         body: dict[str, Any] = {
             "id": self.answer_id,

@@ -9,9 +9,7 @@ from engine.serving.runner import Runner
 from state.words import OperationFailed
 
 
-def generate_text(
-    loaded: LoadedModel, prompt: str, max_tokens: int, *, temperature: float = 0.0, seed: int = 0
-) -> str:
+def generate_text(loaded: LoadedModel, prompt: str, max_tokens: int, *, temperature: float = 0.0, seed: int = 0) -> str:
     """The continuation of `prompt`, without it: the same engine, and for a seed the same text, as when served.
 
     At most the context less one token is generated, and of a prompt that does not fit beside it the end is kept.

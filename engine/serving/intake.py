@@ -94,18 +94,26 @@ class Intake:
     def admit(self, call: Call, settings: ServingSettings, deadline_s: float) -> Ticket:
         """Let a request in, or raise ApiError: 503 when closed or full, 429 when its user has too many here."""
         if self._engine is None or self.is_closed:
-            raise unavailable("this replica is shutting down; ask another", "draining", retry_after_s=1, rejection="draining")
+            raise unavailable(
+                "this replica is shutting down; ask another", "draining", retry_after_s=1, rejection="draining"
+            )
         if len(self._tickets) >= settings.max_batch + settings.max_queue:
             raise unavailable(
                 f"{settings.max_queue} requests are waiting here already; try again shortly",
-                "queue_full", retry_after_s=self._time_to_room(settings), rejection="queue_full",
+                "queue_full",
+                retry_after_s=self._time_to_room(settings),
+                rejection="queue_full",
             )
         limit = settings.max_inflight_per_user
         if limit and call.user and self._by_user[call.user] >= limit:
             raise ApiError(
-                429, f"user {call.user!r} has {limit} requests here already; wait for one to end",
-                kind="rate_limit_error", code="rate_limit_exceeded", param="user",
-                retry_after_s=self._time_to_room(settings), rejection="user_limit",
+                429,
+                f"user {call.user!r} has {limit} requests here already; wait for one to end",
+                kind="rate_limit_error",
+                code="rate_limit_exceeded",
+                param="user",
+                retry_after_s=self._time_to_room(settings),
+                rejection="user_limit",
             )
         self._last_number += 1
         ticket = Ticket(self._last_number, call, time.monotonic())
@@ -164,8 +172,10 @@ class Intake:
 
 def _deadline(deadline_s: float) -> ApiError:
     return ApiError(
-        504, f"the answer was not complete within {deadline_s:g} s; ask for fewer tokens, or try again later",
-        kind="timeout_error", code="deadline_exceeded",
+        504,
+        f"the answer was not complete within {deadline_s:g} s; ask for fewer tokens, or try again later",
+        kind="timeout_error",
+        code="deadline_exceeded",
     )
 
 
@@ -177,6 +187,8 @@ def _failed(kind: ErrorKind) -> ApiError:
             return unavailable("the engine of this replica died; ask another", kind.value, retry_after_s=1)
         case ErrorKind.NOT_A_NUMBER:
             return ApiError(
-                500, "the model computed something that is not a number; its release should be rolled back",
-                kind="server_error", code=kind.value,
+                500,
+                "the model computed something that is not a number; its release should be rolled back",
+                kind="server_error",
+                code=kind.value,
             )

@@ -195,9 +195,7 @@ class EngineLoop:
         if has_moved:
             self._progress_at = time.monotonic()
         self._running, self._waiting = core.running, core.waiting
-        self._metrics.record_load(
-            running=core.running, waiting=core.waiting, cache_usage=core.cached_tokens / capacity
-        )
+        self._metrics.record_load(running=core.running, waiting=core.waiting, cache_usage=core.cached_tokens / capacity)
 
     def _take_messages(self, core: EngineCore) -> None:
         while True:

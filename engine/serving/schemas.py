@@ -177,7 +177,12 @@ def _call(
     """Fit the request into the model's context. `wanted` must fit as it is; `default` is cut to the room there is."""
     if body.model and body.model not in served:
         names = ", ".join(sorted(served))
-        raise invalid(f"there is no model {body.model!r} here; this server has {names}", "model", code="model_not_found", status=404)
+        raise invalid(
+            f"there is no model {body.model!r} here; this server has {names}",
+            "model",
+            code="model_not_found",
+            status=404,
+        )
     if body.truncate_prompt_tokens is not None:
         keep = body.truncate_prompt_tokens
         if keep < 0:

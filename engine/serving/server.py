@@ -149,7 +149,9 @@ async def drain(engine: EngineLoop, intake: Intake) -> None:
         await asyncio.wait_for(intake.idle.wait(), max(0.01, deadline - time.monotonic()))
     except TimeoutError:
         log("drain_deadline_passed", aborted=intake.in_flight)
-        intake.abort_all(unavailable("this replica shut down before the answer was complete", "draining", retry_after_s=1))
+        intake.abort_all(
+            unavailable("this replica shut down before the answer was complete", "draining", retry_after_s=1)
+        )
 
 
 @contextlib.asynccontextmanager

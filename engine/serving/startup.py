@@ -44,7 +44,9 @@ def read_payload(spec: ChildSpec) -> ServerPayload:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"the spec of model server {spec.spawn_id} is wrong: payload.{where}: {first['msg']}") from error
+        raise UsageError(
+            f"the spec of model server {spec.spawn_id} is wrong: payload.{where}: {first['msg']}"
+        ) from error
 
 
 def thread_count(asked: int) -> int:

@@ -21,10 +21,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import torch
 from safetensors.torch import save_file
 from sqlmodel import Session, create_engine
@@ -39,7 +39,7 @@ from state.digests import bundle_digest, hash_tree
 from state.models import Release, Rollout, TrackState
 from state.paths import Paths
 from state.store import Store
-from state.words import AirbossError, Lifecycle, RolloutState, Track
+from state.words import Lifecycle, RolloutState, Track
 
 T = TypeVar("T")
 SERVICE, ENV = "chat", "production"
@@ -47,7 +47,7 @@ RELEASES = tuple(f"tiny-{n}" for n in range(1, 6))
 STABLE, CANARY = RELEASES[:2]
 PATIENCE_S = 90.0
 """Deadlines are for a machine five times slower than a quiet one; nothing waits for them when all goes well."""
-POLL_S = 0.02
+POLL_S = 0.03
 CHARS = "\n abcdefghijklmnopqrstuvwxyz?"
 RPS = 40.0
 WHOLE_PATH = (
@@ -167,11 +167,34 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+class UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket, with nothing to set up: it is asked many times a second."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("unix", timeout=5.0)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket's path."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def get(socket_path: Path, path: str) -> bytes:
+    """What a Unix socket's server answers to GET `path`. Raises OSError, HTTPException."""
+    with closing(UnixConnection(socket_path)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().read()
+
+
 class Users:
     """The load of the built-in generator, in a thread of its own with its own event loop."""
 
     def __init__(self, url: str, rps: float = RPS, seed: int = 1) -> None:
-        plan = LoadPlan(url, SERVICE, ("the ", "what is "), rps, env=ENV, max_tokens=2, duration_s=900.0, seed=seed, timeout_s=60.0)
+        plan = LoadPlan(
+            url, SERVICE, ("the ", "what is "), rps, env=ENV, max_tokens=2, duration_s=900.0, seed=seed, timeout_s=60.0
+        )
         self.generator = LoadGenerator(plan)
         self.report: LoadReport | None = None
         self._loop = asyncio.new_event_loop()
@@ -241,9 +264,8 @@ class Workspace:
     def health_pid(self) -> int | None:
         """The pid of the engine that answers on the socket."""
         try:
-            with EngineClient.for_workspace(self.root, timeout_s=5.0) as client:
-                return int(client.get("/v1/health")["pid"])
-        except AirbossError:
+            return int(json.loads(get(self.paths.engine_socket, "/v1/health"))["pid"])
+        except (OSError, HTTPException, ValueError, KeyError):
             return None
 
     def log_tail(self, lines: int = 40) -> str:
@@ -268,16 +290,19 @@ class Workspace:
 
     def url(self) -> str:
         """The gateway's public address."""
-        with EngineClient.for_workspace(self.root, timeout_s=PATIENCE_S) as client:
-            return client.status().gateway
+        return str(json.loads(get(self.paths.engine_socket, "/v1/status"))["gateway"])
 
     def is_serving(self) -> bool:
         """The public address answers a user."""
+        connection = HTTPConnection(self.url().removeprefix("http://"), timeout=10.0)
         try:
             body = {"model": SERVICE, "prompt": "the ", "max_tokens": 1}
-            return httpx.post(f"{self.url()}/v1/completions", json=body, timeout=10.0).status_code == 200
-        except httpx.HTTPError:
+            connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
             return False
+        finally:
+            connection.close()
 
     def serve(self, **env: str) -> str:
         """Start the engine and wait until users are answered; the public address."""
@@ -300,6 +325,11 @@ class Workspace:
             connection.row_factory = sqlite3.Row
             return connection.execute(query, values).fetchall()
 
+    def change(self, statement: str, *values: object) -> None:
+        """Change a row while no engine is there."""
+        with closing(sqlite3.connect(self.paths.store, timeout=30.0)) as connection, connection:
+            connection.execute(statement, values)
+
     def standing(self, rollout_id: str) -> tuple[str, int]:
         """State and step of a rollout."""
         (row,) = self.rows("SELECT state, step FROM rollout WHERE id = ?", rollout_id)
@@ -308,9 +338,15 @@ class Workspace:
     def wait_for(self, rollout_id: str, state: str, step: int | None = None, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the rollout has come to `state` (and `step`), by its audit rows: a passing state is not missed."""
         try:
-            until(lambda: any(s == state and step in (None, i) for s, i in self.path(rollout_id)), f"{rollout_id} is {state}", timeout_s)
+            until(
+                lambda: any(s == state and step in (None, i) for s, i in self.path(rollout_id)),
+                f"{rollout_id} is {state}",
+                timeout_s,
+            )
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {self.standing(rollout_id)}: {self.message(rollout_id)}\n{self.log_tail()}") from None
+            raise AssertionError(
+                f"{error}; it is {self.standing(rollout_id)}: {self.message(rollout_id)}\n{self.log_tail()}"
+            ) from None
 
     def message(self, rollout_id: str) -> str:
         """What the rollout says of itself."""
@@ -318,7 +354,10 @@ class Workspace:
 
     def path(self, rollout_id: str) -> list[tuple[str, int]]:
         """(state, step) of every state change in the audit log, in order."""
-        rows = self.rows("SELECT action, detail FROM audit WHERE ref = ? AND action LIKE 'rollout.%' ORDER BY id", f"rollout:{rollout_id}")
+        rows = self.rows(
+            "SELECT action, detail FROM audit WHERE ref = ? AND action LIKE 'rollout.%' ORDER BY id",
+            f"rollout:{rollout_id}",
+        )
         names = {state.value for state in RolloutState}
         moves = [(row["action"].removeprefix("rollout."), json.loads(row["detail"])) for row in rows]
         return [(state, int(detail.get("step", 0))) for state, detail in moves if state in names]
@@ -363,8 +402,12 @@ class Workspace:
 
     def owners(self, kind: str = "model") -> Counter[str]:
         """Which place each living process of a kind is for, by its row; a place with two processes counts two."""
-        known = {row["spawn_id"]: row["owner"] for row in self.rows("SELECT spawn_id, owner FROM spawn WHERE kind = ?", kind)}
-        return Counter(known.get(p.spawn_id, p.spawn_id) for p in (self.servers() if kind == "model" else self.gateways()))
+        known = {
+            row["spawn_id"]: row["owner"] for row in self.rows("SELECT spawn_id, owner FROM spawn WHERE kind = ?", kind)
+        }
+        return Counter(
+            known.get(p.spawn_id, p.spawn_id) for p in (self.servers() if kind == "model" else self.gateways())
+        )
 
     def ready(self, release: str) -> list[sqlite3.Row]:
         """Ready replicas of a release, by their rows."""
@@ -380,9 +423,8 @@ class Workspace:
 
     def _admin(self, path: str) -> Iterator[bytes]:
         for worker in self.gateways():
-            transport = httpx.HTTPTransport(uds=str(self.paths.sockets / f"{worker.spawn_id}.sock"))
-            with suppress(httpx.HTTPError), httpx.Client(transport=transport, timeout=5.0) as client:
-                yield client.get(f"http://gateway{path}").content
+            with suppress(OSError, HTTPException):
+                yield get(self.paths.sockets / f"{worker.spawn_id}.sock", path)
 
     def weights(self) -> list[dict[str, int]]:
         """release → weight, for each gateway worker."""
@@ -394,14 +436,21 @@ class Workspace:
 
     def ledger(self) -> list[dict[str, Any]]:
         """Every request that the gateway wrote down."""
-        lines = [line for file in sorted((self.paths.gateway / "ledger").glob("*.jsonl")) for line in file.read_text().splitlines()]
+        lines = [
+            line
+            for file in sorted((self.paths.gateway / "ledger").glob("*.jsonl"))
+            for line in file.read_text().splitlines()
+        ]
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     # What must hold at the end.
 
     def assert_in_order(self) -> None:
         """Every intent is closed, every audit row follows from the one before, no place has two processes."""
-        until(lambda: not self.rows("SELECT key FROM intent WHERE state = 'pending'"), f"every intent is closed\n{self.log_tail()}")
+        until(
+            lambda: not self.rows("SELECT key FROM intent WHERE state = 'pending'"),
+            f"every intent is closed\n{self.log_tail()}",
+        )
         chain = self.chain()
         assert chain.is_whole, chain.why
         assert all(count == 1 for count in self.owners().values()), self.owners()
@@ -421,11 +470,13 @@ class Workspace:
         for engine in self.engines:
             engine.kill()
             engine.wait()
+
         def none_left() -> bool:
             left = self.processes()
             for process in left:
                 kill(process.pid)
             return not left
+
         until(none_left, "every process of the workspace is gone")
         shutil.rmtree(self.paths.sockets, ignore_errors=True)
 

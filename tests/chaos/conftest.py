@@ -15,7 +15,7 @@ import pytest
 # Test files are not a package: what they share is found beside them.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chaos_workspace import Workspace, make_template, opened  # noqa: E402
+from chaos_workspace import Workspace, make_template, opened
 
 MakeWorkspace = Callable[..., Workspace]
 

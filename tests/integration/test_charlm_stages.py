@@ -62,7 +62,9 @@ class Pipeline:
     socket: str
     results: dict[str, StageResult] = field(default_factory=dict)
 
-    def run(self, run_id: str, params: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, Any] | None = None) -> Path:
+    def run(
+        self, run_id: str, params: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, Any] | None = None
+    ) -> Path:
         for spec in STAGES:
             self.stage(run_id, spec.name, params.get(spec.name, {}), baseline)
         place = Paths.of(self.root).releases / f"charlm-{run_id}"
@@ -84,8 +86,14 @@ class Pipeline:
             out_dir=out,
             registry_socket=self.socket if spec.uses_registry else None,
             context={
-                "pipeline": "charlm", "service": "chat", "workspace": str(self.root), "release_id": f"charlm-{run_id}",
-                "baseline": baseline, "actor": "user:ann", "created_at": 1.0, "git_commit": "0" * 40,
+                "pipeline": "charlm",
+                "service": "chat",
+                "workspace": str(self.root),
+                "release_id": f"charlm-{run_id}",
+                "baseline": baseline,
+                "actor": "user:ann",
+                "created_at": 1.0,
+                "git_commit": "0" * 40,
                 "build_key": f"{self.root.name}-{run_id}",
             },
         )
@@ -124,7 +132,11 @@ def test_a_first_release_beats_the_unigram_model_and_can_be_served(first: Pipeli
     assert loaded.config.block_size == facts["context_length"] == 32
     assert facts["digest"] == bundle_digest(hash_tree(place))
     assert sorted(file.name for file in place.iterdir()) == [
-        "config.json", "model.safetensors", "release.json", "serving.json", "tokenizer.json",
+        "config.json",
+        "model.safetensors",
+        "release.json",
+        "serving.json",
+        "tokenizer.json",
     ]
 
 
@@ -199,7 +211,9 @@ def test_weights_of_a_release_can_be_released_with_another_serving_configuration
     pipeline = Pipeline(second.root, second.socket)
     fault = {"fault": {"latency_ms": 400.0, "error_rate": 0.3, "seed": 7}}
     params: dict[str, dict[str, Any]] = {
-        "train": {"weights_from": "charlm-2"}, "evaluate": LENIENT, "register": {"serving": fault},
+        "train": {"weights_from": "charlm-2"},
+        "evaluate": LENIENT,
+        "register": {"serving": fault},
     }
     place = pipeline.run("5", params, baseline_of(second, "2"))
     assert pipeline.refused() == []

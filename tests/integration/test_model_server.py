@@ -104,7 +104,11 @@ def start(tmp_path: Path) -> Iterator[StartServer]:
     servers: list[Server] = []
 
     def start_server(
-        config: GPTConfig = SMALL, serving: dict[str, Any] | None = None, damage: str = "", is_ready: bool = True, **payload: Any
+        config: GPTConfig = SMALL,
+        serving: dict[str, Any] | None = None,
+        damage: str = "",
+        is_ready: bool = True,
+        **payload: Any,
     ) -> Server:
         number = len(servers)
         bundle, run_dir = tmp_path / f"b{number}", tmp_path / "run"
@@ -113,8 +117,19 @@ def start(tmp_path: Path) -> Iterator[StartServer]:
         if damage:
             (bundle / damage).write_bytes((bundle / damage).read_bytes()[:-1] + b"!")
         spec = ChildSpec(
-            spawn_id=f"s{number}", kind="model", run_dir=run_dir, socket=str(tmp_path / f"m{number}.sock"), digest=digest,
-            payload={"bundle": str(bundle), "service": "chat", "env": "dev", "release_id": "charlm-1", "threads": 1, **payload},
+            spawn_id=f"s{number}",
+            kind="model",
+            run_dir=run_dir,
+            socket=str(tmp_path / f"m{number}.sock"),
+            digest=digest,
+            payload={
+                "bundle": str(bundle),
+                "service": "chat",
+                "env": "dev",
+                "release_id": "charlm-1",
+                "threads": 1,
+                **payload,
+            },
         )
         spec_path = run_dir / f"s{number}.spec.json"
         spec.write(spec_path)
@@ -122,7 +137,10 @@ def start(tmp_path: Path) -> Iterator[StartServer]:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "engine.serving.server", str(spec_path)],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         server = Server(spec, process, log)
         servers.append(server)
@@ -153,7 +171,10 @@ def test_it_says_who_it_is_and_answers_in_openais_words(start: StartServer) -> N
     server = start()
     assert oct(os.stat(server.spec.socket).st_mode & 0o777) == "0o600"
     shake = server.client.get("/admin/handshake").json()
-    assert shake.items() >= {"spawn_id": "s0", "digest": server.spec.digest, "release_id": "charlm-1", "ready": True}.items()
+    assert (
+        shake.items()
+        >= {"spawn_id": "s0", "digest": server.spec.digest, "release_id": "charlm-1", "ready": True}.items()
+    )
     (model,) = server.client.get("/v1/models").json()["data"]
     assert (model["id"], model["root"], model["max_model_len"]) == ("chat", "charlm-1", 64)
     asked = {"model": "chat", "prompt": "to be or not", "max_tokens": 20, "temperature": 0}
@@ -179,7 +200,13 @@ def test_a_seed_fixes_the_text_whatever_else_is_in_the_batch(start: StartServer)
     server = start(serving={"max_batch": 4})
 
     def ask(number: int) -> str:
-        body = {"prompt": "abcdefgh"[: 1 + number % 8], "max_tokens": 10 + number, "temperature": 0.9, "top_k": 9, "seed": number}
+        body = {
+            "prompt": "abcdefgh"[: 1 + number % 8],
+            "max_tokens": 10 + number,
+            "temperature": 0.9,
+            "top_k": 9,
+            "seed": number,
+        }
         return str(server.client.post("/v1/completions", json=body).json()["choices"][0]["text"])
 
     alone = [ask(number) for number in range(12)]
@@ -233,7 +260,10 @@ def test_a_stream_that_outlasts_the_drain_is_cut_with_an_error_and_never_looks_w
                 server.process.send_signal(signal.SIGTERM)
             lines.append(line)
 
-    with server.client.stream("POST", "/v1/completions", json=body) as response, pytest.raises(httpx.RemoteProtocolError):
+    with (
+        server.client.stream("POST", "/v1/completions", json=body) as response,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
         read(response)
     events, is_done = stream_texts(iter(lines))
     assert not is_done
@@ -269,5 +299,7 @@ def test_faults_are_refused_unless_allowed_and_then_come_at_their_rate(start: St
         assert response.elapsed.total_seconds() >= 0.02
         codes.append(response.status_code)
     assert set(codes) == {200, 500}
-    assert allowed.metric('vllm:admission_rejections_total{engine="0",model_name="chat",reason="injected_fault"}') == codes.count(500)
+    assert allowed.metric(
+        'vllm:admission_rejections_total{engine="0",model_name="chat",reason="injected_fault"}'
+    ) == codes.count(500)
     assert allowed.is_ready()

@@ -153,7 +153,10 @@ async def test_an_alert_is_told_at_its_start_and_its_end_and_each_once(store: St
     await notifier.tick()
     assert sorted(receiver.said()) == [("firing", "CrashLoop"), ("firing", "GatewayDown"), ("resolved", "GatewayDown")]
     sent = next(body for body in receiver.got if body["commonLabels"]["alertname"] == "CrashLoop")
-    assert sent["commonLabels"] | {"service": "chat", "env": "production", "severity": "page", "workspace": "demo"} == sent["commonLabels"]
+    assert (
+        sent["commonLabels"] | {"service": "chat", "env": "production", "severity": "page", "workspace": "demo"}
+        == sent["commonLabels"]
+    )
     assert book.active()[0].notified_at is not None
     assert book.active()[0].notify_error == ""
 
@@ -217,7 +220,8 @@ async def test_a_silence_is_audited_holds_its_tongue_and_can_be_lifted(store: St
 
 
 @pytest.mark.parametrize(
-    ("matchers", "reason", "after"), [({}, "why", 60.0), ({"service": "chat"}, " ", 60.0), ({"service": "chat"}, "why", 0.0)]
+    ("matchers", "reason", "after"),
+    [({}, "why", 60.0), ({"service": "chat"}, " ", 60.0), ({"service": "chat"}, "why", 0.0)],
 )
 async def test_a_silence_without_matchers_reason_or_future_is_refused(
     store: Store, matchers: dict[str, str], reason: str, after: float

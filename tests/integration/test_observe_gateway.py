@@ -131,7 +131,9 @@ async def test_what_users_were_answered_is_what_the_judge_gets_even_when_the_wor
         await ask(60)
         await settled(60)
         await ask(40)
-        await asyncio.sleep(1.2)  # the open interval closes and is flushed: what a killed worker leaves is whole seconds
+        await asyncio.sleep(
+            1.2
+        )  # the open interval closes and is flushed: what a killed worker leaves is whole seconds
         child.kill()
         await child.wait()
         living.clear()

@@ -63,7 +63,9 @@ class FakeGateway:
     async def _complete(self, request: web.Request) -> web.Response:
         self.seen.append((request.path, request.headers.get("x-airboss-probe", ""), await request.json()))
         await asyncio.sleep(self.delay_s)
-        return web.json_response({"choices": [{"text": "a"}]} if self.status == 200 else {"error": {}}, status=self.status)
+        return web.json_response(
+            {"choices": [{"text": "a"}]} if self.status == 200 else {"error": {}}, status=self.status
+        )
 
     async def _hook(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -103,7 +105,9 @@ async def one_probe(store: Store, url: str, deadline_s: float = 5.0) -> Prober:
     return prober
 
 
-async def test_a_probe_is_one_token_through_the_public_address_and_says_what_it_is(store: Store, gateway: FakeGateway) -> None:
+async def test_a_probe_is_one_token_through_the_public_address_and_says_what_it_is(
+    store: Store, gateway: FakeGateway
+) -> None:
     prober = await one_probe(store, gateway.url)
     ((path, header, body),) = gateway.seen
     assert path == "/production/chat/v1/completions"
@@ -131,7 +135,9 @@ async def no_counts(socket: str, after: int) -> bytes:
     return b'{"boot_id": "g-1", "snapshots": []}'
 
 
-def observer(store: Store, gateway: FakeGateway, tmp_path: Path, hook: FakeGateway | None = None, **more: Any) -> Observer:
+def observer(
+    store: Store, gateway: FakeGateway, tmp_path: Path, hook: FakeGateway | None = None, **more: Any
+) -> Observer:
     config = Config(
         service={"chat": Service(slo=Slo(availability=99.0), prober_interval=0.05, deadline=1.0)},
         environment={"production": Environment()},
@@ -156,7 +162,9 @@ async def running(one: Observer) -> AsyncIterator[Observer]:
 
 async def test_nothing_is_probed_where_nobody_is_served(store: Store, gateway: FakeGateway, tmp_path: Path) -> None:
     async with running(observer(store, gateway, tmp_path)) as one:
-        await until(lambda: all(loop.turned_at for loop in one.status().loops) and bool(one.status().loops), "every loop turned")
+        await until(
+            lambda: all(loop.turned_at for loop in one.status().loops) and bool(one.status().loops), "every loop turned"
+        )
         assert gateway.seen == []
         assert one.alerts() == ()
         assert one.slos() == ()
@@ -166,7 +174,13 @@ async def test_a_dead_gateway_costs_budget_pages_somebody_and_its_return_is_told
     store: Store, gateway: FakeGateway, tmp_path: Path
 ) -> None:
     live = TrackState(
-        service="chat", env="production", target="local", track="stable", release_id="charlm-1", weight=100, since=time.time()
+        service="chat",
+        env="production",
+        target="local",
+        track="stable",
+        release_id="charlm-1",
+        weight=100,
+        since=time.time(),
     )
     await store.write(lambda s: s.add(live))
     hook, gateway_port = FakeGateway(), gateway.port
@@ -190,7 +204,9 @@ async def test_a_dead_gateway_costs_budget_pages_somebody_and_its_return_is_told
     await hook.down()
 
 
-async def test_a_loop_that_meets_trouble_goes_on_and_says_so(store: Store, gateway: FakeGateway, tmp_path: Path) -> None:
+async def test_a_loop_that_meets_trouble_goes_on_and_says_so(
+    store: Store, gateway: FakeGateway, tmp_path: Path
+) -> None:
     is_broken = [True]
 
     def workers() -> tuple[tuple[str, str], ...]:
@@ -198,9 +214,13 @@ async def test_a_loop_that_meets_trouble_goes_on_and_says_so(store: Store, gatew
             raise OSError("the socket directory is gone")
         return ()
 
-    one = observer(store, gateway, tmp_path, workers=workers, outside=lambda: Outside(adapters=(AdapterFact("registry", ""),)))
+    one = observer(
+        store, gateway, tmp_path, workers=workers, outside=lambda: Outside(adapters=(AdapterFact("registry", ""),))
+    )
     async with running(one):
-        await until(lambda: {l.name: l.failures_in_row for l in one.status().loops}.get("scrape", 0) >= 3, "three failures")  # noqa: E741
+        await until(
+            lambda: {l.name: l.failures_in_row for l in one.status().loops}.get("scrape", 0) >= 3, "three failures"
+        )
         assert any(a.error.startswith("OSError") for a in (await one.facts()).adapters)
         is_broken[0] = False
         await until(lambda: {l.name: l.failures_in_row for l in one.status().loops}["scrape"] == 0, "it goes on")  # noqa: E741

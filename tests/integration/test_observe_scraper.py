@@ -94,7 +94,9 @@ def scraper(store: Store, tmp_path: Path, *workers: Worker, at: float = START + 
 
 def taken(store: Store) -> list[tuple[str, int]]:
     return store.read_now(
-        lambda s: sorted((b, n) for b, n in s.exec(select(Evidence.boot_id, Evidence.seq).where(Evidence.track == "stable")))
+        lambda s: sorted(
+            (b, n) for b, n in s.exec(select(Evidence.boot_id, Evidence.seq).where(Evidence.track == "stable"))
+        )
     )
 
 
@@ -198,7 +200,9 @@ async def test_a_write_that_fails_loses_nothing(
     async with one.serving() as address:
         engine = scraper(store, tmp_path, address)
         one.count(3)
-        refuse = "CREATE TRIGGER full BEFORE INSERT ON sli_minute BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        refuse = (
+            "CREATE TRIGGER full BEFORE INSERT ON sli_minute BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
         await store.write(lambda s: s.execute(text(refuse)) and None)
         with pytest.raises(OperationFailed):
             await engine.tick()

@@ -176,12 +176,18 @@ async def test_changed_parameter_runs_the_stage_and_what_follows(bench: Bench) -
 
 async def test_same_outputs_of_changed_code_stop_the_change_there(bench: Bench) -> None:
     def pipeline(number: int) -> Pipeline:
-        return toy(bench, stage("make", params={"number": number}), stage("same", "make"), stage("last", "same", do="same"))
+        return toy(
+            bench, stage("make", params={"number": number}), stage("same", "make"), stage("last", "same", do="same")
+        )
 
     await bench.run(pipeline(1))
     run_id, _ = await bench.run(pipeline(2))
     rows = bench.rows(run_id)
-    assert {name: row["state"] for name, row in rows.items()} == {"make": "succeeded", "same": "succeeded", "last": "cached"}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "make": "succeeded",
+        "same": "succeeded",
+        "last": "cached",
+    }
 
 
 async def test_modified_output_is_found_and_made_again(bench: Bench) -> None:
@@ -475,7 +481,10 @@ async def test_outside_data_is_part_of_the_key(bench: Bench) -> None:
 async def test_plan_names_what_changed_and_writes_nothing(bench: Bench) -> None:
     params = (Param("make.number", 1, "int"),)
     pipeline = toy(bench, stage("make"), stage("double", "make"), params=params)
-    assert [(p.action, p.why) for p in await bench.runner.plan(pipeline)] == [("run", "first run"), ("follow", "follows make")]
+    assert [(p.action, p.why) for p in await bench.runner.plan(pipeline)] == [
+        ("run", "first run"),
+        ("follow", "follows make"),
+    ]
     await bench.run(pipeline)
     assert [p.action for p in await bench.runner.plan(pipeline)] == ["reuse", "reuse"]
     changed = await bench.runner.plan(pipeline, overrides={"make.number": "3"})
@@ -500,15 +509,31 @@ async def test_finished_run_becomes_a_release_with_its_lineage(bench: Bench) -> 
     run_id, state = await bench.run(releasing(bench), context=context)
     assert state is RunState.SUCCEEDED
     row = bench.row(Release, "toy-1").model_dump()
-    assert row | {
-        "service": "chat", "model_name": "toy", "model_version": "7", "run_id": run_id, "dataset_id": "d" * 12,
-        "prompt_id": "toy/1", "parent_id": "toy-0", "git_commit": "abc123", "seed": 5, "lifecycle": "Development",
-    } == row
+    assert (
+        row
+        | {
+            "service": "chat",
+            "model_name": "toy",
+            "model_version": "7",
+            "run_id": run_id,
+            "dataset_id": "d" * 12,
+            "prompt_id": "toy/1",
+            "parent_id": "toy-0",
+            "git_commit": "abc123",
+            "seed": 5,
+            "lifecycle": "Development",
+        }
+        == row
+    )
     assert sorted(path.name for path in Path(row["bundle_path"]).iterdir()) == ["release.json", "weights.bin"]
     edges = bench.one(lambda s: {(e.src, e.dst) for e in s.exec(select(LineageEdge))})
     assert edges == {
-        ("release:toy-1", f"run:{run_id}"), (f"run:{run_id}", f"dataset:{'d' * 12}"), (f"run:{run_id}", "commit:abc123"),
-        ("release:toy-1", "prompt:toy/1"), ("release:toy-1", "release:toy-0"), ("release:toy-1", "model:toy/7"),
+        ("release:toy-1", f"run:{run_id}"),
+        (f"run:{run_id}", f"dataset:{'d' * 12}"),
+        (f"run:{run_id}", "commit:abc123"),
+        ("release:toy-1", "prompt:toy/1"),
+        ("release:toy-1", "release:toy-0"),
+        ("release:toy-1", "model:toy/7"),
         ("release:toy-1", "release:toy-x"),
     }
     assert bench.row(Run, run_id).release_id == "toy-1"

@@ -45,7 +45,11 @@ class Worker:
         with (self.home / "worker.out").open("ab") as out, (self.home / "worker.err").open("ab") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "adapters.registry_worker", str(self.run / "r1.spec.json")],
-                cwd=self.home, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                cwd=self.home,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
             )
         return RegistryClient(self.socket)
 
@@ -100,7 +104,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     words += ["--backend-store-uri", f"sqlite:///{home}/m.db", "--artifacts-destination", str(home / "artifacts")]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words], stdout=log, stderr=log, start_new_session=True,
+            [sys.executable, "-m", "mlflow", *words],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
             env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
         )
     try:
@@ -183,7 +190,9 @@ def test_a_build_key_stands_for_one_set_of_bytes(registry: Registry, home: Path)
         registry.register(registration(home, model_name=asked.model_name))
 
 
-def test_a_bundle_that_is_not_what_it_says_is_refused_before_anything_is_written(registry: Registry, home: Path) -> None:
+def test_a_bundle_that_is_not_what_it_says_is_refused_before_anything_is_written(
+    registry: Registry, home: Path
+) -> None:
     asked = registration(home)
     (home / "bundle" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(OperationFailed, match=r"model\.safetensors differs"):
@@ -246,7 +255,9 @@ def test_tags_are_set_and_replaced(registry: Registry, home: Path) -> None:
     assert (tags["airboss.stage"], tags["airboss.approved_by"]) == ("Production", "user:ann")
 
 
-def test_the_run_behind_a_version_has_its_parameters_metrics_and_data(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_run_behind_a_version_has_its_parameters_metrics_and_data(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     from mlflow.tracking.client import MlflowClient
 
     from adapters.mlflow_registry import MlflowRegistry
@@ -269,7 +280,9 @@ def test_the_run_behind_a_version_has_its_parameters_metrics_and_data(home: Path
     assert made.source == model.artifact_location
 
 
-def test_a_half_made_version_is_finished_only_if_its_bytes_are_there(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_half_made_version_is_finished_only_if_its_bytes_are_there(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """MLflow calls a version READY whose files were never stored; ours is rejected, and says so."""
     from adapters.mlflow_registry import BUILD_KEY, DIGEST, MlflowRegistry
 

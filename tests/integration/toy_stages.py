@@ -79,7 +79,9 @@ def broken(ctx: StageContext) -> StageResult:
 
 def with_children(ctx: StageContext) -> StageResult:
     """Start a child that ignores SIGTERM, then stand."""
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
@@ -116,7 +118,13 @@ def release(ctx: StageContext) -> StageResult:
     return StageResult(
         {},
         facts={
-            "release": {"digest": said, "seed": 5, "metrics": {"loss": 1.5}, "context_length": 64, "weights_from": {"release_id": "toy-x"}},
+            "release": {
+                "digest": said,
+                "seed": 5,
+                "metrics": {"loss": 1.5},
+                "context_length": 64,
+                "weights_from": {"release_id": "toy-x"},
+            },
             "dataset": {"sha256": "d" * 64, "name": "toy", "source": "made up", "rows": 3, "chars": 30},
             "prompt": {"name": "toy", "body": {"system": "be small"}},
         },

@@ -55,14 +55,21 @@ def test_a_verb_without_an_answer_in_time_may_still_be_done(engine: Any) -> None
             client.verb(VerbRequest(verb="rollback", ref="service/chat", dry_run=True), timeout_s=0.2)
 
 
-@pytest.mark.parametrize(("answer", "kind", "words"), [
-    (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", OperationFailed, "not one that this console understands"),
-    (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", OperationFailed, "not one that this console understands"),
-    (b"HTTP/1.1 502 Bad\r\ncontent-length: 4\r\n\r\noops", OperationFailed, "answered 502 to /v1/snapshot: oops"),
-    (b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{", Unreachable, "broke"),
-    (b"", Unreachable, "broke"),
-    (None, Unreachable, "did not answer within 0.3 s"),
-])
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+            OperationFailed,
+            "not one that this console understands",
+        ),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", OperationFailed, "not one that this console understands"),
+        (b"HTTP/1.1 502 Bad\r\ncontent-length: 4\r\n\r\noops", OperationFailed, "answered 502 to /v1/snapshot: oops"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{", Unreachable, "broke"),
+        (b"", Unreachable, "broke"),
+        (None, Unreachable, "did not answer within 0.3 s"),
+    ],
+)
 def test_strange_answers_are_sentences(tmp_path: Path, answer: bytes | None, kind: type[Exception], words: str) -> None:
     path = tmp_path / "s.sock"
     listener = socket.socket(socket.AF_UNIX)
@@ -109,6 +116,9 @@ async def test_the_asynchronous_client_does_the_same(engine: Any, tmp_path: Path
 
 
 def test_importing_it_is_light() -> None:
-    code = "import sys, console.client; print([m for m in ('httpx', 'textual', 'rich', 'torch', 'mlflow') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    heavy = ("httpx", "textual", "rich", "torch", "mlflow")
+    code = f"import sys, console.client; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -6,18 +6,8 @@ from typing import Any
 
 import pytest
 
-from console.tui.acts import (
-    Refused,
-    VerbCall,
-    call_of_request,
-    choose,
-    emergency_line,
-    on_rollout,
-    promote_choices,
-    refusal,
-    script_line,
-    with_args,
-)
+from console.tui.acts import Refused, VerbCall, call_of_request, choose, on_rollout, promote_choices, refusal, with_args
+from console.tui.script_lines import emergency_line, script_line
 from engine.api.schemas import VerbRequest
 from engine.verbs import VERBS, Confirm
 from state.words import RolloutState
@@ -26,7 +16,13 @@ from state.words import RolloutState
 def test_rollback_from_the_fleet_is_on_the_service_and_carries_the_revision_and_plan(world: Any) -> None:
     call = choose("rollback", world.fleet_row(), world.snapshot())
     assert isinstance(call, VerbCall)
-    assert (call.verb, call.ref, call.args, call.expect_revision, call.rung) == ("rollback", "service/chat", {"env": "production"}, 12, Confirm.YES)
+    assert (call.verb, call.ref, call.args, call.expect_revision, call.rung) == (
+        "rollback",
+        "service/chat",
+        {"env": "production"},
+        12,
+        Confirm.YES,
+    )
     assert call.plan is not None
     assert call.plan.lines[0].after == "100 %"
 
@@ -68,7 +64,10 @@ def test_x_and_t_on_a_run_are_cancel_and_retry(world: Any) -> None:
 
 
 def test_the_ladder_is_stricter_where_the_environment_is_protected(world: Any) -> None:
-    strict, loose = on_rollout("rollout.promote_full", world.rollout()), on_rollout("rollout.promote_full", world.rollout(protected=False))
+    strict, loose = (
+        on_rollout("rollout.promote_full", world.rollout()),
+        on_rollout("rollout.promote_full", world.rollout(protected=False)),
+    )
     assert (strict.rung, loose.rung) == (Confirm.NAME_AND_REASON, Confirm.NAME)
     assert with_args(on_rollout("rollout.weight", world.rollout()), weight=40).args == {"weight": 40}
 
@@ -83,9 +82,15 @@ def test_a_typed_line_finds_its_service_environment_and_revision(world: Any) -> 
 CALLS = [
     VerbCall("rollback", "service/chat", "chat", "production", True, {"env": "production"}),
     VerbCall("deploy", "service/chat", "chat", "production", True, {"release": "charlm-2", "env": "production"}),
-    *(VerbCall(v, "rollout/ro-2", "chat", "production", True) for v in VERBS if v.startswith("rollout.") and v != "rollout.weight"),
+    *(
+        VerbCall(v, "rollout/ro-2", "chat", "production", True)
+        for v in VERBS
+        if v.startswith("rollout.") and v != "rollout.weight"
+    ),
     VerbCall("rollout.weight", "rollout/ro-2", "chat", "production", True, {"weight": 40}),
-    VerbCall("run.cancel", "run/run-3"), VerbCall("run.retry", "run/run-3"), VerbCall("alert.ack", "alert/7", "chat", "production", True),
+    VerbCall("run.cancel", "run/run-3"),
+    VerbCall("run.retry", "run/run-3"),
+    VerbCall("alert.ack", "alert/7", "chat", "production", True),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The confirm ladder: opens on Cancel, takes nothing unseen, typed ahead or pasted, and asks more where more is at stake."""
+"""The confirm ladder: opens on Cancel, takes nothing unseen, typed ahead or pasted, asks more where more is at stake."""
 
 from __future__ import annotations
 
@@ -100,7 +100,12 @@ async def test_full_promotion_wants_the_name_and_a_reason(desk: Any, engine: Any
         await d.press("y")
         await d.until(lambda: bool(engine.done))
         done = engine.done[0]
-        assert (done.verb, done.confirm_name, done.reason, done.yes) == ("rollout.promote_full", "chat", "hotfix y", True)
+        assert (done.verb, done.confirm_name, done.reason, done.yes) == (
+            "rollout.promote_full",
+            "chat",
+            "hotfix y",
+            True,
+        )
 
 
 async def test_a_weight_is_asked_for_checked_and_confirmed_by_name(desk: Any, engine: Any) -> None:
@@ -129,7 +134,13 @@ async def test_an_open_environment_asks_less(desk: Any, engine: Any, world: Any)
 
 
 async def test_a_plan_the_engine_refuses_cannot_be_accepted(desk: Any, engine: Any) -> None:
-    engine.refuse = {"code": "denied", "exit": 7, "message": "alice may not operate production", "retryable": False, "hint": "ask group oncall"}
+    engine.refuse = {
+        "code": "denied",
+        "exit": 7,
+        "message": "alice may not operate production",
+        "retryable": False,
+        "hint": "ask group oncall",
+    }
     async with desk() as d:
         await d.press("down", "b")
         await d.shows("alice may not operate production — ask group oncall")

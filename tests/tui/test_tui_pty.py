@@ -28,13 +28,27 @@ sys.exit(run_console(lambda: EngineClient.at_socket(sys.argv[1])))
 class Terminal:
     """A pty with the console in it and a screen that understands what it writes."""
 
-    def __init__(self, socket_path: Path, *, size: tuple[int, int] = (100, 30), env: dict[str, str] | None = None, shell: str = "",
-                 code: str = CHILD) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        *,
+        size: tuple[int, int] = (100, 30),
+        env: dict[str, str] | None = None,
+        shell: str = "",
+        code: str = CHILD,
+    ) -> None:
         columns, lines = size
         self.screen = pyte.Screen(columns, lines)
         self.stream = pyte.ByteStream(self.screen)
         self.seen = 0
-        full = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "COLUMNS": "", "LINES": "", **(env or {})}
+        full = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "",
+            "LINES": "",
+            **(env or {}),
+        }
         if "NO_COLOR" not in (env or {}):
             full.pop("NO_COLOR", None)
         command, args = sys.executable, ["-c", code, str(socket_path)]
@@ -60,7 +74,9 @@ class Terminal:
                 break
             self.seen += len(data)
             # The screen of pyte does not know the private-mode queries that textual sends.
-            self.stream.feed(re.sub(rb"\x1b\[[?>=][0-9;$]*[a-z]", lambda m: m.group() if m.group()[-1:] in b"hl" else b"", data))
+            self.stream.feed(
+                re.sub(rb"\x1b\[[?>=][0-9;$]*[a-z]", lambda m: m.group() if m.group()[-1:] in b"hl" else b"", data)
+            )
         return self.seen - before
 
     def until(self, condition: Callable[[], bool], timeout_s: float = 12.0) -> None:
@@ -132,7 +148,9 @@ def test_signals_end_it_cleanly(terminal: Callable[..., Terminal], number: signa
     assert t.exit_code() == code
 
 
-def test_a_terminal_lost_without_a_signal_ends_it_within_three_seconds(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+def test_a_terminal_lost_without_a_signal_ends_it_within_three_seconds(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
     told = tmp_path / "code"
     t = terminal(shell=f'trap "" HUP; "$@"; echo $? > {told}')
     t.shows("production")
@@ -193,11 +211,15 @@ def test_no_bytes_when_nothing_changes_and_few_when_little_does(terminal: Callab
     assert all(0 < size < 600 for size in sizes[1:]), sizes
 
 
-def test_fifty_rows_of_live_numbers_stay_within_two_kilobytes_a_second(terminal: Callable[..., Terminal], engine: Any) -> None:
+def test_fifty_rows_of_live_numbers_stay_within_two_kilobytes_a_second(
+    terminal: Callable[..., Terminal], engine: Any
+) -> None:
     row = engine.world.fleet[0].model_copy(update={"rollout_id": None, "phase": "", "alerts": 0})
 
     def fleet(tick: int) -> tuple[Any, ...]:
-        return tuple(row.model_copy(update={"service": f"svc-{i:02d}", "rps": 40 + (i * 7 + tick * 3) % 50}) for i in range(50))
+        return tuple(
+            row.model_copy(update={"service": f"svc-{i:02d}", "rps": 40 + (i * 7 + tick * 3) % 50}) for i in range(50)
+        )
 
     engine.change(fleet=fleet(0))
     t = terminal(size=(160, 30))
@@ -213,7 +235,9 @@ def test_fifty_rows_of_live_numbers_stay_within_two_kilobytes_a_second(terminal:
     assert 0 < taken / (time.monotonic() - before) < 2048
 
 
-@pytest.mark.parametrize("env", [{"TERM": "linux"}, {"TERM": "screen"}, {"TERM": "xterm"}, {"NO_COLOR": "1"}, {"COLORFGBG": "0;15"}])
+@pytest.mark.parametrize(
+    "env", [{"TERM": "linux"}, {"TERM": "screen"}, {"TERM": "xterm"}, {"NO_COLOR": "1"}, {"COLORFGBG": "0;15"}]
+)
 def test_other_terminals_carry_it(terminal: Callable[..., Terminal], env: dict[str, str]) -> None:
     t = terminal(env=env)
     t.shows("chat", "production", "▲ 1 alert")
@@ -224,19 +248,31 @@ def test_other_terminals_carry_it(terminal: Callable[..., Terminal], env: dict[s
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {}])
 def test_without_a_terminal_it_refuses_and_names_the_script_way(env: dict[str, str], engine: Any) -> None:
     code = CHILD.replace("sys.exit(", "from state.words import UsageError\ntry:\n    ").rstrip().removesuffix(")") + (
-        "\nexcept UsageError as e:\n    print(e.message, e.hint, 'textual' in sys.modules)\n    sys.exit(int(e.exit))")
-    done = subprocess.run([sys.executable, "-c", code, str(engine.socket_path)], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **env}, timeout=30, check=False)
+        "\nexcept UsageError as e:\n    print(e.message, e.hint, 'textual' in sys.modules)\n    sys.exit(int(e.exit))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(engine.socket_path)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     assert "--script" in done.stdout
     assert done.stdout.strip().endswith("False")
 
 
 def test_a_view_that_fails_says_so_and_leaves_the_others(engine: Any, tmp_path: Path) -> None:
-    breaking = CHILD.replace("sys.exit(", (
-        "import console.tui.screens.lists as lists\n"
-        "def broken(*a):\n    raise ValueError('it broke: token=hunter2hunter2')\n"
-        "lists.item_page = broken\nsys.exit("))
+    breaking = CHILD.replace(
+        "sys.exit(",
+        (
+            "import console.tui.screens.lists as lists\n"
+            "def broken(*a):\n    raise ValueError('it broke: token=hunter2hunter2')\n"
+            "lists.item_page = broken\nsys.exit("
+        ),
+    )
     t = Terminal(engine.socket_path, size=(160, 40), env={"XDG_STATE_HOME": str(tmp_path)}, code=breaking)
     try:
         t.shows("production")
@@ -251,11 +287,21 @@ def test_a_view_that_fails_says_so_and_leaves_the_others(engine: Any, tmp_path: 
 
 
 def test_a_crash_says_one_line_keeps_a_private_report_and_shows_no_locals(engine: Any, tmp_path: Path) -> None:
-    breaking = CHILD.replace("sys.exit(", (
-        "def broken(*a):\n    api_token = 'hunter2hunter2'\n    raise ValueError('it broke: password=hunter2hunter2')\n"
-        "import console.tui.console_app as app\napp.ListScreen.narrow = app.ListScreen.status = broken\nsys.exit("))
-    child = pexpect.spawn(sys.executable, ["-c", breaking, str(engine.socket_path)], dimensions=(40, 120), cwd=str(ROOT), timeout=15,
-                          env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)})
+    breaking = CHILD.replace(
+        "sys.exit(",
+        (
+            "def broken(*a):\n    api_token = 'hunter2hunter2'\n    raise ValueError('it broke: password=hunter2hunter2')\n"
+            "import console.tui.console_app as app\napp.ListScreen.narrow = app.ListScreen.status = broken\nsys.exit("
+        ),
+    )
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", breaking, str(engine.socket_path)],
+        dimensions=(40, 120),
+        cwd=str(ROOT),
+        timeout=15,
+        env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path)},
+    )
     child.expect("the console failed")
     rest = child.read()
     child.close()

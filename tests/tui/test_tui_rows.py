@@ -26,7 +26,19 @@ def text(lines: list[Line]) -> str:
 
 def test_a_fleet_row_tells_release_weights_latency_errors_budget_and_phase(world: Any) -> None:
     shown = fleet_row(world.fleet_row(), world.now).text
-    for wanted in ("chat", "production", "charlm-1", "stable 50 %", "canary 50 %", "38.2", "402 ms", "0.21 %", "62 %", "baking", "▲ 1 alert"):
+    for wanted in (
+        "chat",
+        "production",
+        "charlm-1",
+        "stable 50 %",
+        "canary 50 %",
+        "38.2",
+        "402 ms",
+        "0.21 %",
+        "62 %",
+        "baking",
+        "▲ 1 alert",
+    ):
         assert wanted in shown
 
 
@@ -57,9 +69,27 @@ def test_a_scope_narrows_by_environment_and_text_and_its_inverse(world: Any) -> 
 def test_the_rollout_page_tells_steps_clock_weights_arms_verdict_and_plans(world: Any) -> None:
     for width in (79, 159):
         shown = text(rollout_page(world.rollout(), world.now, width))
-        for wanted in ("ro-2", "chat in production", "charlm-1 → charlm-2", "step baking", "34 s in this state", "weight 25 %", "PASS",
-                       "configured", "50 %", "measured", "49.6 %", "1,204", "1,187", "0.25 %", "INCONCLUSIVE",
-                       "needs 412 more requests, about 3 m 12 s", "next step would", "rollback would", "rollout.begin"):
+        for wanted in (
+            "ro-2",
+            "chat in production",
+            "charlm-1 → charlm-2",
+            "step baking",
+            "34 s in this state",
+            "weight 25 %",
+            "PASS",
+            "configured",
+            "50 %",
+            "measured",
+            "49.6 %",
+            "1,204",
+            "1,187",
+            "0.25 %",
+            "INCONCLUSIVE",
+            "needs 412 more requests, about 3 m 12 s",
+            "next step would",
+            "rollback would",
+            "rollout.begin",
+        ):
             assert wanted in shown, (width, wanted)
         assert max(line_width(row) for row in rollout_page(world.rollout(), world.now, width)) <= width
 
@@ -72,7 +102,9 @@ def test_a_refused_verb_says_why_where_its_plan_would_stand(world: Any) -> None:
 
 def test_a_pause_names_its_reason_and_the_end_its_time(world: Any) -> None:
     assert "paused (no data)" in rollout_row(world.rollout("paused", pause_reason="no_data"), world.now).text
-    assert "after 3 m 00 s" in text(rollout_page(world.rollout("rolled_back", finished_at=world.now - 20), world.now, 120))
+    assert "after 3 m 00 s" in text(
+        rollout_page(world.rollout("rolled_back", finished_at=world.now - 20), world.now, 120)
+    )
 
 
 def test_a_run_shows_its_stages_and_the_one_that_runs(world: Any) -> None:
@@ -111,8 +143,16 @@ def test_lineage_is_a_tree_whose_rows_name_records(world: Any) -> None:
 
 def test_every_object_can_be_described_at_any_width(world: Any) -> None:
     snapshot = world.snapshot()
-    items = [snapshot.rollouts[0], snapshot.runs[0], snapshot.releases[0], snapshot.alerts[0], snapshot.slos[0], snapshot.serving[0],
-             snapshot.audit[0], snapshot.fleet[0]]
+    items = [
+        snapshot.rollouts[0],
+        snapshot.runs[0],
+        snapshot.releases[0],
+        snapshot.alerts[0],
+        snapshot.slos[0],
+        snapshot.serving[0],
+        snapshot.audit[0],
+        snapshot.fleet[0],
+    ]
     for item in items:
         for width in (30, 80, 160):
             assert max(line_width(row) for row in item_page(item, width)) <= width
@@ -122,9 +162,12 @@ def test_every_object_can_be_described_at_any_width(world: Any) -> None:
 
 def test_hostile_names_stay_text_in_every_row(world: Any) -> None:
     evil = "[/x][red]\x1b[31m\u202e日本"
-    rows = [fleet_row(world.fleet_row(service=evil, held_by=evil), 0.0), alert_row(world.alert(summary=evil), 0.0),
-            rollout_row(world.rollout(message=evil, to_release=evil), 0.0),
-            audit_row(EventView(id=1, at=0, actor=evil, action=evil, ref=evil, reason=evil, detail={evil: evil}), 0.0)]
+    rows = [
+        fleet_row(world.fleet_row(service=evil, held_by=evil), 0.0),
+        alert_row(world.alert(summary=evil), 0.0),
+        rollout_row(world.rollout(message=evil, to_release=evil), 0.0),
+        audit_row(EventView(id=1, at=0, actor=evil, action=evil, ref=evil, reason=evil, detail={evil: evil}), 0.0),
+    ]
     for row in rows:
         assert "[/x][red]␛[31m" in row.text
         assert row.text.isprintable()
@@ -136,7 +179,9 @@ def test_the_top_bar_names_the_environment_in_a_word_and_says_what_is_wrong(worl
     assert "PRODUCTION · protected" in plain(top_line(scene, ("production", True), 120))
     assert "DEV" in plain(top_line(scene, ("dev", False), 80))
     assert "protected" not in plain(top_line(scene, ("dev", False), 80))
-    status = world.snapshot().status.model_copy(update={"gateway_ready": 1, "adapters": {"registry": "down: refused"}, "audit_ok": False})
+    status = world.snapshot().status.model_copy(
+        update={"gateway_ready": 1, "adapters": {"registry": "down: refused"}, "audit_ok": False}
+    )
     broken = plain(top_line(Scene(frame=Frame(world.snapshot(status=status))), ("", False), 140))
     assert "✗ gateway 1/2" in broken
     assert "registry down" in broken
@@ -145,7 +190,9 @@ def test_the_top_bar_names_the_environment_in_a_word_and_says_what_is_wrong(worl
 
 
 def test_banners_for_a_lost_engine_a_held_screen_and_a_demo(world: Any) -> None:
-    status = world.snapshot().status.model_copy(update={"demo": {"act": "act 3 of 4: Advance", "message": "judging [/x]", "started_at": world.now - 75}})
+    status = world.snapshot().status.model_copy(
+        update={"demo": {"act": "act 3 of 4: Advance", "message": "judging [/x]", "started_at": world.now - 75}}
+    )
     lost = Lost(since=world.now + 3, now=world.now + 17, error=Unreachable("gone"), address=Address(socket="/s"))
     shown = text(banners(Scene(frame=Frame(world.snapshot(status=status)), lost=lost, held=True), 160))
     assert "engine unreachable since 20:26:43" in shown

@@ -28,8 +28,21 @@ from console.tui.text import (
     wrap,
 )
 
-HOSTILE = ["[red]x[/red]", "[/x] svc", "err [key='v]", "\x1b[31mred\x1b[0m\x07", "\x1b]0;title\x07", "a\nb\rc\td", "\u202eright to left",
-           "\u200bzero\u2066wide", "\ud800 lone surrogate", "\x9b31m C1", "日本語サービス", "\x00\x7f", "e\u0301" * 30]
+HOSTILE = [
+    "[red]x[/red]",
+    "[/x] svc",
+    "err [key='v]",
+    "\x1b[31mred\x1b[0m\x07",
+    "\x1b]0;title\x07",
+    "a\nb\rc\td",
+    "\u202eright to left",
+    "\u200bzero\u2066wide",
+    "\ud800 lone surrogate",
+    "\x9b31m C1",
+    "日本語サービス",
+    "\x00\x7f",
+    "e\u0301" * 30,
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -77,14 +90,32 @@ def test_a_table_never_is_wider_than_its_place(width: int, cells: list[str]) -> 
 
 def test_columns_are_dropped_in_their_order_and_the_flexible_one_takes_the_rest() -> None:
     columns = (Column("NAME", 4), Column("LESS", 10, keep=1), Column("LEAST", 10, keep=2), Column("WIDE", 4, flex=True))
-    assert fit(columns, [4, 10, 10, 4], 16 + 3) == [4, 10, 0, 3 + 4 - gap_in(19) * 2] or fit(columns, [4, 10, 10, 4], 20)[2] == 0
+    assert (
+        fit(columns, [4, 10, 10, 4], 16 + 3) == [4, 10, 0, 3 + 4 - gap_in(19) * 2]
+        or fit(columns, [4, 10, 10, 4], 20)[2] == 0
+    )
     assert fit(columns, [4, 10, 10, 4], 10) == [4, 0, 0, 5]
     assert sum(fit(columns, [4, 10, 10, 4], 120)) + 3 * gap_in(120) == 120
 
 
 def test_numbers_read_as_a_person_writes_them() -> None:
-    assert [duration(s) for s in (0, 34.9, 192, 3840, 183600, None)] == ["0 s", "34 s", "3 m 12 s", "1 h 04 m", "2 d 03 h", "–"]
-    assert [percent(p) for p in (0, 0.0025, 0.0021, 0.124, 0.9979, 1.0, None)] == ["0 %", "0.25 %", "0.21 %", "12.4 %", "99.79 %", "100 %", "–"]
+    assert [duration(s) for s in (0, 34.9, 192, 3840, 183600, None)] == [
+        "0 s",
+        "34 s",
+        "3 m 12 s",
+        "1 h 04 m",
+        "2 d 03 h",
+        "–",
+    ]
+    assert [percent(p) for p in (0, 0.0025, 0.0021, 0.124, 0.9979, 1.0, None)] == [
+        "0 %",
+        "0.25 %",
+        "0.21 %",
+        "12.4 %",
+        "99.79 %",
+        "100 %",
+        "–",
+    ]
     assert percent(math.nan) == "–"
     assert [millis(v) for v in (8.44, 412.2, 1240, None)] == ["8.4 ms", "412 ms", "1.24 s", "–"]
     assert count(1204) == "1,204"

@@ -9,7 +9,9 @@ from adapters.ports import ArmCounts
 from engine.observe.evidence import ArmFold, Span, union_length
 
 spans_of_workers = st.lists(
-    st.tuples(st.sampled_from(["g-1", "g-2"]), st.integers(0, 60), st.sampled_from(["stable", "canary"]), st.integers(0, 9)),
+    st.tuples(
+        st.sampled_from(["g-1", "g-2"]), st.integers(0, 60), st.sampled_from(["stable", "canary"]), st.integers(0, 9)
+    ),
     max_size=60,
 )
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from engine.observe.fold import CountRow, Cursor, fold, merge_alike
 
 
-def row(track: str = "stable", requests: int = 0, errors: int = 0, revision: int = 1, rollout: str = "ro-1", **more: Any) -> dict[str, Any]:
+def row(
+    track: str = "stable", requests: int = 0, errors: int = 0, revision: int = 1, rollout: str = "ro-1", **more: Any
+) -> dict[str, Any]:
     return {
         "service": "chat", "env": "production", "target": "local", "track": track, "release_id": f"charlm-{track}",
         "rollout_id": rollout, "table_revision": revision, "requests": requests, "errors": errors, "slow": 0,
@@ -30,7 +32,9 @@ def snapshot(seq: int, *rows: dict[str, Any], at: float = 1_000.0) -> dict[str, 
     counts=st.lists(st.integers(0, 50), min_size=1, max_size=30),
     polls=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=12),
 )
-def test_every_snapshot_is_taken_once_however_the_polls_overlap(counts: list[int], polls: list[tuple[int, int]]) -> None:
+def test_every_snapshot_is_taken_once_however_the_polls_overlap(
+    counts: list[int], polls: list[tuple[int, int]]
+) -> None:
     whole = [snapshot(seq, row(requests=n)) for seq, n in enumerate(counts, start=1)]
     cursor: Cursor | None = None
     seen: list[CountRow] = []
@@ -102,7 +106,9 @@ KEY = ("boot_id", "seq", "service", "env", "target", "track", "release_id")
 
 
 def test_rows_the_store_cannot_tell_apart_are_added_under_the_older_revision() -> None:
-    rows = fold("g-1", [snapshot(1, row(requests=3, revision=8, errors=1), row(requests=2, revision=7, rollout=""))], None).rows
+    rows = fold(
+        "g-1", [snapshot(1, row(requests=3, revision=8, errors=1), row(requests=2, revision=7, rollout=""))], None
+    ).rows
     (merged,) = merge_alike(rows, KEY)
     assert (merged.requests, merged.errors, merged.table_revision, merged.rollout_id) == (5, 1, 7, "")
     assert merged.latency["buckets"] == {"0.1": 5, "+Inf": 5}

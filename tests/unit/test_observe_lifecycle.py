@@ -101,8 +101,10 @@ def test_an_end_is_told_once_and_only_if_the_start_was() -> None:
 
 def test_a_silence_holds_its_tongue_for_what_it_matches_until_it_ends() -> None:
     alert = replace(PAGE, service="chat", labels={"rollout": "ro-1"})
+
     def quiet(**matchers: str) -> SilenceRecord:
         return SilenceRecord(1, matchers, "user:ann", "known", 50.0, 500.0)
+
     assert told(alert, 101.0, quiet(service="chat")) == []
     assert told(alert, 101.0, quiet(name="GatewayDown", rollout="ro-1")) == []
     assert told(alert, 101.0, quiet(service="other")) == [("firing", False)]

@@ -33,9 +33,14 @@ def rollout(**changes: object) -> dict[str, Firing]:
 
 
 def test_a_healthy_world_fires_nothing() -> None:
-    assert fired(
-        rollouts=(CANARY,), probes=(ProbeFact("chat", "production", 0, "ok", ""),), adapters=(AdapterFact("registry", ""),)
-    ) == {}
+    assert (
+        fired(
+            rollouts=(CANARY,),
+            probes=(ProbeFact("chat", "production", 0, "ok", ""),),
+            adapters=(AdapterFact("registry", ""),),
+        )
+        == {}
+    )
 
 
 def test_a_measured_split_that_is_off_fires_only_with_enough_counts_to_know() -> None:
@@ -62,7 +67,11 @@ def test_a_canary_whose_failures_retries_hide_is_seen() -> None:
 
 
 def test_a_failed_canary_is_a_ticket_until_it_is_old_and_a_hands_abort_is_information() -> None:
-    gone = {"state": RolloutState.ROLLED_BACK, "verdict": VerdictKind.FAIL.value, "verdict_sentence": "errors 12 % vs 0 %"}
+    gone = {
+        "state": RolloutState.ROLLED_BACK,
+        "verdict": VerdictKind.FAIL.value,
+        "verdict_sentence": "errors 12 % vs 0 %",
+    }
     assert rollout(**gone)["CanaryFailing"].severity is Severity.TICKET
     assert "errors 12 %" in rollout(**gone)["CanaryFailing"].summary
     assert rollout(**gone, state_since=0.0) == {}
@@ -96,8 +105,16 @@ def test_probes_that_time_out_while_no_worker_answers_mean_the_gateway() -> None
 @pytest.mark.parametrize(
     ("facts", "name", "severity"),
     [
-        ({"crash_loops": (CrashLoopFact("chat", "production", "charlm-2", "4 exits in 120 s"),)}, "CrashLoop", Severity.PAGE),
-        ({"crash_loops": (CrashLoopFact("chat", "production", "charlm-2", "x", "canary"),)}, "CrashLoop", Severity.TICKET),
+        (
+            {"crash_loops": (CrashLoopFact("chat", "production", "charlm-2", "4 exits in 120 s"),)},
+            "CrashLoop",
+            Severity.PAGE,
+        ),
+        (
+            {"crash_loops": (CrashLoopFact("chat", "production", "charlm-2", "x", "canary"),)},
+            "CrashLoop",
+            Severity.TICKET,
+        ),
         ({"adapters": (AdapterFact("registry", "timed out"),)}, "AdapterDown", Severity.TICKET),
         ({"audit_trouble": "row 7 does not follow"}, "AuditChainBroken", Severity.PAGE),
         ({"someone_is_paged": False}, "NoOneIsPaged", Severity.INFO),

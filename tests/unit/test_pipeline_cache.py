@@ -110,9 +110,13 @@ def test_sweep_spares_the_living(tmp_path: Path) -> None:
 def write_package(root: Path) -> None:
     (root / "mine").mkdir()
     (root / "mine" / "__init__.py").write_text("")
-    (root / "mine" / "stage.py").write_text("def run(ctx):\n    from mine.lib import deep\n    from . import near\n    import json\n")
+    (root / "mine" / "stage.py").write_text(
+        "def run(ctx):\n    from mine.lib import deep\n    from . import near\n    import json\n"
+    )
     (root / "mine" / "lib").mkdir()
-    (root / "mine" / "lib" / "__init__.py").write_text("raise RuntimeError('nobody may import this to fingerprint it')\n")
+    (root / "mine" / "lib" / "__init__.py").write_text(
+        "raise RuntimeError('nobody may import this to fingerprint it')\n"
+    )
     (root / "mine" / "lib" / "deep.py").write_text("X = 1\n")
     (root / "mine" / "near.py").write_text("Y = 1\n")
     (root / "mine" / "unused.py").write_text("Z = 1\n")

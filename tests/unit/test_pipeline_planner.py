@@ -13,8 +13,14 @@ from engine.pipelines.planner import Action, Ingredients, World, changes, ingred
 from engine.pipelines.spec import Pipeline, StageSpec
 
 BASE = Ingredients(
-    entry="m:f", code="c1", params={"steps": 600, "text": None}, inputs={"data": "d1"}, sources={}, environment={"torch": "2"},
-    context={"baseline": None}, seed=1,
+    entry="m:f",
+    code="c1",
+    params={"steps": 600, "text": None},
+    inputs={"data": "d1"},
+    sources={},
+    environment={"torch": "2"},
+    context={"baseline": None},
+    seed=1,
 )
 PIPELINE = Pipeline(
     "toy",
@@ -24,7 +30,9 @@ PIPELINE = Pipeline(
         StageSpec("c", "m:c", ("b",), cached=False),
     ),
 )
-WORLD = World(code={"a": "ca", "b": "cb", "c": "cc"}, environment={"python": "3"}, context={"baseline": "r1", "actor": "x"})
+WORLD = World(
+    code={"a": "ca", "b": "cb", "c": "cc"}, environment={"python": "3"}, context={"baseline": "r1", "actor": "x"}
+)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
 
@@ -77,7 +85,9 @@ def test_context_a_stage_does_not_read_is_not_in_its_key() -> None:
 def test_nothing_known_means_the_first_runs_and_the_rest_follow() -> None:
     decided = plan(PIPELINE, WORLD)
     assert [(p.stage, p.action, p.why) for p in decided] == [
-        ("a", Action.RUN, "first run"), ("b", Action.FOLLOW, "follows a"), ("c", Action.RUN, "has effects: always runs"),
+        ("a", Action.RUN, "first run"),
+        ("b", Action.FOLLOW, "follows a"),
+        ("c", Action.RUN, "has effects: always runs"),
     ]
     assert [bool(p.key) for p in decided] == [True, False, False]
 

@@ -49,7 +49,9 @@ def test_setting_inside_a_table_keeps_the_rest_of_it() -> None:
     first = pipeline().with_values({"release.serving": {"max_batch": 4, "fault": {"latency_ms": 900}}})
     second = first.with_values({"release.serving.fault.error_rate": "0.3", "release.serving.dtype": "float32"})
     assert second.values["release.serving"] == {
-        "max_batch": 4, "dtype": "float32", "fault": {"latency_ms": 900, "error_rate": 0.3},
+        "max_batch": 4,
+        "dtype": "float32",
+        "fault": {"latency_ms": 900, "error_rate": 0.3},
     }
 
 

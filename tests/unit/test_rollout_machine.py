@@ -129,7 +129,12 @@ def test_rollback_is_legal_from_every_state_that_is_not_over(state: S) -> None:
 
 
 def test_effects_survive_the_journal() -> None:
-    for effect in (Scale("a", 2), Route("a", "b", 25), Route("a", None, 0, promotes=True), RegistryMove("promote", "a", None)):
+    for effect in (
+        Scale("a", 2),
+        Route("a", "b", 25),
+        Route("a", None, 0, promotes=True),
+        RegistryMove("promote", "a", None),
+    ):
         assert from_json(to_json(effect)) == effect
 
 

@@ -58,8 +58,10 @@ class Replica:
         loaded = LoadedModel(GPT(CONFIG).eval(), CharTokenizer(" abc"), CONFIG, self.settings)
         self.valve = Valve(Runner(loaded, self.settings.max_batch))
         core = EngineCore(
-            self.valve, loaded.tokenizer,
-            max_batch=self.settings.max_batch, max_batch_tokens=self.settings.max_batch_tokens,
+            self.valve,
+            loaded.tokenizer,
+            max_batch=self.settings.max_batch,
+            max_batch_tokens=self.settings.max_batch_tokens,
         )
         card = ModelCard("charlm-1", "d" * 64, loaded.tokenizer, CONFIG.block_size, 1, "cpu", self.settings)
         self.intake = Intake(asyncio.get_running_loop())
@@ -67,14 +69,20 @@ class Replica:
         self.engine = EngineLoop(lambda: (core, card), metrics, self.intake)
         self.intake.attach(self.engine)
         front = Front(
-            service="chat", release_id="charlm-1", identity={"spawn_id": "s"}, engine=self.engine,
-            intake=self.intake, metrics=metrics,
+            service="chat",
+            release_id="charlm-1",
+            identity={"spawn_id": "s"},
+            engine=self.engine,
+            intake=self.intake,
+            metrics=metrics,
         )
         transport = httpx.ASGITransport(front.app())
         self.client = httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=30)
         self.engine.start()
 
-    async def post(self, path: str = "/v1/completions", headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+    async def post(
+        self, path: str = "/v1/completions", headers: dict[str, str] | None = None, **body: Any
+    ) -> httpx.Response:
         return await self.client.post(path, json=body, headers=headers or {})
 
     async def ready(self) -> tuple[int, dict[str, Any]]:
@@ -157,7 +165,7 @@ async def test_a_request_past_its_deadline_is_answered_504_and_leaves_the_engine
     assert late.headers["x-request-id"] == "r-1"
     replica.valve.open.set()
     async with asyncio.timeout(15):
-        while await replica.metric("vllm:request_success_total", finished_reason="abort") != 1:  # noqa: ASYNC110
+        while await replica.metric("vllm:request_success_total", finished_reason="abort") != 1:
             await asyncio.sleep(0.01)
     assert (await replica.ready())[1]["in_flight"] == 0
 
@@ -238,9 +246,21 @@ async def test_a_draining_replica_is_not_ready_but_serves_until_it_closes(replic
         ("/v1/completions", {"prompt": "a", "stop": list("abcab")}, 400, "stop", "invalid_value"),
         ("/v1/completions", ["prompt"], 400, None, "invalid_value"),
         ("/v1/completions", {"prompt": "a", "model": "gpt-9"}, 404, "model", "model_not_found"),
-        ("/v1/chat/completions", {"messages": [{"role": "robot", "content": "a"}]}, 400, "messages.0.role", "invalid_value"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "robot", "content": "a"}]},
+            400,
+            "messages.0.role",
+            "invalid_value",
+        ),
         ("/v1/chat/completions", {"messages": []}, 400, "messages", "invalid_value"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages", "invalid_value"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            400,
+            "messages",
+            "invalid_value",
+        ),
         ("/v1/embeddings", {"input": "a"}, 404, None, "not_found"),
         ("/v1/models", {}, 405, None, "not_found"),
     ],
@@ -271,8 +291,10 @@ async def test_openai_clients_nulls_and_extras_are_taken(replicas: Callable[...,
     body = response.json()
     assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     chat = await replica.post(
-        "/v1/chat/completions", messages=[{"role": "user", "content": [{"type": "text", "text": "abc"}]}],
-        max_completion_tokens=4, temperature=0,
+        "/v1/chat/completions",
+        messages=[{"role": "user", "content": [{"type": "text", "text": "abc"}]}],
+        max_completion_tokens=4,
+        temperature=0,
     )
     assert chat.json()["choices"][0]["message"] == {"role": "assistant", "content": body["choices"][0]["text"]}
     kept = await replica.post(**{**PROMPT, "prompt": "a" * 100 + "abc"}, truncate_prompt_tokens=3)
@@ -304,5 +326,7 @@ def test_the_front_imports_neither_torch_nor_the_stores_of_other_rooms() -> None
         "import sys, engine.serving.server;"
         "print([m for m in ('torch','numpy','mlflow','sqlmodel','state.store','state.models','engine.rollouts') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
     assert result.stdout.strip() == "[]"

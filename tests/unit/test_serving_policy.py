@@ -135,7 +135,9 @@ def test_unknown_characters_become_the_replacement_and_never_fail() -> None:
         CharTokenizer("aa")
 
 
-def status(state: LoopState = LoopState.SERVING, beat: float = 99.0, progress: float = 99.0, tokens: int = 2) -> EngineStatus:
+def status(
+    state: LoopState = LoopState.SERVING, beat: float = 99.0, progress: float = 99.0, tokens: int = 2
+) -> EngineStatus:
     return EngineStatus(state, "why", beat, progress, 5, tokens, 0, 0)
 
 
@@ -175,7 +177,11 @@ def test_faults_are_refused_unless_allowed_and_repeat_by_seed() -> None:
 def test_serving_settings_name_the_field_that_is_wrong() -> None:
     settings = serving_settings({"max_batch": 4, "fault": None}, {"max_queue": 3})
     assert (settings.max_batch, settings.max_queue, settings.fault) == (4, 3, None)
-    for wrong, field in (({"max_batch": 0}, "max_batch"), ({"max_bach": 4}, "max_bach"), ({"fault": {"error_rate": 2}}, "fault.error_rate")):
+    for wrong, field in (
+        ({"max_batch": 0}, "max_batch"),
+        ({"max_bach": 4}, "max_bach"),
+        ({"fault": {"error_rate": 2}}, "fault.error_rate"),
+    ):
         with pytest.raises(ConfigError, match=field.replace(".", r"\.")):
             serving_settings(wrong, {})
     with pytest.raises(ConfigError, match="max_batch_tokens must be at least max_batch"):

@@ -34,7 +34,9 @@ def model(block_size: int = 8, seed: int = 0) -> GPT:
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(alphabet="abcdefgh xyz", max_size=60), st.integers(1, 5), st.integers(1, 3))
-def test_every_character_but_the_first_is_scored_once_however_it_is_batched(text: str, batch: int, threads: int) -> None:
+def test_every_character_but_the_first_is_scored_once_however_it_is_batched(
+    text: str, batch: int, threads: int
+) -> None:
     scored = model_nats(model(), TOKENIZER, text, batch=batch, threads=threads)
     assert scored.shape == (max(0, len(text) - 1),)
     assert scored == pytest.approx(model_nats(model(), TOKENIZER, text), abs=1e-4)
@@ -137,7 +139,10 @@ def test_runs_similarity_and_the_prompt_sets_identity() -> None:
     facts = prompt_facts()
     assert facts["id"] == f"{facts['name']}/{facts['version']}"
     # A changed set needs a new VERSION: answers to different prompts must not pass as the same test.
-    assert (facts["version"], facts["sha256"]) == (1, "035486e208e535caa59cefb235a3d2b76727180f6cf5bed8cb1213a2a7bd8c6c")
+    assert (facts["version"], facts["sha256"]) == (
+        1,
+        "035486e208e535caa59cefb235a3d2b76727180f6cf5bed8cb1213a2a7bd8c6c",
+    )
 
 
 def test_answers_are_greedy_repeatable_and_never_begin_blank() -> None:

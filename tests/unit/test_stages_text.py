@@ -123,7 +123,13 @@ def test_statistics_count_and_an_empty_text_has_none() -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("plain words\n", None), ("=" * 80, None), ("A" * 401, "blob"), ("ok \x00\x01\x02", "odd_characters"), ("\ufffd\ufffd", "odd_characters")],
+    [
+        ("plain words\n", None),
+        ("=" * 80, None),
+        ("A" * 401, "blob"),
+        ("ok \x00\x01\x02", "odd_characters"),
+        ("\ufffd\ufffd", "odd_characters"),
+    ],
 )
 def test_outliers_are_named(text: str, reason: str | None) -> None:
     assert outlier_reason(text) == reason

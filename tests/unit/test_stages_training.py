@@ -20,7 +20,15 @@ from engine.serving.models.gpt import GPT, GPTConfig
 from state.digests import file_sha256
 from state.words import OperationFailed, UsageError
 
-TINY: dict[str, Any] = {"steps": 12, "batch": 16, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "warmup_steps": 3}
+TINY: dict[str, Any] = {
+    "steps": 12,
+    "batch": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 16,
+    "block_size": 16,
+    "warmup_steps": 3,
+}
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -88,12 +96,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     line = "the deck is clear and the wires are set for the next aircraft to come aboard"
     text = "\n\n".join(f"{line[i % 11 : 40 + i % 37]} at {i} hours." for i in range(400))
     (root / "x.txt").write_text(text)
-    for name, module, needs in (("collect", collect, ()), ("snapshot", snapshot, ("collect",)), ("validate", validate, ("snapshot",))):
+    for name, module, needs in (
+        ("collect", collect, ()),
+        ("snapshot", snapshot, ("collect",)),
+        ("validate", validate, ("snapshot",)),
+    ):
         run_stage(root, root / name, name, module, needs, {"text": "x.txt"} if name == "collect" else {})
     return root
 
 
-def run_stage(root: Path, out: Path, name: str, module: Any, needs: tuple[str, ...], params: dict[str, Any]) -> StageResult:
+def run_stage(
+    root: Path, out: Path, name: str, module: Any, needs: tuple[str, ...], params: dict[str, Any]
+) -> StageResult:
     out.mkdir()
     ctx = StageContext("run-1", name, params, {n: root / n for n in needs}, out, None, {"workspace": str(root)})
     result: StageResult = module.run(ctx)
@@ -108,7 +122,11 @@ def test_the_stage_writes_safetensors_and_json_only_and_every_prompt_encodes(dat
     result = run_train(data, tmp_path / "out")
     written = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert written == [
-        "model/config.json", "model/model.safetensors", "model/tokenizer.json", "progress.json", "training.json",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "progress.json",
+        "training.json",
     ]
     assert not result.refused_by
     model, tokenizer = load_model(tmp_path / "out" / "model", torch.device("cpu"))
@@ -119,7 +137,9 @@ def test_the_stage_writes_safetensors_and_json_only_and_every_prompt_encodes(dat
 
 def test_the_stage_is_repeatable_to_the_byte_and_records_what_it_depends_on(data: Path, tmp_path: Path) -> None:
     one, two = run_train(data, tmp_path / "one"), run_train(data, tmp_path / "two")
-    assert file_sha256(tmp_path / "one/model/model.safetensors") == file_sha256(tmp_path / "two/model/model.safetensors")
+    assert file_sha256(tmp_path / "one/model/model.safetensors") == file_sha256(
+        tmp_path / "two/model/model.safetensors"
+    )
     training = one.facts["training"]
     assert training["seed"] == 1337
     assert set(training["environment"]) >= {"python", "torch", "numpy", "safetensors", "processor", "system"}

@@ -19,7 +19,9 @@ def stage(root: Path, name: str, module: Any, needs: tuple[str, ...] = (), **par
     out = root / name
     out.mkdir()
     context = {"workspace": str(root)}
-    result: StageResult = module.run(StageContext("run-1", name, params, {n: root / n for n in needs}, out, None, context))
+    result: StageResult = module.run(
+        StageContext("run-1", name, params, {n: root / n for n in needs}, out, None, context)
+    )
     return result
 
 

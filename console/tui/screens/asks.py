@@ -9,9 +9,10 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
-from console.tui.acts import MenuChoice, Refused, VerbCall, emergency_line, with_args
-from console.tui.rollout_page import plan_lines
+from console.tui.acts import MenuChoice, Refused, VerbCall, with_args
+from console.tui.plan_lines import plan_lines
 from console.tui.screens.confirm import ARM_S, BURST_S, WIDEST
+from console.tui.script_lines import emergency_line
 from console.tui.signs import env_badge
 from console.tui.text import Line, line, wrap
 from console.tui.widgets.lines import Lines
@@ -87,17 +88,34 @@ class PromoteScreen(_Panel):
     def lines(self, width: int) -> list[Line]:
         """The menu, and what the next step would change."""
         r = self._rollout
-        lines = [line(("promote  ", "title"), (f"rollout {r.id}", "strong"), "  ", *env_badge(r.env, r.protected)),
-                 line((f"{r.service}  {r.from_release or 'nothing'} → {r.to_release}, now at {r.weight} %", "dim")), ()]
+        lines = [
+            line(("promote  ", "title"), (f"rollout {r.id}", "strong"), "  ", *env_badge(r.env, r.protected)),
+            line((f"{r.service}  {r.from_release or 'nothing'} → {r.to_release}, now at {r.weight} %", "dim")),
+            (),
+        ]
         for choice in self._choices:
             refused = isinstance(choice.choice, Refused)
-            lines.append(line((f"  {choice.key}  ", "key.off" if refused else "key"), (choice.label, "key.off" if refused else "strong")))
+            lines.append(
+                line(
+                    (f"  {choice.key}  ", "key.off" if refused else "key"),
+                    (choice.label, "key.off" if refused else "strong"),
+                )
+            )
             if isinstance(choice.choice, Refused):
                 lines += [line("     ", *row) for row in wrap(choice.choice.reason, width - 5, "warn")]
             elif choice.choice.verb == "rollout.promote" and r.promote_plan is not None:
                 lines += [line("     ", *row) for row in plan_lines(r.promote_plan, width - 5)]
         if self._asking is not None:
-            lines += [(), line(("▸ ", "key"), ("canary's weight, 1 to 100: ", "strong"), (self._typed, "accent"), ("▏", "key"), ("  enter", "dim"))]
+            lines += [
+                (),
+                line(
+                    ("▸ ", "key"),
+                    ("canary's weight, 1 to 100: ", "strong"),
+                    (self._typed, "accent"),
+                    ("▏", "key"),
+                    ("  enter", "dim"),
+                ),
+            ]
         return [*lines, (), line((" Cancel ", "badge.on"), (" esc enter", "dim")), line((self._note, "warn"))]
 
     def press(self, event: events.Key, *, burst: bool) -> None:
@@ -146,8 +164,13 @@ class TextScreen(_Panel):
     def lines(self, width: int) -> list[Line]:
         """Title, field, hint."""
         typed = wrap(self._typed, width - 4, "accent")
-        return [line((self._title, "title")), (), *[line(("▸ " if i == 0 else "  ", "key"), *row) for i, row in enumerate(typed)], (),
-                line(("enter keeps it, esc does not · ", "dim"), (self._hint, "dim"))]
+        return [
+            line((self._title, "title")),
+            (),
+            *[line(("▸ " if i == 0 else "  ", "key"), *row) for i, row in enumerate(typed)],
+            (),
+            line(("enter keeps it, esc does not · ", "dim"), (self._hint, "dim")),
+        ]
 
     def on_paste(self, event: events.Paste) -> None:
         """A note may be pasted: it is text, and sends nothing by itself."""
@@ -181,12 +204,24 @@ class EmergencyScreen(_Panel):
     def lines(self, width: int) -> list[Line]:
         """What to type, where."""
         return [
-            line(("roll back without the engine  ", "title"), *self._badge), (),
-            *wrap("The engine does not answer, so this console cannot roll back. The gateway still serves and takes the kept plan"
-                  " from the command line; the engine imports what was done when it returns. In a shell on this host:", width),
-            (), line("  ", (self._line, "accent")), (),
-            *wrap("Or start the engine, `airboss up -d`: this screen finds it by itself and `b` works again.", width, "dim"), (),
-            line((" Close ", "badge.on"), (" esc enter", "dim"), ("      Y", "key"), ("  copy the line", "dim")), line((self._note, "ok")),
+            line(("roll back without the engine  ", "title"), *self._badge),
+            (),
+            *wrap(
+                "The engine does not answer, so this console cannot roll back. The gateway still serves, and takes the plan"
+                " from the command line; the engine imports what was done when it returns. In a shell on this host:",
+                width,
+            ),
+            (),
+            line("  ", (self._line, "accent")),
+            (),
+            *wrap(
+                "Or start the engine, `airboss up -d`: this screen finds it by itself and `b` works again.",
+                width,
+                "dim",
+            ),
+            (),
+            line((" Close ", "badge.on"), (" esc enter", "dim"), ("      Y", "key"), ("  copy the line", "dim")),
+            line((self._note, "ok")),
         ]
 
     def press(self, event: events.Key, *, burst: bool) -> None:

@@ -23,7 +23,9 @@ from console.tui.widgets.prompt import Prompt
 
 def bindings() -> list[BindingType]:
     """The registry's keys as bindings; each runs `key(id)`. None has priority, so a panel shuts all of them out."""
-    return [Binding(",".join(key.keys), f"key('{key.id}')", key.label or key.help, show=False, id=key.id) for key in KEYS]
+    return [
+        Binding(",".join(key.keys), f"key('{key.id}')", key.label or key.help, show=False, id=key.id) for key in KEYS
+    ]
 
 
 class ConsoleScreen(Screen[None]):
@@ -109,11 +111,14 @@ class ConsoleScreen(Screen[None]):
 
     def _chrome(self, scene: Scene) -> None:
         width = self.size.width
-        self.query_one("#top", Lines).show([chrome.top_line(scene, self.env(scene), width), chrome.tabs(self.tab, scene, width)],
-                                           stale=scene.is_stale)
+        self.query_one("#top", Lines).show(
+            [chrome.top_line(scene, self.env(scene), width), chrome.tabs(self.tab, scene, width)], stale=scene.is_stale
+        )
         self.query_one("#banners", Lines).show(chrome.banners(scene, width), stale=scene.is_stale)
         text, tone = self._said or (self.status(), "dim")
-        self.query_one("#status", Lines).show([pad(line((f" {text}", tone)), width)], stale=scene.is_stale and self._said is None)
+        self.query_one("#status", Lines).show(
+            [pad(line((f" {text}", tone)), width)], stale=scene.is_stale and self._said is None
+        )
         self.query_one(Prompt).show_keys(chrome.key_bar(self.view, self.item, scene, width), stale=scene.is_stale)
 
     def env(self, scene: Scene) -> tuple[str, bool] | None:

@@ -16,8 +16,9 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.timer import Timer
 
-from console.tui.acts import VerbCall, script_line
+from console.tui.acts import VerbCall
 from console.tui.confirm_page import Asked, body_lines, first_field, foot_lines, head_lines, missing
+from console.tui.script_lines import script_line
 from console.tui.widgets.lines import Lines, Page
 from engine.api.schemas import PlanView
 from engine.verbs import Confirm
@@ -108,7 +109,9 @@ class ConfirmScreen(ModalScreen[Accepted | None]):
         inner = max(20, width - 6)
         head = head_lines(self._call, inner)
         body = body_lines(self._call, self._plan, self._fault, inner - 1)
-        foot = foot_lines(self._call, self._asked, armed=self._armed_at is not None, refused=bool(self._fault), width=inner)
+        foot = foot_lines(
+            self._call, self._asked, armed=self._armed_at is not None, refused=bool(self._fault), width=inner
+        )
         self.query_one("#head", Lines).show(head)
         page = self.query_one("#plan", Page)
         page.styles.height = max(1, min(len(body), self.size.height - len(head) - len(foot) - 6))
@@ -176,7 +179,11 @@ class ConfirmScreen(ModalScreen[Accepted | None]):
             return
         elif event.is_printable and event.character:
             value = (value + event.character)[:200]
-        self._asked = replace(self._asked, note="", name=value) if field == "name" else replace(self._asked, note="", reason=value)
+        self._asked = (
+            replace(self._asked, note="", name=value)
+            if field == "name"
+            else replace(self._asked, note="", reason=value)
+        )
         self._paint()
 
     def _next_field(self) -> None:

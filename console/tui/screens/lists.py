@@ -12,7 +12,6 @@ from console.tui.chrome import banners
 from console.tui.fleet_page import fleet_page
 from console.tui.fleet_rows import FLEET
 from console.tui.item_page import item_page
-from console.tui.keymap import VIEW_TITLES
 from console.tui.listing import Listing
 from console.tui.record_rows import ALERTS, AUDIT, RELEASES, SERVING, SLOS, chain_line
 from console.tui.rollout_page import rollout_page
@@ -28,7 +27,8 @@ from console.tui.widgets.prompt import Prompt
 from engine.api.schemas import FleetRow, RolloutView, RunView
 
 LISTINGS: dict[str, Listing[Any]] = {
-    listing.view: listing for listing in cast("tuple[Listing[Any], ...]", (FLEET, ROLLOUTS, RUNS, RELEASES, SLOS, ALERTS, SERVING, AUDIT))
+    listing.view: listing
+    for listing in cast("tuple[Listing[Any], ...]", (FLEET, ROLLOUTS, RUNS, RELEASES, SLOS, ALERTS, SERVING, AUDIT))
 }
 PREVIEW_FROM_HEIGHT = 32
 """Terminals this high have room for a preview."""
@@ -36,7 +36,12 @@ TABLE_SHARE = {"fleet": 0.4, "rollouts": 0.3, "alerts": 0.6, "serving": 0.6, "au
 """How much of the height the table may take before it scrolls, where there is a preview."""
 SETTLE_S = 0.12
 """The preview follows the cursor once it rests: a held arrow key does not repaint half the screen at each row."""
-COUNTED = {"fleet": "services", "slos": "objectives", "serving": "processes", "audit": "rows"}
+COUNTED = {
+    "fleet": ("service", "services"),
+    "slos": ("objective", "objectives"),
+    "serving": ("process", "processes"),
+    "audit": ("row", "rows"),
+}
 
 
 def preview(item: Item, scene: Scene, width: int) -> list[Line]:
@@ -47,7 +52,11 @@ def preview(item: Item, scene: Scene, width: int) -> list[Line]:
         return rollout_page(item, scene.now, width)
     if isinstance(item, RunView):
         stages = [stage_row(s, scene.now) for s in item.stages]
-        return [*run_head(item, scene.now, width), (), *[line("  ", *row) for row in table_lines(STAGE_COLUMNS, stages, width - 2)]]
+        return [
+            *run_head(item, scene.now, width),
+            (),
+            *[line("  ", *row) for row in table_lines(STAGE_COLUMNS, stages, width - 2)],
+        ]
     return item_page(item, width)
 
 
@@ -80,7 +89,7 @@ class ListScreen(ConsoleScreen):
 
     @property
     def interest(self) -> Interest | None:
-        """The history of alerts, older audit rows, and the previewed rollout's plans and events come beside the snapshot."""
+        """Past alerts, older audit rows, and the previewed rollout's plans and events come beside the snapshot."""
         if self.view == "audit":
             return Interest("audit")
         if self.view == "rollouts" and isinstance(self.item, RolloutView) and self._has_preview:
@@ -105,7 +114,9 @@ class ListScreen(ConsoleScreen):
         """The rows, then the preview of the one under the cursor."""
         table = self.table
         if scene.frame is None:
-            empty = "waiting for the engine" if scene.lost is None else "nothing is known yet: the engine does not answer"
+            empty = (
+                "waiting for the engine" if scene.lost is None else "nothing is known yet: the engine does not answer"
+            )
             table.show([], scene.now, stale=scene.is_stale, empty=empty)
             return
         items = self._listing.items(scene.frame, self.scope)
@@ -123,7 +134,11 @@ class ListScreen(ConsoleScreen):
         height = max(4, min(table.count + 2, int(room * TABLE_SHARE.get(self.view, 0.4))))
         table.styles.height = height
         whole = scene.frame.extra if scene.frame is not None else None
-        if isinstance(item, RolloutView) and isinstance(whole, RolloutView) and (whole.id, whole.revision) == (item.id, item.revision):
+        if (
+            isinstance(item, RolloutView)
+            and isinstance(whole, RolloutView)
+            and (whole.id, whole.revision) == (item.id, item.revision)
+        ):
             item = whole
         self.console.look_at(self.interest)
         block.show(preview(item, scene, self.size.width)[: room - height], stale=scene.is_stale)
@@ -137,8 +152,8 @@ class ListScreen(ConsoleScreen):
     def status(self) -> str:
         """How many rows, of what, filtered by what."""
         count = self.table.count
-        many = COUNTED.get(self.view, VIEW_TITLES[self.view].lower())
-        words = [f"{count} {many if count != 1 else many.removesuffix('es') if many == 'processes' else many.removesuffix('s')}"]
+        one, many = COUNTED.get(self.view, (self.view.removesuffix("s"), self.view))
+        words = [f"{count} {one if count == 1 else many}"]
         if self.scene.env:
             words.append(f"in {self.scene.env} (0: all)")
         if self._filter:

@@ -23,7 +23,10 @@ def fault_lines(scene: Scene, width: int) -> list[Line]:
     """Why there is nothing to show."""
     fault = scene.frame.fault if scene.frame else None
     if fault is not None:
-        return [line(("  " if i else "✗ ", "bad"), *row) for i, row in enumerate(wrap(f"{fault.message} {fault.hint}".strip(), width - 2))]
+        return [
+            line(("  " if i else "✗ ", "bad"), *row)
+            for i, row in enumerate(wrap(f"{fault.message} {fault.hint}".strip(), width - 2))
+        ]
     return [line(("asking the engine…", "dim"))]
 
 
@@ -67,20 +70,32 @@ class RolloutScreen(ConsoleScreen):
         page = self.query_one("#page", Page)
         width = page.scrollable_content_region.width
         rollout = self.item
-        page.show(rollout_page(rollout, scene.now, width) if rollout else fault_lines(scene, width), stale=scene.is_stale)
+        page.show(
+            rollout_page(rollout, scene.now, width) if rollout else fault_lines(scene, width), stale=scene.is_stale
+        )
 
 
 def same_item(item: Item, snapshot: Snapshot) -> Item:
     """The object as a later snapshot has it; as it was if it is not there any more."""
-    pools: tuple[tuple[Item, ...], ...] = (snapshot.rollouts, snapshot.runs, snapshot.releases, snapshot.alerts, snapshot.serving,
-                                           snapshot.fleet, snapshot.slos)
+    pools: tuple[tuple[Item, ...], ...] = (
+        snapshot.rollouts,
+        snapshot.runs,
+        snapshot.releases,
+        snapshot.alerts,
+        snapshot.serving,
+        snapshot.fleet,
+        snapshot.slos,
+    )
     for pool in pools:
         for other in pool:
             if type(other) is not type(item):
                 break
-            same = (other.service, other.env) == (item.service, item.env) if isinstance(item, FleetRow | SloView) and isinstance(
-                other, FleetRow | SloView) else getattr(other, "id", getattr(other, "spawn_id", None)) == getattr(
-                item, "id", getattr(item, "spawn_id", None))
+            same = (
+                (other.service, other.env) == (item.service, item.env)
+                if isinstance(item, FleetRow | SloView) and isinstance(other, FleetRow | SloView)
+                else getattr(other, "id", getattr(other, "spawn_id", None))
+                == getattr(item, "id", getattr(item, "spawn_id", None))
+            )
             if same:
                 return other
     return item
@@ -154,12 +169,17 @@ class LineageScreen(ConsoleScreen):
             self._root = frame.extra
         rows = lineage_rows(self._root) if self._root else []
         fault = frame.fault if frame is not None and frame.interest == self.interest else None
-        self.query_one("#table", LineTable).show(rows, scene.now, stale=scene.is_stale,
-                                                 empty=f"✗ {fault.message}" if fault else "asking the engine…")
+        self.query_one("#table", LineTable).show(
+            rows, scene.now, stale=scene.is_stale, empty=f"✗ {fault.message}" if fault else "asking the engine…"
+        )
 
     def status(self) -> str:
         """Which way it is read."""
-        way = "what was made from it (g: what it was made from)" if self._forward else "what it was made from (g: what was made from it)"
+        way = (
+            "what was made from it (g: what it was made from)"
+            if self._forward
+            else "what it was made from (g: what was made from it)"
+        )
         return f"lineage of {self._ref}: {way}"
 
     async def look_or_go(self, key_id: str) -> None:

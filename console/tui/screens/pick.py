@@ -35,8 +35,14 @@ class Entry:
 
 
 _COMMANDS = {
-    "deploy": "deploy ", "freeze.start": "freeze start ", "freeze.end": "freeze end ", "hold": "rollout hold ",
-    "unhold": "rollout unhold ", "pipeline.run": "pipeline run ", "alert.unsilence": "alert unsilence ", "engine.down": "down",
+    "deploy": "deploy ",
+    "freeze.start": "freeze start ",
+    "freeze.end": "freeze end ",
+    "hold": "rollout hold ",
+    "unhold": "rollout unhold ",
+    "pipeline.run": "pipeline run ",
+    "alert.unsilence": "alert unsilence ",
+    "engine.down": "down",
     "engine.drain": "down --all",
 }
 """Verbs without a key → how their line begins."""
@@ -45,8 +51,16 @@ _COMMANDS = {
 def help_entries(view: str, item: Item | None, scene: Scene) -> list[Entry]:
     """Every key, those of this view first."""
     keys = sorted(KEYS, key=lambda k: (view not in k.views, list(GROUPS).index(k.group)))
-    return [Entry(k.show, GROUPS[k.group] if view in k.views else "elsewhere", k.help, key_id=k.id,
-                  reason=_reason(k.id, item, scene) if view in k.views else "") for k in keys]
+    return [
+        Entry(
+            k.show,
+            GROUPS[k.group] if view in k.views else "elsewhere",
+            k.help,
+            key_id=k.id,
+            reason=_reason(k.id, item, scene) if view in k.views else "",
+        )
+        for k in keys
+    ]
 
 
 def palette_entries(view: str, item: Item | None, scene: Scene) -> list[Entry]:
@@ -55,10 +69,26 @@ def palette_entries(view: str, item: Item | None, scene: Scene) -> list[Entry]:
     for name, verb in VERBS.items():
         key = key_of_verb(name)
         if key is not None and view in key.views:
-            entries.append(Entry(key.show, words(name.replace(".", " ")), verb.summary, key_id=key.id, reason=_verb_reason(name, key.id, item, scene)))
+            entries.append(
+                Entry(
+                    key.show,
+                    words(name.replace(".", " ")),
+                    verb.summary,
+                    key_id=key.id,
+                    reason=_verb_reason(name, key.id, item, scene),
+                )
+            )
         elif name in verbs_without_key():
-            entries.append(Entry(":", name.replace(".", " "), verb.summary, command=_COMMANDS.get(name, name.replace(".", " ") + " ")))
-    looks = [k for k in KEYS if view in k.views and not k.acts and k.group in ("look", "go") and k.id not in ("palette", "into", "back")]
+            entries.append(
+                Entry(
+                    ":", name.replace(".", " "), verb.summary, command=_COMMANDS.get(name, name.replace(".", " ") + " ")
+                )
+            )
+    looks = [
+        k
+        for k in KEYS
+        if view in k.views and not k.acts and k.group in ("look", "go") and k.id not in ("palette", "into", "back")
+    ]
     return [*entries, *(Entry(k.show, k.label, k.help, key_id=k.id) for k in looks)]
 
 
@@ -86,7 +116,10 @@ _COLUMNS = (Column("KEY", 7, ">", most=8), Column("", 9, most=22), Column("WHAT 
 def _row(entry: Entry, _now: float) -> Row:
     off = bool(entry.reason)
     text = line((entry.help, "dim" if off else ""), (f" · not now: {entry.reason}" if off else "", "warn"))
-    return Row(f"{entry.show} {entry.label} {entry.help}", (line((entry.show, "key.off" if off else "key")), line((entry.label, "dim")), text))
+    return Row(
+        f"{entry.show} {entry.label} {entry.help}",
+        (line((entry.show, "key.off" if off else "key")), line((entry.label, "dim")), text),
+    )
 
 
 class PickScreen(ModalScreen[Entry | None]):
@@ -104,7 +137,9 @@ class PickScreen(ModalScreen[Entry | None]):
         """Search line, list, hint."""
         with Vertical(id="panel"):
             yield Lines(id="search")
-            yield LineTable(_COLUMNS, lambda e: f"{e.show} {e.label} {e.help}", _row, empty="no key does that", id="table")
+            yield LineTable(
+                _COLUMNS, lambda e: f"{e.show} {e.label} {e.help}", _row, empty="no key does that", id="table"
+            )
 
     def on_mount(self) -> None:
         """Show all of it."""
@@ -116,12 +151,19 @@ class PickScreen(ModalScreen[Entry | None]):
 
     def _paint(self) -> None:
         panel = self.query_one("#panel")
-        panel.styles.width, panel.styles.height = min(112, self.size.width - 2), min(len(self._entries) + 6, self.size.height - 2)
-        found = [e for e in self._entries if Scope(filter=self._typed).admits(f"{e.show} {e.label} {e.help} {e.reason}")]
-        self.query_one("#search", Lines).show([
-            line((self._heading, "title"), ("   type to search · enter runs it · esc leaves", "dim")),
-            line(("▸ ", "key"), (self._typed, "accent"), ("▏", "key")),
-        ])
+        panel.styles.width, panel.styles.height = (
+            min(112, self.size.width - 2),
+            min(len(self._entries) + 6, self.size.height - 2),
+        )
+        found = [
+            e for e in self._entries if Scope(filter=self._typed).admits(f"{e.show} {e.label} {e.help} {e.reason}")
+        ]
+        self.query_one("#search", Lines).show(
+            [
+                line((self._heading, "title"), ("   type to search · enter runs it · esc leaves", "dim")),
+                line(("▸ ", "key"), (self._typed, "accent"), ("▏", "key")),
+            ]
+        )
         self.query_one("#table", LineTable).show(found, 0.0)
 
     def on_paste(self, event: events.Paste) -> None:
@@ -135,7 +177,14 @@ class PickScreen(ModalScreen[Entry | None]):
         event.stop()
         event.prevent_default()
         table = self.query_one("#table", LineTable)
-        moves = {"up": "up", "down": "down", "pageup": "page_up", "pagedown": "page_down", "home": "top", "end": "bottom"}
+        moves = {
+            "up": "up",
+            "down": "down",
+            "pageup": "page_up",
+            "pagedown": "page_down",
+            "home": "top",
+            "end": "bottom",
+        }
         if event.key in ("escape", "ctrl+c"):
             self.dismiss(None)
         elif event.key == "enter":

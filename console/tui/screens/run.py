@@ -86,7 +86,9 @@ class RunScreen(ConsoleScreen):
     def _paint_stage(self, stage: StageView | None, scene: Scene) -> None:
         detail = stage_detail(stage, self.size.width - 4) if stage is not None and self.size.height >= 30 else []
         room = self.size.height // 4
-        self.query_one("#detail", Lines).show([(), *[line("  ", *row) for row in detail[:room]]] if detail else [], stale=scene.is_stale)
+        self.query_one("#detail", Lines).show(
+            [(), *[line("  ", *row) for row in detail[:room]]] if detail else [], stale=scene.is_stale
+        )
         follow = "following (l: stand still)" if self.log_page.follows else "standing still (l: follow)"
         title = line((" log of ", "dim"), (self._stage or "no stage", "title"), (f"  {follow}  ", "dim"))
         rule = max(0, self.size.width - sum(len(t) for t, _ in title) - 1)
@@ -94,8 +96,13 @@ class RunScreen(ConsoleScreen):
 
     def _take(self, scene: Scene) -> None:
         frame = scene.frame
-        if frame is not None and frame.interest is not None and frame.interest.stage == self._stage and (
-                frame.interest.ref == self._run_id) and isinstance(frame.extra, LogChunk):
+        if (
+            frame is not None
+            and frame.interest is not None
+            and frame.interest.stage == self._stage
+            and (frame.interest.ref == self._run_id)
+            and isinstance(frame.extra, LogChunk)
+        ):
             self.tail.feed(frame.extra)
         self.console.look_at(self.interest)
         lines = self.tail.shown()

@@ -1,4 +1,4 @@
-"""A table that draws only what is seen, repaints only rows that changed, and keeps its cursor on an object, not on a row."""
+"""A table that draws what is seen, repaints what changed, and keeps its cursor on an object, not on a row."""
 
 from __future__ import annotations
 
@@ -32,13 +32,23 @@ class _Painted:
 class LineTable(ScrollView, can_focus=False):
     """Objects as rows. A row is made when it comes into view; ten thousand objects cost no more than fifty."""
 
-    DEFAULT_CSS = "LineTable { width: 1fr; height: 1fr; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; overflow-x: hidden; overflow-y: scroll; }"
+    DEFAULT_CSS = """
+    LineTable {
+        width: 1fr; height: 1fr; overflow-x: hidden; overflow-y: scroll;
+        scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0;
+    }
+    """
 
     class Moved(Message):
         """The cursor is on another object."""
 
     def __init__(
-        self, columns: Sequence[Column], key: Callable[[Any], str], row: Callable[[Any, float], Row], *, empty: str = "",
+        self,
+        columns: Sequence[Column],
+        key: Callable[[Any], str],
+        row: Callable[[Any, float], Row],
+        *,
+        empty: str = "",
         id: str | None = None,
     ) -> None:
         super().__init__(id=id)
@@ -100,8 +110,16 @@ class LineTable(ScrollView, can_focus=False):
     def move(self, how: str) -> None:
         """Move the cursor by one of the registry's moves."""
         page = max(1, self._height - 2)
-        step = {"up": -1, "down": 1, "page_up": -page, "page_down": page, "half_up": -(page // 2), "half_down": page // 2,
-                "top": -len(self._items), "bottom": len(self._items)}.get(how, 0)
+        step = {
+            "up": -1,
+            "down": 1,
+            "page_up": -page,
+            "page_down": page,
+            "half_up": -(page // 2),
+            "half_down": page // 2,
+            "top": -len(self._items),
+            "bottom": len(self._items),
+        }.get(how, 0)
         cursor = min(len(self._items) - 1, max(0, self._cursor + step))
         if cursor == self._cursor or not self._items:
             return
@@ -155,7 +173,9 @@ class LineTable(ScrollView, can_focus=False):
             return _Painted(empty)
         row, is_cursor = self._row_at(index), index == self._cursor
         mark = ("▌ " if is_cursor else "  ", "key")
-        return _Painted((mark, *join(row.cells, self._columns, self._widths, gap_in(self._width - MARK))), row.tone, is_cursor)
+        return _Painted(
+            (mark, *join(row.cells, self._columns, self._widths, gap_in(self._width - MARK))), row.tone, is_cursor
+        )
 
     def _refresh_changed(self) -> None:
         for y in range(1, self._height):
@@ -172,6 +192,11 @@ class LineTable(ScrollView, can_focus=False):
         if len(self._widths) != len(self._columns):
             self._lay_out()
         if y == 0:
-            return strip_of(((" " * MARK, ""), *header(self._columns, self._widths, gap_in(width - MARK))), width, palette, stale=self._stale)
+            return strip_of(
+                ((" " * MARK, ""), *header(self._columns, self._widths, gap_in(width - MARK))),
+                width,
+                palette,
+                stale=self._stale,
+            )
         shown = self._painted[y] = self._content(y)
         return strip_of(shown.spans, width, palette, tone=shown.tone, stale=self._stale, cursor=shown.is_cursor)

@@ -56,7 +56,12 @@ class Lines(Widget, can_focus=False):
 class Page(ScrollView, can_focus=False):
     """Lines that may be more than fit: scrolled by keys, up and down and sideways."""
 
-    DEFAULT_CSS = "Page { width: 1fr; height: 1fr; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; overflow-x: hidden; overflow-y: scroll; }"
+    DEFAULT_CSS = """
+    Page {
+        width: 1fr; height: 1fr; overflow-x: hidden; overflow-y: scroll;
+        scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0;
+    }
+    """
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -77,7 +82,9 @@ class Page(ScrollView, can_focus=False):
             top = round(self.scroll_offset.y)
             for y in changed_lines(old, self._lines):
                 if top <= y < top + self.size.height:
-                    self._refresh_line_from(y - top, old[y] if y < len(old) else None, self._lines[y] if y < len(self._lines) else None)
+                    self._refresh_line_from(
+                        y - top, old[y] if y < len(old) else None, self._lines[y] if y < len(self._lines) else None
+                    )
         self._stale = stale
         if self.follows:
             self.scroll_to(y=max(0, len(self._lines) - self.size.height), animate=False, force=True)
@@ -95,8 +102,16 @@ class Page(ScrollView, can_focus=False):
         height = max(1, self.size.height)
         bottom = max(0, len(self._lines) - height)
         y = round(self.scroll_offset.y)
-        step = {"up": -1, "down": 1, "page_up": 1 - height, "page_down": height - 1, "half_up": -(height // 2),
-                "half_down": height // 2, "top": -y, "bottom": bottom - y}.get(how, 0)
+        step = {
+            "up": -1,
+            "down": 1,
+            "page_up": 1 - height,
+            "page_down": height - 1,
+            "half_up": -(height // 2),
+            "half_down": height // 2,
+            "top": -y,
+            "bottom": bottom - y,
+        }.get(how, 0)
         if how in ("left", "right"):
             self._shift = max(0, self._shift + (8 if how == "right" else -8))
             self.refresh()
@@ -113,4 +128,10 @@ class Page(ScrollView, can_focus=False):
         """One line of what is in view."""
         index = y + round(self.scroll_offset.y)
         spans = self._lines[index] if index < len(self._lines) else ()
-        return strip_of(spans, self.scrollable_content_region.width, palette_of(self.app.theme), stale=self._stale, shift=self._shift)
+        return strip_of(
+            spans,
+            self.scrollable_content_region.width,
+            palette_of(self.app.theme),
+            stale=self._stale,
+            shift=self._shift,
+        )

@@ -19,10 +19,21 @@ def _filled(text: str, style: Style, shown: Style) -> list[Segment]:
     if "█" not in text:
         return [Segment(text, shown)]
     solid = style + Style(reverse=not style.reverse)
-    return [Segment(" " * len(part), solid) if part[0] == "█" else Segment(part, shown) for part in _BLOCKS.findall(text)]
+    return [
+        Segment(" " * len(part), solid) if part[0] == "█" else Segment(part, shown) for part in _BLOCKS.findall(text)
+    ]
 
 
-def strip_of(spans: Line, width: int, palette: Palette, *, tone: str = "", stale: bool = False, cursor: bool = False, shift: int = 0) -> Strip:
+def strip_of(
+    spans: Line,
+    width: int,
+    palette: Palette,
+    *,
+    tone: str = "",
+    stale: bool = False,
+    cursor: bool = False,
+    shift: int = 0,
+) -> Strip:
     """A line exactly `width` cells wide from cell `shift` on; `tone` is that of spans without one."""
     over = palette.cursor if cursor else None
     segments = []

@@ -13,9 +13,27 @@ from console.tui.text import Line, line
 from console.tui.widgets.lines import Lines
 
 SUGGESTED = (
-    *sorted(VIEW_ALIASES), "rollback ", "deploy ", "rollout promote ", "rollout pause ", "rollout resume ", "rollout abort ",
-    "rollout retry ", "rollout weight ", "rollout hold ", "rollout approve ", "pipeline run ", "run cancel ", "run retry ",
-    "alert ack ", "alert silence ", "freeze start ", "freeze end ", "note ", "lineage ", "quit",
+    *sorted(VIEW_ALIASES),
+    "rollback ",
+    "deploy ",
+    "rollout promote ",
+    "rollout pause ",
+    "rollout resume ",
+    "rollout abort ",
+    "rollout retry ",
+    "rollout weight ",
+    "rollout hold ",
+    "rollout approve ",
+    "pipeline run ",
+    "run cancel ",
+    "run retry ",
+    "alert ack ",
+    "alert silence ",
+    "freeze start ",
+    "freeze end ",
+    "note ",
+    "lineage ",
+    "quit",
 )
 HISTORY = 100
 

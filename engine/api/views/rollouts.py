@@ -174,7 +174,9 @@ def _steps(session: Session, row: Rollout, verdicts: Mapping[int, VerdictView]) 
 
 def _step_view(idx: int, kind: str, value: int, step: RolloutStep | None, verdict: VerdictView | None) -> StepView:
     running = step is not None and step.started_at is not None and step.finished_at is None
-    elapsed = (time.time() - (step.started_at or 0.0)) if step is not None and running else (step.elapsed_s if step else 0.0)
+    elapsed = (
+        (time.time() - (step.started_at or 0.0)) if step is not None and running else (step.elapsed_s if step else 0.0)
+    )
     return StepView(
         idx=idx,
         kind=kind,
@@ -193,7 +195,9 @@ def _promote_plan(row: Rollout, refusals: Mapping[str, str]) -> PlanView | None:
     after = "all traffic, then the registry's champion"
     if row.step + 1 < len(steps) and row.state != RolloutState.AWAITING_PROMOTION:
         following = steps[row.step + 1]
-        after = f"{following['value']:.0f} % to {row.to_release}" if following["kind"] == "weight" else following["kind"]
+        after = (
+            f"{following['value']:.0f} % to {row.to_release}" if following["kind"] == "weight" else following["kind"]
+        )
     line = PlanLine(object=f"{row.env} traffic", field=row.to_release, before=f"{_weight(row)} %", after=after)
     return PlanView(
         verb="rollout.promote", ref=f"rollout/{row.id}", lines=(line,),

@@ -104,7 +104,10 @@ def run(ctx: StageContext) -> StageResult:
     }
     return StageResult(
         metrics={name: value for name, value in measured.items() if value is not None},
-        gates=(_against_baseline(baseline, difference, settings), *_prompt_gates(failures, regressions, similar, settings)),
+        gates=(
+            _against_baseline(baseline, difference, settings),
+            *_prompt_gates(failures, regressions, similar, settings),
+        ),
         facts={"evaluation": report, "prompt": prompt},
     )
 

@@ -68,7 +68,9 @@ def registration_of(ctx: StageContext, bundle: Path) -> Registration:
     training = read_facts(ctx.inputs["train"] / TRAINING)
     evaluation = read_facts(ctx.inputs["evaluate"] / EVALUATION)
     dataset = training["dataset"]
-    context = {name: str(ctx.context.get(name) or "") for name in ("pipeline", "service", "release_id", "actor", "git_commit")}
+    context = {
+        name: str(ctx.context.get(name) or "") for name in ("pipeline", "service", "release_id", "actor", "git_commit")
+    }
     fallback = text_sha256(canonical_json([context["release_id"] or ctx.run_id, digest]))
     tags = {
         "airboss.stage": Lifecycle.DEVELOPMENT.value,
@@ -109,7 +111,9 @@ def _params(training: Mapping[str, Any]) -> dict[str, str]:
     flat = {
         **{name: training[name] for name in ("seed", "threads", "device", "dtype", "parameters")},
         **{f"model.{name}": value for name, value in training["architecture"].items()},
-        **{f"train.{name}": value for name, value in training["recipe"].items() if name not in training["architecture"]},
+        **{
+            f"train.{name}": value for name, value in training["recipe"].items() if name not in training["architecture"]
+        },
         **{f"env.{name}": value for name, value in training["environment"].items()},
     }
     return {name: str(value) for name, value in flat.items()}

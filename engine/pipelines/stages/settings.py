@@ -40,7 +40,9 @@ def settings_of(kind: type[S], ctx: StageContext) -> S:
 def write_facts(path: Path, value: Mapping[str, Any]) -> None:
     """Write a stage's own JSON output, the same bytes for the same value, so that digests compare."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def read_facts(path: Path) -> dict[str, Any]:

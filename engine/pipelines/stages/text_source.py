@@ -90,7 +90,9 @@ def _folder(root: Path, max_bytes: int) -> Source:
         except TextRefused:
             skipped.append(name)
     if not documents and skipped:
-        raise TextRefused(f"none of the {len(skipped)} files below {root} is text", hint="name a folder of UTF-8 text files")
+        raise TextRefused(
+            f"none of the {len(skipped)} files below {root} is text", hint="name a folder of UTF-8 text files"
+        )
     return Source(root.name, tuple(documents), tuple(skipped))
 
 
@@ -128,7 +130,9 @@ def decode(content: bytes, path: Path) -> str:
     if content.startswith(_UTF_16):
         encoding = "utf-16"
     elif b"\0" in content:
-        raise TextRefused(f"{path} is binary, not text: it has a NUL at byte {content.index(0)}", hint="name a UTF-8 text file")
+        raise TextRefused(
+            f"{path} is binary, not text: it has a NUL at byte {content.index(0)}", hint="name a UTF-8 text file"
+        )
     else:
         encoding = "utf-8-sig"
     try:

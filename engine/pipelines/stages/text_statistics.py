@@ -47,7 +47,9 @@ def statistics_of(text: str) -> TextStatistics:
 
 def outlier_reason(text: str) -> str | None:
     """Why a record is no running text, or None: `odd_characters` or `blob`."""
-    odd = sum(1 for char in text if (ord(char) < 32 and char not in "\n\t\f") or char == "\ufffd" or 127 <= ord(char) < 160)
+    odd = sum(
+        1 for char in text if (ord(char) < 32 and char not in "\n\t\f") or char == "\ufffd" or 127 <= ord(char) < 160
+    )
     if odd > MAX_ODD_SHARE * len(text):
         return "odd_characters"
     if len(text) > LONGEST_WORD and any(len(word) > LONGEST_WORD for word in text.split()):

@@ -84,7 +84,9 @@ def run(ctx: StageContext) -> StageResult:
     return _result(training, copied=False)
 
 
-def _train(ctx: StageContext, settings: TrainSettings, texts: dict[str, str], dataset: dict[str, Any]) -> dict[str, Any]:
+def _train(
+    ctx: StageContext, settings: TrainSettings, texts: dict[str, str], dataset: dict[str, Any]
+) -> dict[str, Any]:
     """Train and save the model; returns what is written down about it."""
     device = default_device()
     if device.type == "cuda":
@@ -192,7 +194,9 @@ def _config(settings: TrainSettings, tokenizer: CharTokenizer) -> GPTConfig:
             vocab_size=tokenizer.vocab_size,
         )
     except ValueError as error:
-        raise UsageError(f"the model cannot have this shape: {error}", hint="change model.n_embd or model.n_head") from error
+        raise UsageError(
+            f"the model cannot have this shape: {error}", hint="change model.n_embd or model.n_head"
+        ) from error
 
 
 def _thinned(curve: LossCurve) -> list[list[float]]:

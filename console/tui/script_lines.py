@@ -1,0 +1,51 @@
+"""A verb as the shell line that does the same. Pure."""
+
+from __future__ import annotations
+
+import shlex
+
+from console.tui.acts import VerbCall
+from engine.verbs import Confirm
+
+_WORDS = {
+    "rollout.promote": "rollout promote {id}",
+    "rollout.promote_full": "rollout promote {id} --full",
+    "rollout.weight": "rollout weight {id} {weight}",
+    "alert.silence": "alert silence {id}",
+    "note": "note {ref} {text}",
+    "freeze.start": "freeze start",
+    "freeze.end": "freeze end",
+    "engine.down": "down",
+    "engine.drain": "down --all",
+}
+
+
+def script_line(call: VerbCall, reason: str = "") -> str:
+    """The shell line that does the same, off a terminal."""
+    name = call.ref.partition("/")[2] or call.ref
+    if call.verb == "rollback":
+        words = f"rollback {shlex.quote(call.service)} --env {shlex.quote(str(call.args.get('env', call.env)))}"
+        if call.args.get("to"):
+            words += f" --to {shlex.quote(str(call.args['to']))}"
+    elif call.verb == "deploy":
+        release = shlex.quote(str(call.args.get("release", "")))
+        words = f"deploy {shlex.quote(call.service)} {release} --env {shlex.quote(call.env)}"
+    else:
+        known = _WORDS.get(call.verb, f"{call.verb.replace('.', ' ')} {{id}}")
+        quoted = {k: shlex.quote(str(v)) for k, v in call.args.items()}
+        words = known.format_map(
+            {"id": shlex.quote(name), "ref": shlex.quote(call.ref), "weight": "W", "text": "TEXT", **quoted}
+        )
+    if call.rung is not Confirm.NONE:
+        words += " --yes"
+    if call.rung >= Confirm.NAME:
+        words += f" --confirm-name {shlex.quote(call.name)}"
+    if reason or call.rung is Confirm.NAME_AND_REASON:
+        words += f" --reason {shlex.quote(reason or 'WHY')}"
+    return f"airboss {words}"
+
+
+def emergency_line(service: str, env: str) -> str:
+    """What rolls back when no engine answers."""
+    words = f"airboss rollback {shlex.quote(service)}"
+    return f"{words} --env {shlex.quote(env)} --emergency" if env else f"{words} --emergency"

@@ -1,0 +1,126 @@
+"""The engine, made to die at one exact point of its journal. Run as a script in the engine's place.
+
+A point is a moment before or after something that lasts: a commit that touches a rollout, an intent, a track or a spawn,
+a process started or ended, a table given to a gateway worker. Points are counted from the commit that plans a rollout on
+and written to CHAOS_POINTS, one a line. CHAOS_CRASH_AT is the number of the point, or words that its name must have (`&`
+between them): there the process gets SIGKILL, from itself, with nothing flushed and nothing closed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import event
+from sqlmodel import Session
+
+import engine.daemon
+from adapters.local.child import ChildSpec
+from adapters.local.gateway import LocalGateway
+from adapters.local.spawn import Child, ChildExit, Spawner
+from state.models import Intent, KeyValue, Rollout, Spawn, TrackState
+from state.store import Store
+
+T = TypeVar("T")
+CRASH_AT = os.environ.get("CHAOS_CRASH_AT", "")
+POINTS = Path(os.environ["CHAOS_POINTS"])
+_lock = threading.Lock()
+_passed = 0
+
+
+def point(name: str) -> None:
+    """The engine has come to `name`; it ends here if this is the one."""
+    global _passed
+    with _lock:
+        if not _passed and "rollout planned" not in name:
+            return
+        _passed += 1
+        with POINTS.open("a") as file:
+            file.write(f"{_passed} {name}\n")
+            file.flush()
+        is_named = CRASH_AT and not CRASH_AT.isdigit() and all(word in name for word in CRASH_AT.split("&"))
+        if is_named or str(_passed) == CRASH_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def says(row: object) -> str:
+    """What a written row is, in a point's name; "" for rows that are no part of the journal."""
+    match row:
+        case Rollout():
+            return f"rollout {row.state}"
+        case Intent():
+            return f"intent {row.kind} {row.state}"
+        case Spawn():
+            return f"spawn {row.kind} {row.state}" + (" to stop" if row.desired == "stop" else "")
+        case TrackState():
+            return f"track {row.track}"
+        case KeyValue(key="gateway.revision"):
+            return "revision"
+    return ""
+
+
+@event.listens_for(Session, "after_flush")
+def _remember(session: Session, _context: object) -> None:
+    rows = [*session.new, *session.dirty, *session.deleted]
+    session.info.setdefault("touched", []).extend(words for row in rows if (words := says(row)))
+
+
+_once = Store._once
+
+
+def once(self: Store, fn: Callable[[Session], T]) -> T:
+    touched: list[str] = []
+
+    def noted(session: Session) -> T:
+        value = fn(session)
+        session.flush()
+        touched.extend(dict.fromkeys(session.info.pop("touched", [])))
+        if touched:
+            point(f"before commit: {', '.join(touched)}")
+        return value
+
+    value = _once(self, noted)
+    if touched:
+        point(f"after commit: {', '.join(touched)}")
+    return value
+
+
+_write, _spawn, _terminate, _put_one = ChildSpec.write, Spawner.spawn, Child.terminate, LocalGateway._put_one
+
+
+def write(self: ChildSpec, path: Path) -> None:
+    _write(self, path)
+    point(f"after the spec of a {self.kind}")
+
+
+def spawn(self: Spawner, spec: ChildSpec, *args: Any, **options: Any) -> Child:
+    child = _spawn(self, spec, *args, **options)
+    point(f"after the start of a {spec.kind}")
+    return child
+
+
+async def terminate(self: Child, grace_s: float) -> ChildExit:
+    point(f"before the end of a {self.spec.kind}")
+    ended = await _terminate(self, grace_s)
+    point(f"after the end of a {self.spec.kind}")
+    return ended
+
+
+async def put_one(self: LocalGateway, path: str, table: Any) -> None:
+    point("before a worker's table")
+    await _put_one(self, path, table)
+    point("after a worker's table")
+
+
+if __name__ == "__main__":
+    Store._once = once  # type: ignore[method-assign]
+    ChildSpec.write = write  # type: ignore[method-assign]
+    Spawner.spawn = spawn  # type: ignore[method-assign]
+    Child.terminate = terminate  # type: ignore[method-assign]
+    LocalGateway._put_one = put_one  # type: ignore[method-assign]
+    sys.exit(engine.daemon.main())
