@@ -37,6 +37,8 @@ class ReplicaStatus:
     is_alive: bool
     restarts: int
     end_cause: str = ""
+    is_wanted: bool = True
+    """False while it finishes its streams before it ends; such a one is not ready either."""
 
 
 class Runtime(Protocol):

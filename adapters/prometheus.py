@@ -10,13 +10,20 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval
-from state.words import COUNTS_AND_BAD, BadClass, NoDataCause
+from state.words import COUNTS_AND_BAD, BadClass, NoDataCause, Track
+
+Labels = tuple[tuple[str, str], ...]
+"""All labels of a series but its name, sorted."""
+Series = Mapping[Labels, Mapping[int, float]]
+"""Labels → {Unix second: counter}."""
 
 TIMEOUT_S = 5.0
 _COUNTED = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c][0])
@@ -36,9 +43,9 @@ class PrometheusMetrics:
         """Stable and canary since `since`. Prometheus knows no table revision: the time of the step stands for it."""
         labels = f'service="{service}",env="{env}"'
         queries = {
-            "requests": f'sum by (track) (airboss_requests_total{{{labels},code=~"{_COUNTED}"}})',
-            "errors": f'sum by (track) (airboss_requests_total{{{labels},code=~"{_BAD}"}})',
-            "slow": f"sum by (track) (airboss_slow_requests_total{{{labels}}})",
+            "requests": f'airboss_requests_total{{{labels},code=~"{_COUNTED}"}}',
+            "errors": f'airboss_requests_total{{{labels},code=~"{_BAD}"}}',
+            "slow": f"airboss_slow_requests_total{{{labels}}}",
         }
         now = self.clock()
         loop = asyncio.get_running_loop()
@@ -52,7 +59,7 @@ class PrometheusMetrics:
             return ArmEvidence((), 0.0, None, said[:300])
         return evidence_of(answers, since=since, now=now, step_s=self.step_s)
 
-    def _range(self, query: str, start: float, end: float) -> dict[str, dict[int, float]]:
+    def _range(self, query: str, start: float, end: float) -> dict[Labels, dict[int, float]]:
         from prometheus_api_client import PrometheusConnect
 
         client = PrometheusConnect(url=self.url, retry=None)
@@ -60,50 +67,103 @@ class PrometheusMetrics:
             query=query, start_time=datetime.fromtimestamp(start, UTC), end_time=datetime.fromtimestamp(end, UTC),
             step=str(self.step_s), params={"timeout": f"{TIMEOUT_S:g}s"}, timeout=TIMEOUT_S,
         )  # fmt: skip
-        return series_by_track(found)
+        return series_by_labels(found)
 
 
-def series_by_track(found: list[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """track → {Unix second: counter}. Raises ValueError when a series has no track, or one stands twice."""
-    series: dict[str, dict[int, float]] = {}
+def series_by_labels(found: list[Mapping[str, Any]]) -> dict[Labels, dict[int, float]]:
+    """Labels → {Unix second: counter}. Raises ValueError when a series has no track, or one stands twice."""
+    series: dict[Labels, dict[int, float]] = {}
     for item in found:
-        track = str(item["metric"].get("track", ""))
-        if not track or track in series:
-            raise ValueError(f"several series, or one without a track, where one a track was expected: {item['metric']}")
-        series[track] = {int(float(at)): float(value) for at, value in item["values"]}
+        labels = tuple(sorted((name, str(value)) for name, value in item["metric"].items() if name != "__name__"))
+        if not dict(labels).get("track") or labels in series:
+            raise ValueError(f"a series without a track, or one that stands twice: {item['metric']}")
+        series[labels] = {int(float(at)): float(value) for at, value in item["values"]}
     return series
 
 
-def evidence_of(
-    answers: Mapping[str, Mapping[str, Mapping[int, float]]], *, since: float, now: float, step_s: int
-) -> ArmEvidence:
-    """Counters at scrape steps → intervals. A missing point is a gap; a counter that fell was reset and starts anew."""
-    requests = answers["requests"]
-    times = sorted({at for track in requests.values() for at in track})
+def evidence_of(answers: Mapping[str, Series], *, since: float, now: float, step_s: int) -> ArmEvidence:
+    """Counters at scrape steps → intervals: each series differenced by itself, then added up by track.
+
+    A sum would fall when one worker is not scraped, and its next difference would be another worker's whole life. So
+    a step at which any series lacks a point is a gap, for both tracks.
+    """
+    times = sorted({at for points in answers["requests"].values() for at in points})
     if not times:
         return ArmEvidence((), 0.0, None, f"{NoDataCause.SERIES_MISSING}: airboss_requests_total has no series here")
-    for metric in answers.values():
-        if any(not math.isfinite(value) for track in metric.values() for value in track.values()):
-            return ArmEvidence((), 0.0, None, f"{NoDataCause.NOT_A_NUMBER}: a counter is not a number")
+    if any(
+        not math.isfinite(value)
+        for metric in answers.values()
+        for points in metric.values()
+        for value in points.values()
+    ):
+        return ArmEvidence((), 0.0, None, f"{NoDataCause.NOT_A_NUMBER}: a counter is not a number")
+    if missing := _missing(answers):
+        return ArmEvidence((), 0.0, None, f"{NoDataCause.SERIES_MISSING}: {missing}"[:300])
+    counters = [
+        _Counter(metric, dict(labels)["track"], min(points), points)
+        for metric, series in answers.items()
+        for labels, points in series.items()
+        if points
+    ]
     intervals, gap = [], 0.0
     for t0, t1 in itertools.pairwise(times):
-        if t1 - t0 > step_s * 1.5:
+        arms = _arms(counters, t0, t1) if t1 - t0 <= step_s * 1.5 else None
+        if arms is None:
             gap += t1 - t0
-            continue
-        arms = {track: _grown(answers, track, t0, t1) for track in ("stable", "canary")}
-        intervals.append(Interval(float(t0), float(t1), arms["stable"], arms["canary"]))
+        else:
+            intervals.append(Interval(float(t0), float(t1), *arms))
     return ArmEvidence(tuple(intervals), gap, max(0.0, now - times[-1]))
 
 
-def _grown(answers: Mapping[str, Mapping[str, Mapping[int, float]]], track: str, t0: int, t1: int) -> ArmCounts:
-    values = []
-    for metric in ("requests", "errors", "slow"):
-        points = answers[metric].get(track, {})
-        before, after = points.get(t0), points.get(t1)
-        if after is None:
-            values.append(0)
-        elif before is None or after < before:
-            values.append(round(after))
-        else:
-            values.append(round(after - before))
-    return ArmCounts(*values)
+@dataclass(frozen=True, slots=True)
+class _Counter:
+    """One series of one worker: which metric and track it adds to, and when its first point is."""
+
+    metric: str
+    track: str
+    first: int
+    points: Mapping[int, float]
+
+    def rise(self, t0: int, t1: int) -> float | None:
+        """What it counted from t0 to t1, None when a point lacks. One that fell was reset and starts from nothing."""
+        if t0 < self.first:
+            return 0.0  # what it had counted before its first point was not counted in this step
+        before, after = self.points.get(t0), self.points.get(t1)
+        if before is None or after is None:
+            return None
+        return after if after < before else after - before
+
+
+def _arms(counters: Iterable[_Counter], t0: int, t1: int) -> tuple[ArmCounts, ArmCounts] | None:
+    """Stable and canary from t0 to t1, None when any series lacks a point."""
+    risen: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for counter in counters:
+        rise = counter.rise(t0, t1)
+        if rise is None:
+            return None
+        risen[counter.track, counter.metric] += rise
+    stable, canary = (
+        ArmCounts(*(round(risen[track, metric]) for metric in ("requests", "errors", "slow")))
+        for track in (Track.STABLE, Track.CANARY)
+    )
+    return stable, canary
+
+
+def _missing(answers: Mapping[str, Series]) -> str:
+    """What `errors` or `slow` lacks where `requests` has points, "" for nothing: absent is not "none was bad"."""
+    wanted = _times_less_code(answers["requests"])
+    for metric in ("errors", "slow"):
+        has = _times_less_code(answers[metric])
+        for labels, times in wanted.items():
+            lacking = len(times - has.get(labels, set()))
+            if lacking:
+                named = ",".join(f"{name}={value}" for name, value in labels)
+                return f"{metric} of {{{named}}} lacks {lacking} of {len(times)} points that requests has"
+    return ""
+
+
+def _times_less_code(series: Series) -> dict[Labels, set[int]]:
+    times: defaultdict[Labels, set[int]] = defaultdict(set)
+    for labels, points in series.items():
+        times[tuple(pair for pair in labels if pair[0] != "code")].update(points)
+    return times

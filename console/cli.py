@@ -60,7 +60,7 @@ def open_console(context: Context) -> Outcome:
     url, paths = context.engine_url, None if context.engine_url else context.paths
 
     def client() -> EngineClient:
-        return EngineClient.at_url(url) if paths is None else EngineClient.at_socket(paths.engine_socket)
+        return EngineClient.at_url(url) if paths is None else EngineClient.at_socket(paths.live_engine_socket())
 
     try:
         from console.tui.app import run_console

@@ -76,7 +76,7 @@ class EngineClient(EngineAt):
     @classmethod
     def for_workspace(cls, root: Path, *, timeout_s: float = READ_TIMEOUT_S) -> EngineClient:
         """The engine of the workspace at `root`."""
-        return cls.at_socket(Paths.of(root).engine_socket, timeout_s=timeout_s)
+        return cls.at_socket(Paths.of(root).live_engine_socket(), timeout_s=timeout_s)
 
     def asynchronous(self) -> AsyncEngineClient:
         """A client of the same engine for an event loop."""

@@ -100,7 +100,7 @@ def read_plan(paths: Paths, service: str, env: str | None) -> Plan:
 
 def _refuse_beside_an_engine(paths: Paths, service: str, env: str) -> None:
     try:
-        status, _ = request(str(paths.engine_socket), "GET", "/v1/health", timeout_s=ENGINE_TIMEOUT_S)
+        status, _ = request(str(paths.live_engine_socket()), "GET", "/v1/health", timeout_s=ENGINE_TIMEOUT_S)
     except OSError:
         return
     if status == 200:

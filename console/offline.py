@@ -245,6 +245,9 @@ class OfflineStore:
 
     def verify_audit(self) -> Row:
         """Walk the whole chain, and look for the head that was anchored beside the store."""
+        # Read first: an engine may write a row, and anchor it, while we walk.
+        anchor = self._paths.store.with_name("audit.head")
+        anchored = anchor.read_text(encoding="ascii", errors="replace").strip() if anchor.exists() else ""
         prev, count, hashes = GENESIS, 0, set()
         for row in self.chain():
             body = canonical_json({key: row[key] for key in ("at", "actor", "action", "ref", "reason", "detail")})
@@ -257,8 +260,6 @@ class OfflineStore:
                 }
             prev, count = row["hash"], count + 1
             hashes.add(prev)
-        anchor = self._paths.store.with_name("audit.head")
-        anchored = anchor.read_text(encoding="ascii", errors="replace").strip() if anchor.exists() else ""
         if anchored and anchored not in hashes:
             why = "the head anchored in audit.head is not in the chain: rows were cut off"
             return {"ok": False, "rows": count, "head": prev, "why": why}

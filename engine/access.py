@@ -11,6 +11,13 @@ from engine.verbs import VERBS, Confirm
 from state.config import Config
 from state.words import Denied, Role, UsageError
 
+EVERYWHERE = "*"
+"""Every environment, where one is named; no [roles.ENV] can be it."""
+_READ_ONLY_TAKES = frozenset(
+    {"rollback", "engine.down", "pipeline.run", "run.cancel", "run.retry", "note"}
+    | {"alert.ack", "alert.silence", "alert.unsilence"}
+)
+"""What a read-only environment lets through: the way back, and what leaves alone what it serves."""
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.REGISTRAR: 1, Role.APPROVER: 2, Role.ADMIN: 3}
 
 
@@ -67,8 +74,31 @@ def demand(config: Config, env: str, actor: Actor, verb: str) -> None:
             hint=f"[roles.{env}] in airboss.toml gives roles to users and groups",
             code="role",
         )
-    if env in config.environment and config.environment[env].read_only and verb != "rollback":
+    known = config.environment.get(env)
+    if known is not None and known.read_only and verb not in _READ_ONLY_TAKES:
         raise Denied(f"{env} is read-only", hint=f"environment.{env}.read_only in airboss.toml", code="read_only")
+
+
+def environments(config: Config) -> tuple[str, ...]:
+    """The environments that a verb without one of its own reaches: all, or `*` while the workspace has none."""
+    return tuple(config.environment) or (EVERYWHERE,)
+
+
+def demand_everywhere(config: Config, actor: Actor, verb: str) -> None:
+    """Raise Denied unless `actor` may do `verb` in every environment."""
+    for env in environments(config):
+        demand(config, env, actor, verb)
+
+
+def demand_somewhere(config: Config, actor: Actor, verb: str) -> None:
+    """Raise Denied unless `actor` may do `verb` in one environment at least."""
+    refusals = []
+    for env in environments(config):
+        try:
+            return demand(config, env, actor, verb)
+        except Denied as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def demand_confirmation(verb: str, *, protected: bool, service: str, yes: bool, confirm_name: str, reason: str) -> None:

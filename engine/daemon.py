@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -40,6 +40,7 @@ from engine.observe.rules import AdapterFact, CrashLoopFact
 from engine.operations.desk import Desk
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
+from engine.rollouts import records
 from engine.rollouts.controller import Controller
 from engine.rollouts.registry_queue import RegistryQueue
 from engine.rollouts.world import World
@@ -53,6 +54,7 @@ from state.words import AirbossError, ExitCode
 log = logging.getLogger("airboss.engine")
 
 CHAIN_CHECK_S = 60.0
+SPILL_S = 1.0
 STRAY_GRACE_S = 10.0
 
 
@@ -122,9 +124,13 @@ class Engine:
         """Recover, then run every loop until stopped. Children live on unless drained."""
         await self.gateway.start()
         await self.router.recover()
-        await import_spill(self.store, self.paths.state / "spill")
+        await import_spill(self.store, self.paths.state / "spill", self.config)
+        restored = await self._after_a_restore()
         await self.world.recover()
-        await self.supervisor.end_strays(("model", "gateway"), STRAY_GRACE_S)
+        if not restored:
+            await self.supervisor.end_strays(("model", "gateway"), STRAY_GRACE_S)
+        if any(child.spec.kind == "registry" for child in self.spawner.living().values()):
+            await self.registry.adopt()
         await self.runner.resume_all()
         api = uvicorn.Server(
             uvicorn.Config(
@@ -132,7 +138,6 @@ class Engine:
                 lifespan="off", timeout_graceful_shutdown=2,
             )
         )  # fmt: skip
-        api.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         loops = [
             asyncio.create_task(self._guard(work, name), name=name)
             for name, work in (
@@ -140,7 +145,8 @@ class Engine:
                 ("registry", self.queue.run()),
                 ("observer", self.observer.run()),
                 ("router", self._keep_published()),
-                ("chain", self._keep_chain_checked()),
+                ("spill", self._forever(SPILL_S, self._import_spill)),
+                ("chain", self._forever(CHAIN_CHECK_S, self._check_chain)),
                 ("api", api.serve(sockets=[self.listener])),
             )
         ]
@@ -149,6 +155,32 @@ class Engine:
         await self._stopping.wait()
         api.should_exit = True
         await self._close(loops)
+
+    async def _after_a_restore(self) -> bool:
+        """After `state restore` nothing moves by itself: the world may be newer than the record. Says whether it was so."""
+        marker = self.paths.state / "restored"
+        if not marker.exists():
+            return False
+        paused = await self.store.write(records.pause_restored)
+        marker.unlink()
+        log.warning("the store was restored from a backup; paused: %s", ", ".join(paused) or "nothing was moving")
+        return True
+
+    async def _import_spill(self) -> None:
+        if await import_spill(self.store, self.paths.state / "spill", self.config):
+            await self.router.recover()
+            self._republish.set()
+
+    async def _check_chain(self) -> None:
+        self.reader.chain = await self.store.read(self._verified)
+
+    async def _forever(self, seconds: float, turn: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await turn()
+            except Exception:
+                log.exception("%s met trouble; it is tried again", getattr(turn, "__name__", "a loop"))
 
     async def _close(self, loops: list[asyncio.Task[None]]) -> None:
         for task in loops[:-1]:
@@ -184,12 +216,10 @@ class Engine:
         while True:
             await self._republish.wait()
             self._republish.clear()
-            await self.router.republish()
-
-    async def _keep_chain_checked(self) -> None:
-        while True:
-            await asyncio.sleep(CHAIN_CHECK_S)
-            self.reader.chain = await self.store.read(self._verified)
+            try:
+                await self.router.republish()
+            except Exception:
+                log.exception("the table could not be published; it is tried again at the next change")
 
     def _verified(self, session: Session) -> audit.ChainState:
         return audit.verify(session, self.store.path.with_name("audit.head"))
@@ -219,7 +249,7 @@ class Engine:
         return Outside(
             crash_loops=tuple(loops),
             adapters=(AdapterFact("registry", self.queue.trouble),),
-            audit_trouble="" if chain.is_whole else chain.why,
+            audit_trouble=self.store.anchor_trouble or ("" if chain.is_whole else chain.why),
         )
 
 
@@ -244,7 +274,7 @@ def run(paths: Paths) -> int:
     """Take the workspace's lock, open the store and the socket, serve. Raises AirbossError when it cannot begin."""
     config = load_config(paths.root)
     paths.make()
-    with EngineLock(paths) as lock, contextlib.closing(Store.open(paths.store)) as store:
+    with EngineLock(paths, config.engine.socket_group) as lock, contextlib.closing(Store.open(paths.store)) as store:
         asyncio.run(_serve(paths, config, store, lock))
     return int(ExitCode.OK)
 

@@ -52,7 +52,7 @@ class EngineLock:
         path = self.paths.engine_socket
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o117 if self.group else 0o177)
+        mask = os.umask(0o177)
         try:
             listener.bind(str(path))
         finally:
@@ -67,9 +67,17 @@ class EngineLock:
             gid = grp.getgrnam(group).gr_gid
         except KeyError:
             raise UsageError(f"engine.socket_group = {group!r}: there is no such group on this host") from None
-        os.chown(self.paths.sockets, -1, gid)
-        os.chmod(self.paths.sockets, 0o710)
-        os.chown(self.paths.engine_socket, -1, gid)
+        # The group may pass through the directories, not list them; the socket opens to it last, once it is the group's.
+        shared = [*((path, 0o710) for path in self.paths.socket_dirs), (self.paths.engine_socket, 0o660)]
+        for path, mode in shared:
+            try:
+                os.chown(path, -1, gid)
+            except PermissionError:
+                raise UsageError(
+                    f"engine.socket_group = {group!r}: {path} cannot be given to it",
+                    hint="the engine's user must be a member of that group",
+                ) from None
+            os.chmod(path, mode)
 
     def _who(self) -> str:
         try:

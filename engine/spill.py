@@ -14,19 +14,21 @@ from sqlmodel import Session
 from adapters.local.router import set_tracks
 from adapters.ports import Backend, Route
 from engine.rollouts import planning, records
-from engine.rollouts.machine import roll_back
+from engine.rollouts.machine import Move, roll_back
 from state import audit
+from state.config import Config
 from state.store import Store
-from state.words import Track
+from state.words import RolloutState, Track
 
 log = logging.getLogger("airboss.engine")
 
 
-async def import_spill(store: Store, directory: Path) -> None:
+async def import_spill(store: Store, directory: Path, config: Config) -> int:
     """Import every spilled act, oldest first: the tracks become what the gateway has, and the rollout that moved ends.
 
-    A file that cannot be read is kept, renamed to `.unreadable`, and said in the audit log.
+    A file that cannot be read is kept, renamed to `.unreadable`, and said in the audit log. Returns how many were imported.
     """
+    imported = 0
     for path in sorted(directory.glob("*.json")):
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
@@ -36,9 +38,11 @@ async def import_spill(store: Store, directory: Path) -> None:
             said = f"{path.name}: {error}"
             await store.write(lambda s, m=said: _note(s, m))  # type: ignore[misc]
             continue
-        await store.write(lambda s, b=body, r=route: _import(s, b, r), urgent=True)  # type: ignore[misc]
+        await store.write(lambda s, b=body, r=route: _import(s, b, r, config), urgent=True)  # type: ignore[misc]
+        imported += 1
         os.replace(path, path.with_suffix(".imported"))
         log.warning("imported the emergency rollback of %s in %s (%s)", route.service, route.env, path.name)
+    return imported
 
 
 def route_of(body: Mapping[str, Any]) -> Route:
@@ -55,15 +59,21 @@ def route_of(body: Mapping[str, Any]) -> Route:
     )
 
 
-def _import(session: Session, body: dict[str, Any], route: Route) -> None:
-    set_tracks(session, route)
+def _import(session: Session, body: dict[str, Any], route: Route, config: Config) -> None:
     actor = str(body.get("actor", "user:unknown"))
+    to = route.backends[0].release_id
     active = planning.active_rollout(session, route.service, route.env)
     if active is not None:
         seen = records.opened(session, active.id)
         if seen is not None:
-            move = roll_back(seen.now, "rolled back by hand while the engine was down")
+            said = "rolled back by hand while the engine was down"
+            begun = seen.now.state not in (RolloutState.PLANNED, RolloutState.AWAITING_APPROVAL)
+            move = roll_back(seen.now, said) if begun else Move(RolloutState.CANCELLED, seen.now.step, (), said)
             records.commit_move(session, seen, move, actor=actor, reason="rollback --emergency")
+    elif planning.stable_release(session, route.service, route.env) not in (None, to) and route.service in config.service:
+        # What was live is rejected and the registry told, as by any other rollback.
+        planning.create_rollback(session, config, route.service, route.env, to, actor=actor, reason="rollback --emergency")
+    set_tracks(session, route)
     audit.append(session, actor=actor, action="rollback.emergency", ref=f"service:{route.service}",
                  reason=str(body.get("reason", "")), detail={"env": route.env, "at": body.get("at"),
                  "to": [b.release_id for b in route.backends]})  # fmt: skip

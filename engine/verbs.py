@@ -77,8 +77,12 @@ _GOES_ONLY_BACK = "a rollback, once begun, only goes on"
 _OVER = "the rollout is over"
 
 
-def rollout_refusal(verb: str, state: RolloutState) -> str | None:
-    """Why `verb` may not run on a rollout in `state`; None when it may. One row a verb, every state named."""
+def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "") -> str | None:
+    """Why `verb` may not run on a rollout in `state`; None when it may. One row a verb, every state named.
+
+    `step_kind` is the kind of the step that it stands at (weight, pause, approval, ...): a step may be a gate of its own.
+    """
+    at_approval = step_kind == "approval"
     if verb in ("rollback", "rollout.abort"):
         if state is _S.ROLLING_BACK:
             return "it is rolling back already"
@@ -94,7 +98,8 @@ def rollout_refusal(verb: str, state: RolloutState) -> str | None:
             else "only an ended, failed rollout can be tried again"
         )
     if verb in ("rollout.approve", "rollout.reject"):
-        return None if state is _S.AWAITING_APPROVAL else "it does not wait for an approval"
+        waits = state is _S.AWAITING_APPROVAL or (state is _S.STEP_BAKING and at_approval)
+        return None if waits else "it does not wait for an approval"
     if state is _S.ROLLING_BACK:
         return _GOES_ONLY_BACK
     if state.is_terminal:
@@ -105,6 +110,9 @@ def rollout_refusal(verb: str, state: RolloutState) -> str | None:
         return "it is paused already" if state is _S.PAUSED else None if state in _MOVING else "it has not begun"
     if verb == "rollout.resume":
         return None if state is _S.PAUSED else "it is not paused"
+    # Paused or not: a hand that moves the steps on would pass the gate without the approver's role.
+    if at_approval and verb in ("rollout.promote", "rollout.weight") and state in (_S.STEP_BAKING, _S.PAUSED):
+        return "it waits for an approval"
     if verb == "rollout.promote":
         if state in (_S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION):
             return None

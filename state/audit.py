@@ -6,7 +6,7 @@ import hashlib
 import os
 import syslog
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from state.digests import canonical_json
 from state.models import Audit
 
 HEAD_KEY = "audit_head"
+"""In `session.info`: the hash of the last row this transaction appended."""
+PREV_KEY = "audit_prev"
+"""In `session.info`: what the first row this transaction appended follows."""
 GENESIS = "0" * 64
 
 
@@ -60,6 +63,7 @@ def append(
     row.hash = row_hash(row)
     session.add(row)
     session.flush()
+    session.info.setdefault(PREV_KEY, prev)
     session.info[HEAD_KEY] = row.hash
     return row.hash
 
@@ -79,18 +83,18 @@ def row_hash(row: Audit) -> str:
 
 def verify(session: Session, anchor_path: Path | None = None) -> ChainState:
     """Walk the whole chain; with `anchor_path`, also demand that the head written there is part of it."""
+    # The anchor first: one written after the walk began names a row that the walk does not see.
+    anchored = anchored_head(anchor_path) if anchor_path is not None else ""
     prev, rows, hashes = GENESIS, 0, set()
     for row in session.exec(select(Audit).order_by(col(Audit.id))).yield_per(1000):
         if row.prev != prev or row_hash(row) != row.hash:
             return ChainState(rows, prev, broken_at=row.id, why=f"row {row.id} does not follow from row {rows}")
         prev, rows = row.hash, rows + 1
         hashes.add(row.hash)
-    if anchor_path is not None and anchor_path.exists():
-        anchored = anchor_path.read_text(encoding="ascii", errors="replace").strip()
-        if anchored and anchored not in hashes:
-            return ChainState(
-                rows, prev, why=f"the head anchored in {anchor_path.name} is not in the chain: rows were cut off"
-            )
+    if anchor_path is not None and anchored and anchored not in hashes:
+        return ChainState(
+            rows, prev, why=f"the head anchored in {anchor_path.name} is not in the chain: rows were cut off"
+        )
     return ChainState(rows, prev)
 
 
@@ -99,12 +103,36 @@ def head(session: Session) -> str:
     return _last_hash(session)
 
 
-def anchor(path: Path, hash_: str) -> None:
-    """Write the chain's head beside the store and to the system log, so that a cut tail is seen."""
+def contains(session: Session, hash_: str) -> bool:
+    """Whether a row of the chain has this hash; walks the table."""
+    return session.exec(select(Audit.id).where(Audit.hash == hash_).limit(1)).first() is not None
+
+
+def anchored_head(path: Path) -> str:
+    """The head written at `path`, "" when none is."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def anchor(path: Path, head_: str, *, prev: str, is_in_chain: Callable[[str], bool]) -> str:
+    """Write the committed head beside the store and to the system log; returns why the file was left alone, or "".
+
+    `prev` is what the transaction's first row follows. An anchor that is neither that nor, by `is_in_chain`, an older
+    row (a crash between commit and anchor leaves one) is the only trace of a tail cut off, and stays. Raises OSError.
+    """
+    syslog.syslog(syslog.LOG_INFO, f"airboss audit head {head_}")
+    anchored = anchored_head(path)
+    if anchored and anchored != prev and not is_in_chain(anchored):
+        return (
+            f"rows were cut off the audit log: the head {anchored[:16]} anchored in {path} is not in the chain; "
+            f"the file is left as it is; look into it, then move it away to anchor anew"
+        )
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(hash_ + "\n", encoding="ascii")
+    aside.write_text(head_ + "\n", encoding="ascii")
     os.replace(aside, path)
-    syslog.syslog(syslog.LOG_INFO, f"airboss audit head {hash_}")
+    return ""
 
 
 def _last_hash(session: Session) -> str:

@@ -58,6 +58,10 @@ def restore(path: Path, copy: Path) -> Path:
     kept = path.with_name(f"{path.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
     if path.exists():
         os.replace(path, kept)
+    head = path.with_name("audit.head")
+    if head.exists():
+        # The chain of the backup ends earlier: the head anchored since is the kept file's.
+        os.replace(head, kept.with_name(kept.name + ".audit.head"))
     for suffix in ("-wal", "-shm"):
         beside = path.with_name(path.name + suffix)
         if beside.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -321,18 +321,24 @@ def _explain(error: ValidationError, source: str, path: Path) -> str:
 
 
 def _near(loc: tuple[str, ...]) -> str:
+    """The fields that the table holding the unknown one may have."""
     model: Any = Config
     for part in loc[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return ""
-        model = next(
-            (a for a in getattr(field.annotation, "__args__", ()) if hasattr(a, "model_fields")), field.annotation
-        )
-        if hasattr(field.annotation, "__args__") and hasattr(model, "model_fields") and part in loc[:-2]:
-            return f"; allowed: {', '.join(model.model_fields)}" if len(loc) - loc.index(part) == 3 else ""
+        if not isinstance(model, type):
+            break
+        field = model.model_fields.get(part) if issubclass(model, BaseModel) else None
+        if field is not None:
+            model = next(iter(_models_in(field.annotation)), None)
+        # A part that is no field is a name the user gave (environment.NAME): the model stays.
     fields = getattr(model, "model_fields", {})
     return f"; allowed: {', '.join(fields)}" if fields else ""
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation such as dict[Name, Service] holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def line_of(source: str, loc: tuple[str, ...]) -> int:

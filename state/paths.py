@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,23 +95,41 @@ class Paths:
         return self.state / "rollback"
 
     @property
+    def socket_dirs(self) -> tuple[Path, ...]:
+        """The directories down to `sockets` that are Airboss's own, outermost first.
+
+        Below XDG_RUNTIME_DIR, which the system made for this user; else below `airboss-UID` in the directory for
+        temporary files, which everybody may write to.
+        """
+        key = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
+        base = os.environ.get("XDG_RUNTIME_DIR") or ""
+        if base and os.access(base, os.W_OK):
+            return (Path(base) / "airboss", Path(base) / "airboss" / key)
+        top = Path(tempfile.gettempdir()) / f"airboss-{os.getuid()}"
+        return (top, top / "airboss", top / "airboss" / key)
+
+    @property
     def sockets(self) -> Path:
         """The directory of this workspace's Unix sockets, short enough for their paths to be bound."""
-        base = os.environ.get("XDG_RUNTIME_DIR") or ""
-        if not base or not os.access(base, os.W_OK):
-            base = str(Path(tempfile.gettempdir()) / f"airboss-{os.getuid()}")
-        key = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
-        return Path(base) / "airboss" / key
+        return self.socket_dirs[-1]
 
     @property
     def engine_socket(self) -> Path:
-        """The engine's API."""
+        """Where an engine started from here listens. Who looks for one that runs asks `live_engine_socket`."""
         return self.sockets / "engine.sock"
+
+    def live_engine_socket(self) -> Path:
+        """The API of the engine that runs: where it said it listens, for its XDG_RUNTIME_DIR may be another than ours."""
+        try:
+            said = json.loads(self.engine_info.read_text(encoding="utf-8"))["socket"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.engine_socket
+        return Path(said) if isinstance(said, str) and said else self.engine_socket
 
     def make(self) -> None:
         """Create the directories, owned by this user alone.
 
-        Raises UsageError when a socket's path would be too long, or the socket directory is another user's.
+        Raises UsageError when a socket's path would be too long, or somebody else may write where the sockets are.
         """
         for path in (
             self.state,
@@ -123,17 +144,35 @@ class Paths:
             self.rollback,
         ):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        top = self.sockets.parent.parent
-        if not top.exists():
-            top.mkdir(mode=0o700)
-        self.sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.sockets.stat().st_uid != os.getuid():
-            raise UsageError(
-                f"{self.sockets} belongs to another user", hint="set XDG_RUNTIME_DIR to a directory of your own"
-            )
+        for path in self.socket_dirs:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+            _refuse_shared(path)
         longest = len(os.fsencode(str(self.sockets / "g-xxxxxxxxxxxx.fd.sock")))
         if longest > SOCKET_PATH_LIMIT:
             raise UsageError(
                 f"sockets below {self.sockets} would have paths of {longest} bytes; the kernel takes {SOCKET_PATH_LIMIT}",
                 hint="set XDG_RUNTIME_DIR to a shorter directory",
             )
+
+
+def _refuse_shared(directory: Path) -> None:
+    """Raise UsageError when others could put a socket of theirs into `directory`, or in the place of it."""
+    found = directory.lstat()
+    if found.st_uid != os.getuid():
+        raise UsageError(
+            f"{directory} belongs to another user; the engine's sockets must not be there",
+            hint="set XDG_RUNTIME_DIR to a directory of your own",
+            code="socket_dir",
+        )
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(
+            f"{directory} is no directory; the engine's sockets go there", hint="move it away", code="socket_dir"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UsageError(
+            f"{directory} may be written to by others (mode {stat.S_IMODE(found.st_mode):04o}); the engine's sockets "
+            "must not be there",
+            hint=f"look who has been there, then: chmod go-w {directory}",
+            code="socket_dir",
+        )

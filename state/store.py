@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import queue
 import sqlite3
 import threading
@@ -21,9 +22,11 @@ from sqlmodel import Session
 
 from state import audit
 from state.backup import back_up
-from state.words import Conflict, OperationFailed, UsageError
+from state.words import AirbossError, Conflict, OperationFailed, UsageError
 
 T = TypeVar("T")
+
+log = logging.getLogger("airboss.store")
 
 BUSY_TIMEOUT_MS = 30_000
 RESERVE_BYTES = 64 * 1024 * 1024
@@ -36,6 +39,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.anchor_trouble = ""
+        """Why the audit log's newest head is not anchored beside the store; empty when the last one was."""
         self._writer_engine = _engine(path, read_only=False)
         self._reader_engine = _engine(path, read_only=True)
         self._queue: queue.PriorityQueue[tuple[int, int, Callable[[Session], Any] | None, Future[Any]]] = (
@@ -85,8 +90,11 @@ class Store:
 
     def read_now(self, fn: Callable[[Session], T]) -> T:
         """`read` for callers outside the event loop."""
-        with Session(self._reader_engine) as session:
-            return fn(session)
+        try:
+            with Session(self._reader_engine) as session:
+                return fn(session)
+        except DatabaseError as error:
+            raise _store_trouble(error, self.path) from error
 
     def close(self) -> None:
         """Finish what is queued, then let go of the file."""
@@ -141,10 +149,23 @@ class Store:
         with Session(self._writer_engine, expire_on_commit=False) as session:
             value = fn(session)
             session.commit()
-            head = session.info.pop(audit.HEAD_KEY, None)
-        if head is not None:
-            audit.anchor(self.path.with_name("audit.head"), head)
+            prev, head = session.info.get(audit.PREV_KEY), session.info.get(audit.HEAD_KEY)
+        if prev is not None and head is not None:
+            self._anchor(prev, head)
         return value
+
+    def _anchor(self, prev: str, head: str) -> None:
+        """Anchor a head already committed: what goes wrong here is said, and does not make the write a failed one."""
+        path = self.path.with_name("audit.head")
+        try:
+            trouble = audit.anchor(
+                path, head, prev=prev, is_in_chain=lambda hash_: self.read_now(lambda s: audit.contains(s, hash_))
+            )
+        except (OSError, AirbossError) as error:
+            trouble = f"the audit log's head could not be anchored in {path}: {error}"
+        if trouble and trouble != self.anchor_trouble:
+            log.error(trouble)
+        self.anchor_trouble = trouble
 
 
 def _engine(path: Path, *, read_only: bool) -> Engine:

@@ -171,6 +171,6 @@ class LocalGateway:
             module=MODULE,
             payload=payload,
             pass_fds=(listener.fileno(),),
-            digest="gateway",
+            digest=f"gateway {self.config.listen} {self.config.max_inflight} {self.config.retries}",
             index=index,
         )

@@ -79,7 +79,7 @@ class LocalRouter:
         return ""
 
     async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
-        """release → weight, when all workers agree and are as many as there should be; else None."""
+        """release → weight, when all workers that are up agree; else None. One that starts takes the newest table first."""
         try:
             tables = await self.gateway.tables()
         except AirbossError:

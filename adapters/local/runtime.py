@@ -109,10 +109,11 @@ def status_of(place: Place) -> ReplicaStatus:
         slot=slot.index,
         address=f"unix:{place.child.spec.socket}",
         pid=place.child.pid,
-        is_ready=place.is_ready,
+        is_ready=place.is_ready and place.is_wanted,
         is_alive=place.child.is_alive(),
         restarts=place.restarts,
         end_cause=place.last_end,
+        is_wanted=place.is_wanted,
     )
 
 

@@ -94,11 +94,12 @@ class Supervisor:
         self.backoff = backoff
         self.on_change = on_change
         self.places: dict[str, Place] = {}
-        self._lock = asyncio.Lock()
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def want(self, slot: Slot) -> Place:
         """Have a process in `slot`: the one that is there, one to adopt, or a new one."""
-        async with self._lock:
+        # One lock a place: whoever waits for a draining one holds up no other.
+        async with self._locks.setdefault(slot.owner, asyncio.Lock()):
             place = self.places.get(slot.owner)
             if place is not None and place.is_wanted:
                 return place

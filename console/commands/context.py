@@ -74,7 +74,7 @@ class Context:
 
         if self.engine_url:
             return EngineClient.at_url(self.engine_url)
-        return EngineClient.at_socket(self.paths.engine_socket)
+        return EngineClient.at_socket(self.paths.live_engine_socket())
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """The JSON at a path of the engine's API. Raises AirbossError."""
@@ -83,7 +83,9 @@ class Context:
         from console.commands.reading import read
 
         return read(
-            self.engine_url.removeprefix("unix:").replace("///", "/", 1) or self.paths.engine_socket, path, params
+            self.engine_url.removeprefix("unix:").replace("///", "/", 1) or self.paths.live_engine_socket(),
+            path,
+            params,
         )
 
     @property

@@ -48,7 +48,7 @@ def health(paths: Paths, timeout_s: float = 2.0) -> dict[str, Any] | None:
     from console.commands.reading import read
 
     try:
-        return dict(read(paths.engine_socket, "/v1/health", timeout_s=timeout_s))
+        return dict(read(paths.live_engine_socket(), "/v1/health", timeout_s=timeout_s))
     except Unreachable:
         return None
 

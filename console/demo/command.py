@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.demo.play import DemoWish, play_demo, write_result
-from console.demo.workspace import PATIENCE_S
+from console.demo.workspace import END, PATIENCE_S
 from state.paths import Paths
 from state.words import ExitCode
 
@@ -53,7 +53,7 @@ def _beside_the_console(options: DemoOptions) -> int:
     if not _engine_is_up(player, paths):
         sys.stderr.write(Path(log.name).read_text(encoding="utf-8", errors="replace"))
         return player.wait()
-    run_console(lambda: EngineClient.at_socket(paths.engine_socket))
+    run_console(lambda: EngineClient.at_socket(paths.live_engine_socket()))
     return _farewell(player, paths, options.directory)
 
 
@@ -61,7 +61,7 @@ def _engine_is_up(player: subprocess.Popen[bytes], paths: Paths) -> bool:
     sys.stderr.write("the demo's engine starts …\n")
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and player.poll() is None:
-        if paths.engine_info.exists() and paths.engine_socket.exists():
+        if paths.engine_info.exists() and paths.live_engine_socket().exists():
             return True
         time.sleep(0.1)
     return False
@@ -71,12 +71,12 @@ def _farewell(player: subprocess.Popen[bytes], paths: Paths, directory: Path) ->
     code = player.poll()
     here = f"airboss --workspace {directory}"
     if code is None:
-        sys.stdout.write(f"The demo goes on. Back to it: {here}   Stop it all: {here} down --all\n")
+        sys.stdout.write(f"The demo goes on. Back to it: {here}   Stop it all: {here} {END}\n")
         return int(ExitCode.OK)
     result = paths.state / "demo.json"
     if result.exists():
         sys.stdout.write(summary(json.loads(result.read_text(encoding="utf-8"))) + "\n")
-    sys.stdout.write(f"It still serves. Look around: {here}   Stop it all: {here} down --all\n")
+    sys.stdout.write(f"It still serves. Look around: {here}   Stop it all: {here} {END}\n")
     return code
 
 

@@ -22,6 +22,8 @@ ENGINE_PATIENCE_S = 120.0
 """How long the demo waits for an engine that went away: somebody may be trying `kill -9` on it."""
 RUN_S = 900.0
 ROLLOUT_S = 420.0
+ENOUGH_TO_SEE = 30
+"""Canary requests at which a step's evidence is worth a picture."""
 
 
 Moment = Callable[[str, str], None]
@@ -119,13 +121,18 @@ class Demo:
         while True:
             rollout = self.patiently(lambda: self.client.rollout(rollout_id))
             self.say(_rollout_line(rollout))
-            if rollout.state == RolloutState.STEP_BAKING and rollout.step == 1 and rollout.canary is not None:
+            if _has_evidence(rollout):
                 self.moment("canary", f"rollout/{rollout_id}")
             if until(rollout):
                 return rollout
             if time.monotonic() > deadline:
                 raise TimedOut(f"{rollout_id} stands at {rollout.state} after {ROLLOUT_S:.0f} s: {rollout.message}")
             time.sleep(POLL_S)
+
+
+def _has_evidence(rollout: RolloutView) -> bool:
+    is_half_way = rollout.state == RolloutState.STEP_BAKING and rollout.step == 0
+    return is_half_way and rollout.canary is not None and rollout.canary.requests >= ENOUGH_TO_SEE
 
 
 def _is_half_trained(run: RunView) -> bool:

@@ -21,6 +21,9 @@ PIPELINE = "charlm"
 CLEAN_REQUESTS_TO_PASS = 83
 """At a limit of 5 % and alpha 0.05 / 2; a test holds it to the judge's own `requests_to_pass`."""
 
+END = "down --all --yes --confirm-name demo --reason 'the demo is over'"
+"""The words that end a demo: its environment is protected, as a real one is."""
+
 _TEMPLATE = """\
 # The workspace of `airboss demo`. Everything in it is real but small, so that the evidence comes in tens of seconds.
 [workspace]
@@ -105,7 +108,7 @@ def prepare(directory: Path, text: str) -> tuple[Paths, bool]:
         if alive:
             raise Conflict(
                 f"an earlier demo in {directory} is still alive ({', '.join(alive)})",
-                hint=f"end it: airboss --workspace {directory} up -d && airboss --workspace {directory} down --all --yes",
+                hint=f"end it: airboss --workspace {directory} up -d && airboss --workspace {directory} {END}",
                 code="demo_alive",
             )
         shutil.rmtree(paths.state, ignore_errors=True)

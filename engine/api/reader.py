@@ -70,7 +70,7 @@ class Reader:
             gateway_ready=sum(p.is_ready for p in gateways), replicas=sum(p.is_wanted for p in models),
             replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),
             audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.head,
-            audit_ok=self.chain.is_whole,
+            audit_ok=self.chain.is_whole and not self.store.anchor_trouble,
             no_one_is_paged=not self.observer.status().tells_somebody, demo=dict(self.demo),
         )  # fmt: skip
 

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from sqlmodel import Session
 
-from engine.access import Actor, demand
+from engine.access import EVERYWHERE, Actor, demand, demand_everywhere, demand_somewhere
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
-from engine.operations.desk import Desk, env_of, noun
+from engine.operations.desk import Desk, env_of, known_env, noun, place_of, positive
 from engine.pipelines.catalogue import pipeline_of
 from engine.pipelines.context import run_context
 from engine.verbs import VERBS
@@ -18,49 +18,73 @@ from state import audit
 from state.models import Alert, Lease
 from state.words import Conflict, UsageError
 
-_EVERYWHERE = "*"
+HOLD_S = 3600.0
+"""How long a hold or a freeze lasts when nobody says."""
+SILENCE_MINUTES = 60.0
+_LISTS = {"alert": "list", "silence": "silences"}
 
 
 def lease_verb(kind: str, starts: bool) -> Callable[[Desk, VerbRequest, Actor], Awaitable[VerbResult]]:
+    """The verb that starts, or ends, the lease `kind` (hold, freeze) of an environment."""
+
     async def handler(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
-        env = request.ref.partition("/")[2] if request.ref.startswith("env/") else env_of(ops.config, request)
+        place = await ops.store.read(lambda s: place_of(s, request.ref))
+        env = known_env(ops.config, place.env if place else env_of(ops.config, request))
         ops.permit(request, actor, env, env)
-        until = float(request.args.get("until_s") or 3600.0)
+        lasts_s = positive(request, "until_s", HOLD_S)
         name, at = f"{kind}/{env}", time.time()
 
-        def change(session: Session) -> bool:
-            row = session.get(Lease, name)
+        def change(session: Session) -> float | None:
+            row = session.get(Lease, name) or Lease(
+                name=name, kind=kind, holder="", reason="", starts_at=at, ends_at=at
+            )
             if starts:
-                row = row or Lease(name=name, kind=kind, holder="", reason="", starts_at=at, ends_at=at)
-                row.holder, row.reason, row.starts_at, row.ends_at = actor.name, request.reason, at, at + until
-                session.add(row)
-            elif row is None or row.ends_at <= at:
-                return False
+                start_lease(row, actor.name, request.reason, at, lasts_s)
+            elif row.ends_at <= at:
+                return None
             else:
                 row.ends_at = at
-                session.add(row)
+            session.add(row)
             audit.append(session, actor=actor.name, action=request.verb, ref=f"env:{env}", reason=request.reason,
-                         detail={"until": at + until} if starts else {})  # fmt: skip
-            return True
+                         detail={"until": row.ends_at} if starts else {})  # fmt: skip
+            return row.ends_at
 
-        said = f"{kind} of {env}" + (f" for {until:.0f} s" if starts else " ended")
         if request.dry_run:
-            return VerbResult(verb=request.verb, ref=f"env/{env}", changed=False, message=f"would: {said}")
-        changed = await ops.store.write(change)
+            would = f"{kind} of {env} for {lasts_s:.0f} s" if starts else f"{kind} of {env} ended"
+            return VerbResult(verb=request.verb, ref=f"env/{env}", changed=False, message=f"would: {would}")
+        ends_at = await ops.store.write(change)
+        if ends_at is None:
+            return VerbResult(verb=request.verb, ref=f"env/{env}", changed=False, message="unchanged")
+        said = f"{kind} of {env} for {ends_at - at:.0f} s" if starts else f"{kind} of {env} ended"
         ops.on_change(f"env/{env}", said)
-        return VerbResult(
-            verb=request.verb, ref=f"env/{env}", changed=changed, message=said if changed else "unchanged"
-        )
+        return VerbResult(verb=request.verb, ref=f"env/{env}", changed=True, message=said)
 
     return handler
+
+
+def start_lease(row: Lease, holder: str, reason: str, at: float, lasts_s: float) -> None:
+    """Let the lease last `lasts_s` seconds from `at`. One that lives is joined: nobody shortens it, and all are named."""
+    if row.ends_at <= at:
+        row.holder, row.reason, row.starts_at, row.ends_at = holder, reason, at, at + lasts_s
+        return
+    row.holder = _joined(row.holder, ", ", holder)
+    row.reason = _joined(row.reason, "; ", reason)
+    row.ends_at = max(row.ends_at, at + lasts_s)
+
+
+def _joined(said: str, by: str, more: str) -> str:
+    """`more` added to the list `said`, unless it stands there."""
+    parts = said.split(by) if said else []
+    return by.join(parts if not more or more in parts else [*parts, more])
 
 
 async def pipeline_run(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     name = noun(request, "pipeline")
     pipeline, service = pipeline_of(ops.config, name)
     overrides = dict(request.args.get("set") or {})
+    # Every environment may serve what it makes: a service is not bound to some of them.
+    demand_everywhere(ops.config, actor, request.verb)
     context = await ops.store.read(lambda s: run_context(s, service, ops.workspace))
-    demand(ops.config, next(iter(ops.config.environment), _EVERYWHERE), actor, request.verb)
     from_stage, force = request.args.get("from_stage"), bool(request.args.get("force"))
     if request.dry_run:
         planned = await ops.runner.plan(
@@ -78,7 +102,7 @@ async def pipeline_run(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRes
 
 async def run_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     run_id = noun(request, "run")
-    demand(ops.config, next(iter(ops.config.environment), _EVERYWHERE), actor, request.verb)
+    demand_everywhere(ops.config, actor, request.verb)
     if request.dry_run:
         return VerbResult(
             verb=request.verb, ref=request.ref, changed=False, message=f"would {VERBS[request.verb].summary}"
@@ -91,10 +115,18 @@ async def run_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
 
 
 async def alert_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
-    name = noun(request, "alert" if request.verb != "alert.unsilence" else "silence")
-    if not name.isdigit():
-        raise UsageError(f"{request.ref}: an alert has a number", hint="`airboss alert list` shows them")
-    number, minutes = int(name), float(request.args.get("minutes") or 60.0)
+    """Acknowledge or silence an alert, or end a silence, as the environment it is in permits."""
+    kind = "silence" if request.verb == "alert.unsilence" else "alert"
+    name = noun(request, kind)
+    if not name.isdecimal():
+        raise UsageError(f"{request.ref}: {kind}s have numbers", hint="`airboss alert list` shows them")
+    number, minutes = int(name), positive(request, "minutes", SILENCE_MINUTES)
+    place = await ops.store.read(lambda s: place_of(s, request.ref))
+    if place is None:
+        raise Conflict(
+            f"there is no {kind} {number}", hint=f"`airboss alert {_LISTS[kind]}` shows them", code=f"no_{kind}"
+        )
+    ops.permit(request, actor, place.env, place.name)
     if request.dry_run:
         return VerbResult(
             verb=request.verb, ref=request.ref, changed=False, message=f"would {VERBS[request.verb].summary}"
@@ -111,9 +143,15 @@ async def alert_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResul
 
 
 async def note(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
+    """Leave a note: an operator's, there where the thing is; of what has no environment, any operator's."""
     text = str(request.args.get("text") or request.reason)
     if not text:
         raise UsageError("a note needs a text", hint="airboss note REF TEXT")
+    place = await ops.store.read(lambda s: place_of(s, request.ref))
+    if place is not None and place.env in ops.config.environment:
+        demand(ops.config, place.env, actor, request.verb)
+    else:
+        demand_somewhere(ops.config, actor, request.verb)
     ref = request.ref.replace("/", ":", 1)
     if not request.dry_run:
         await ops.store.write(lambda s: audit.append(s, actor=actor.name, action="note", ref=ref, reason=text))
@@ -122,9 +160,9 @@ async def note(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
 
 
 async def down(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
+    """Stop the engine, or drain it. It is the engine of every environment, so that all must permit it."""
     drains = request.verb == "engine.drain"
-    env = next(iter(ops.config.environment), _EVERYWHERE)
-    ops.permit(request, actor, env, ops.config.workspace.get("name") or ops.workspace.name)
+    ops.permit(request, actor, EVERYWHERE, ops.config.workspace.get("name") or ops.workspace.name)
     if not request.dry_run:
         await ops.store.write(
             lambda s: audit.append(s, actor=actor.name, action=request.verb, ref="engine:engine", reason=request.reason)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlmodel import Session
+import time
+
+from sqlmodel import Session, col, select
 
 from engine.access import Actor
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
@@ -11,18 +13,26 @@ from engine.rollouts import planning, records
 from engine.rollouts.machine import apply_verb
 from engine.verbs import VERBS, rollout_refusal
 from state.models import Rollout
-from state.words import Conflict, UsageError
+from state.words import Conflict, Denied, UsageError
 
 
-async def deploy(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
+def _weights(given: object) -> tuple[int, ...]:
+    if isinstance(given, list | tuple) and all(isinstance(w, int) and 1 <= w <= 100 for w in given):
+        return tuple(given)
+    raise UsageError(f"steps are whole percents from 1 to 100, not {given!r}", hint="--steps 5,25,50", code="steps")
+
+
+async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool = False) -> VerbResult:
+    """Roll a release out; with `again`, one that was rolled back before."""
     service = noun(request, "service")
     wish = planning.Wish(
         service=service,
         env=env_of(ops.config, request),
         release_id=str(request.args.get("release", "")),
-        steps=tuple(int(s) for s in request.args.get("steps") or ()),
+        steps=_weights(request.args.get("steps") or ()),
         strategy=str(request.args.get("strategy") or ""),
         force=bool(request.args.get("force")),
+        again=again,
     )
     planning.check_names(ops.config, wish.service, wish.env)
     ops.permit(request, actor, wish.env, service)
@@ -37,7 +47,8 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         return VerbResult(verb="deploy", ref=request.ref, changed=False, message="would roll out", plan=plan)
 
     def create(session: Session) -> str:
-        planning.check_deploy(session, ops.config, wish)
+        if planning.check_deploy(session, ops.config, wish) != stable:
+            raise Conflict(f"{service} in {wish.env} has moved since it was looked at", code="revision_moved")
         return planning.create_rollout(session, wish, stable, policy, actor=actor.name, reason=request.reason)
 
     rollout_id = await ops.store.write(create)
@@ -64,7 +75,10 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     active = await ops.store.read(lambda s: _id_of(planning.active_rollout(s, service, env)))
     if active is not None and to is None:
         return await _abort_active(ops, request, actor, active, service, env)
+    await ops.store.read(lambda s: _demand_unmoved(s, service, env, request.expect_revision if active is None else None))
     target = await ops.store.read(lambda s: planning.rollback_target(s, service, env, to))
+    if active is None and target == await ops.store.read(lambda s: planning.stable_release(s, service, env)):
+        return VerbResult(verb="rollback", ref=request.ref, changed=False, message=f"unchanged: {target} is live")
     plan = await ops.store.read(lambda s: planning.rollback_plan(s, service, env, target))
     if request.dry_run:
         return VerbResult(
@@ -85,6 +99,21 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     return VerbResult(
         verb="rollback", ref=f"rollout/{rollout_id}", changed=True, message=f"returning to {target}", plan=plan
     )
+
+
+def _demand_unmoved(session: Session, service: str, env: str, shown: int | None) -> None:
+    """Raise Conflict when the newest rollout is no longer the one, at the revision, that the asker was shown.
+
+    A key pressed while the judge rolls back by itself must not then roll the good release back too.
+    """
+    query = select(Rollout).where(Rollout.service == service, Rollout.env == env)
+    newest = session.exec(query.order_by(col(Rollout.created_at).desc())).first()
+    if shown is not None and newest is not None and newest.revision != shown:
+        raise Conflict(
+            f"{service} in {env} has moved since it was shown: {newest.id} is {newest.state}",
+            hint="look again, then decide",
+            code="revision_moved",
+        )
 
 
 async def _abort_active(
@@ -119,11 +148,13 @@ async def rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRes
         return await _abort_active(ops, request, actor, rollout_id, seen.service, seen.env)
     if request.verb == "rollout.retry":
         apply_verb_check(seen, "rollout.retry")
-        args = {"release": seen.now.to_release, "env": seen.env, "force": True}
-        again = request.model_copy(update={"verb": "deploy", "ref": f"service/{seen.service}", "args": args})
-        return await deploy(ops, again, actor)
+        args = {"release": seen.now.to_release, "env": seen.env}
+        wish = request.model_copy(update={"verb": "deploy", "ref": f"service/{seen.service}", "args": args})
+        return await deploy(ops, wish, actor, again=True)
     if request.verb in ("rollout.approve", "rollout.reject"):
         return await _approve(ops, request, actor, seen)
+    if request.verb in _FORWARD and not request.dry_run:
+        await ops.store.read(lambda s: _demand_thawed(s, seen.env, request.verb))
     if request.verb == "rollout.weight":
         return await _set_weight(ops, request, actor, seen)
     move = apply_verb(seen.now, request.verb, actor.name, request.reason)
@@ -150,9 +181,23 @@ def _standing(state: str, step: int) -> str:
 
 def apply_verb_check(seen: records.Opened, verb: str) -> None:
     """Raise Conflict with the table's reason when `verb` may not run on the rollout as it stands."""
-    refusal = rollout_refusal(verb, seen.now.state)
+    r = seen.now
+    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
     if refusal:
         raise Conflict(f"{verb} refused: {seen.now.id}: {refusal}")
+
+
+_FORWARD = ("rollout.promote", "rollout.promote_full", "rollout.weight", "rollout.resume")
+
+
+def _demand_thawed(session: Session, env: str, verb: str) -> None:
+    frozen = records.leases(session, env, "freeze", time.time())
+    if frozen:
+        raise Denied(
+            f"{verb} refused: {env} is frozen by {frozen[0].holder}: {frozen[0].reason}",
+            hint=f"wait for its end, or `airboss freeze end --env {env}`; a rollback is never frozen",
+            code="frozen",
+        )
 
 
 async def _set_weight(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> VerbResult:

@@ -6,9 +6,11 @@ It is level-triggered and keeps nothing that matters in memory: killed at any in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval, MetricsSource
@@ -40,25 +42,42 @@ class Controller:
     config: Config
     on_change: Callable[[str, str], None]
     wake: asyncio.Event
+    _going: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Tick until cancelled; a tick that fails is logged and tried again."""
-        while True:
-            # Cleared before looking: a change that comes while we look must be looked at too.
-            self.wake.clear()
-            try:
-                for rollout_id in await self.store.read(records.active_ids):
-                    await self.tick(rollout_id)
-                await self.finish_effects()
-                await self.world.retire()
-            except AirbossError as error:
-                log.error("rollouts: %s", error)
-            except Exception:
-                log.exception("a tick of the rollout controller failed; trying again")
-            try:
-                await asyncio.wait_for(self.wake.wait(), TICK_S)
-            except TimeoutError:
-                continue
+        """Tick until cancelled. Each rollout has a task of its own: one that hangs or fails stops no other."""
+        try:
+            while True:
+                # Cleared before looking: a change that comes while we look must be looked at too.
+                self.wake.clear()
+                await self._look()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), TICK_S)
+        finally:
+            for task in self._going.values():
+                task.cancel()
+            await asyncio.gather(*self._going.values(), return_exceptions=True)
+
+    async def _look(self) -> None:
+        try:
+            active = await self.store.read(records.active_ids)
+        except AirbossError as error:
+            log.error("rollouts cannot be read: %s", error)
+            return
+        for rollout_id in active:
+            self._go(rollout_id, partial(self.tick, rollout_id))
+        self._go("what ended rollouts left", self.finish_effects)
+        self._go("retire", self.world.retire)
+
+    def _go(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        before = self._going.get(name)
+        if before is None or before.done():
+            self._going[name] = asyncio.create_task(_guarded(name, work), name=name)
+            self._going[name].add_done_callback(lambda _: self._forget_done())
+
+    def _forget_done(self) -> None:
+        for name in [n for n, task in self._going.items() if task.done()]:
+            del self._going[name]
 
     async def tick(self, rollout_id: str) -> None:
         """One look at one rollout: at most one state change, then the effects it wants."""
@@ -69,9 +88,18 @@ class Controller:
         move = next_move(seen.now, facts)
         verdict = facts.verdict
         if verdict is not None and (verdict.kind.value, verdict.sentence) != seen.last_verdict:
-            await self.store.write(lambda s: records.record_verdict(s, seen, verdict))
+            await self._keep_verdict(seen, verdict, urgent=move.state is RolloutState.ROLLING_BACK)
         if await self._commit(seen, move):
             await self._carry_out(rollout_id)
+
+    async def _keep_verdict(self, seen: records.Opened, verdict: Verdict, *, urgent: bool) -> None:
+        try:
+            await self.store.write(lambda s: records.record_verdict(s, seen, verdict), urgent=urgent)
+        except AirbossError as error:
+            if not urgent:
+                raise
+            # The way back does not wait for its own explanation.
+            log.error("%s: the verdict could not be kept: %s", seen.now.id, error)
 
     async def verb(self, rollout_id: str, verb: str, actor: str, reason: str, expect_revision: int | None) -> str:
         """Apply a person's verb. Returns what happened. Raises Conflict when it may not, or the revision moved."""
@@ -108,9 +136,11 @@ class Controller:
         return True
 
     async def finish_effects(self) -> None:
-        """Carry out what an earlier engine, or an ended rollout, left pending (the registry's moves have their own queue)."""
+        """Carry out what rollouts that have ended left pending (the registry's moves have a queue of their own)."""
+        active = set(await self.store.read(records.active_ids))
         for intent in await self.store.read(lambda s: records.pending(s, ("scale", "route"))):
-            await self._one(intent)
+            if intent.rollout_id not in active:
+                await self._one(intent)
 
     async def _carry_out(self, rollout_id: str) -> None:
         for intent in await self.store.read(lambda s: records.pending(s, ("scale", "route"), rollout_id)):
@@ -188,6 +218,15 @@ class Controller:
                 configured_weight_pct=100 if verifying else r.weight,
             )
         )
+
+
+async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except AirbossError as error:
+        log.error("%s: %s", name, error)
+    except Exception:
+        log.exception("%s failed; it is tried again", name)
 
 
 def judge_policy(policy: Mapping[str, Any], slo: Slo) -> JudgePolicy:

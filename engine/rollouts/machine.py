@@ -122,6 +122,8 @@ def roll_back(r: RolloutNow, message: str) -> Move:
 
 
 def _planned(r: RolloutNow, f: Facts) -> Move:
+    if f.is_held:
+        return _stay(r)
     if r.approvals_needed:
         return _to(r, _S.AWAITING_APPROVAL, f"waits for {r.approvals_needed} approval(s)")
     return _to(r, _S.PREPARING, f"preparing {r.to_release}")
@@ -130,6 +132,8 @@ def _planned(r: RolloutNow, f: Facts) -> Move:
 def _awaiting_approval(r: RolloutNow, f: Facts) -> Move:
     if f.rejections:
         return _to(r, _S.CANCELLED, "rejected")
+    if f.is_held:
+        return _stay(r)
     if f.approvals >= r.approvals_needed and not f.is_frozen:
         return _to(r, _S.PREPARING, f"approved; preparing {r.to_release}")
     return _stay(r)
@@ -137,9 +141,13 @@ def _awaiting_approval(r: RolloutNow, f: Facts) -> Move:
 
 def _preparing(r: RolloutNow, f: Facts) -> Move:
     trouble = f.canary.broken or f.canary.crash_loop
+    if f.is_held:
+        return _stay(r, Scale(r.to_release, r.replicas))
     if trouble:
         return roll_back(r, f"{r.to_release} cannot serve: {trouble}")
-    if f.canary.ready >= r.replicas and not (f.is_held or f.is_frozen):
+    if f.canary.ready >= r.replicas and f.is_frozen:
+        return _stay(r, message="ready; a freeze holds it")
+    if f.canary.ready >= r.replicas:
         if r.from_release is None:
             return _to(r, _S.PROMOTING, f"{r.to_release} has generated a token; it is the first release here")
         return _to(r, _S.STEP_APPLYING, f"{r.to_release} has generated a token", step=0)
@@ -166,6 +174,8 @@ def _route_forward(r: RolloutNow) -> Route:
 def _step_applying(r: RolloutNow, f: Facts) -> Move:
     if r.steps[r.step].kind != "weight" or _reads(f, _wanted_weights(r)):
         return _to(r, _S.STEP_BAKING, f"step {r.step + 1}: {_says(r.steps[r.step])}")
+    if f.is_held:
+        return _stay(r)
     if f.canary.crash_loop or f.canary.broken:
         return roll_back(r, f.canary.crash_loop or f.canary.broken)
     if f.canary.ready < 1:
@@ -248,6 +258,13 @@ def _awaiting_promotion(r: RolloutNow, f: Facts) -> Move:
 def _promoting(r: RolloutNow, f: Facts) -> Move:
     if _reads(f, {r.to_release: 100}) and r.was_promoted:
         return _to(r, _S.VERIFYING, f"{r.to_release} has all traffic; verifying")
+    if f.is_held:
+        return _stay(r)
+    if not r.was_promoted and f.canary.ready < 1:
+        # All traffic is never given to a release that cannot answer (I5).
+        if f.canary.crash_loop and r.from_release is not None:
+            return roll_back(r, f.canary.crash_loop)
+        return _stay(r, Scale(r.to_release, r.replicas), message=f"waits for {r.to_release} to answer")
     # Traffic first, then the registry's aliases; the registry may lag (registry_sync) without holding traffic.
     return _stay(
         r,
@@ -271,6 +288,8 @@ def _paused(r: RolloutNow, f: Facts) -> Move:
 
 
 def _rolling_back(r: RolloutNow, f: Facts) -> Move:
+    if r.from_release == r.to_release:
+        return Move(_S.CANCELLED, r.step, (), f"{r.to_release} is live already")
     if r.from_release is None:
         return Move(_S.ROLLED_BACK, r.step, (Scale(r.to_release, 0), RegistryMove("reject", r.to_release, None)), "withdrawn")
     if not _reads(f, {r.from_release: 100}):
@@ -311,7 +330,7 @@ _HANDLERS = {
 
 def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
     """What `verb` does to `r`. Raises Conflict with the table's reason when it may not."""
-    refusal = rollout_refusal(verb, r.state)
+    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
     if refusal:
         raise Conflict(f"{verb} refused: {r.id}: {refusal}", hint=f"`airboss rollout show {r.id}` says where it stands")
     why = f" ({reason})" if reason else ""

@@ -32,6 +32,8 @@ class Wish:
     steps: tuple[int, ...] = ()
     strategy: str = ""
     force: bool = False
+    again: bool = False
+    """A retry: a rejection does not stand in its way; a freeze or a fault still does."""
 
 
 def check_names(config: Config, service: str, env: str) -> None:
@@ -59,6 +61,8 @@ def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
             policy = Policy.model_validate({**policy.model_dump(), "steps": [{"weight": w} for w in weights]})
         except ValueError as error:
             raise UsageError(f"--steps {','.join(map(str, wish.steps))}: weights must rise and be 1 to 100") from error
+    if wish.strategy not in ("", *Strategy):
+        raise UsageError(f"there is no strategy {wish.strategy!r}", hint=f"one of {', '.join(Strategy)}", code="strategy")
     strategy = Strategy(wish.strategy) if wish.strategy else policy.strategy
     if strategy is not Strategy.CANARY:
         raise UsageError(
@@ -105,7 +109,7 @@ def check_deploy(session: Session, config: Config, wish: Wish) -> str | None:
             hint=f"environment.{wish.env}.allow_faults = true, or --force",
             code="fault",
         )
-    if release.rejected_reason and not wish.force:
+    if release.rejected_reason and not (wish.force or wish.again):
         raise Denied(
             f"{release.id} was rejected: {release.rejected_reason}",
             hint="--force rolls it out all the same",
@@ -175,9 +179,33 @@ def create_rollback(
     live = stable_release(session, service, env)
     if live is None:
         raise Conflict(f"nothing of {service} is live in {env}", code="nothing_live")
-    policy = policy_for(config, Wish(service, env, live))
+    if live == target:
+        raise Conflict(f"{target} is live in {env} already", code="already_live")
+    active = active_rollout(session, service, env)
+    if active is not None:
+        raise Conflict(f"{active.id} is moving {service} in {env} already ({active.state})", code="active_rollout")
+    policy = rollback_policy(session, config, service, env, live)
     said = f"rolled back by {actor}" + (f" ({reason})" if reason else "")
     return _insert(session, service, env, target, live, policy, RolloutState.ROLLING_BACK, said, actor, reason)
+
+
+def rollback_policy(session: Session, config: Config, service: str, env: str, live: str) -> dict[str, Any]:
+    """What a rollback keeps: the policy `live` came by. Today's file is not asked: nothing in it may forbid the way back."""
+    query = select(Rollout).where(Rollout.service == service, Rollout.env == env, Rollout.to_release == live)
+    came = session.exec(query.order_by(col(Rollout.created_at).desc())).first()
+    settings = config.service[service]
+    plain = {
+        "strategy": Strategy.CANARY.value,
+        "steps": [{"kind": "weight", "value": 100.0}],
+        "judge": Policy().judge.model_dump(mode="json"),
+        "slo": settings.slo.model_dump(mode="json"),
+        "approvals": 0,
+        "warm_hold": Policy().warm_hold,
+        "prepare_timeout": Policy().prepare_timeout,
+        "auto_promote": True,
+        "replicas": settings.replicas,
+    }
+    return {**plain, **(came.policy if came else {}), "is_rollback": True}
 
 
 def rollback_target(session: Session, service: str, env: str, to: str | None) -> str:

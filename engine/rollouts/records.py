@@ -17,7 +17,7 @@ from engine.rollouts.machine import Move, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict, verdict_to_json
 from state import audit, clock
 from state.models import Approval, Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
-from state.words import Denied, IntentState, Lifecycle, RolloutState
+from state.words import Denied, IntentState, Lifecycle, PauseReason, RolloutState
 
 ACTIVE = [s.value for s in RolloutState if not s.is_terminal]
 ENGINE = "system:engine"
@@ -140,6 +140,11 @@ def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) 
     row.resume_state = move.resume_state.value if move.resume_state else ""
     row.revision += 1
     row.state_since, row.state_boot, row.state_mono = moment.utc, moment.boot, moment.mono
+    # What an earlier state wanted and did not get must not happen after this one.
+    earlier = select(Intent).where(Intent.rollout_id == row.id, Intent.state == IntentState.PENDING)
+    for intent in session.exec(earlier.where(col(Intent.kind).in_(("scale", "route")))):
+        intent.state = IntentState.SUPERSEDED
+        session.add(intent)
     if move.state.is_terminal:
         row.finished_at = moment.utc
     if move.state is RolloutState.COMPLETED:
@@ -171,6 +176,8 @@ def set_weight(session: Session, seen: Opened, weight: int, *, actor: str, reaso
         return False
     steps = row.policy["steps"]
     later = [s for s in steps[row.step + 1 :] if s["kind"] != "weight" or s["value"] > weight]
+    if not any(s["kind"] == "weight" for s in later):
+        later = [*later, {"kind": "weight", "value": 100.0}]
     row.policy = {**row.policy, "steps": [*steps[: row.step], {"kind": "weight", "value": float(weight)}, *later]}
     session.add(row)
     move = Move(RolloutState.STEP_APPLYING, row.step, (), f"weight {weight} % set by {actor}", restarts_step=True)
@@ -220,13 +227,20 @@ def _lifecycle(session: Session, row: Rollout, move: Move) -> None:
             session.add(before)
         session.merge(LineageEdge(src=f"service:{row.service}@{row.env}", dst=f"release:{row.to_release}",
                                   kind="serves", at=row.state_since))  # fmt: skip
-    elif move.state is RolloutState.ROLLED_BACK:
+    elif move.state is RolloutState.ROLLED_BACK and met_traffic(session, row):
         release.lifecycle, release.rejected_reason = Lifecycle.REJECTED.value, row.message
         before = session.get(Release, row.from_release) if row.from_release else None
-        if before is not None:
+        if before is not None and before.lifecycle == Lifecycle.ARCHIVED:
             before.lifecycle = Lifecycle.PRODUCTION.value
             session.add(before)
     session.add(release)
+
+
+def met_traffic(session: Session, row: Rollout) -> bool:
+    """The rollout's release was given traffic by it, or was live when it was rolled back."""
+    if row.policy.get("is_rollback"):
+        return True
+    return session.exec(select(RolloutStep.idx).where(RolloutStep.rollout_id == row.id)).first() is not None
 
 
 def _consume(session: Session, rollout_id: str, step: int) -> None:
@@ -245,6 +259,9 @@ def _journal(session: Session, row: Rollout, effect: fx.Effect) -> None:
     key = f"{row.id}/{row.step}/{effect.slug}/{row.revision}"
     known = session.exec(select(Intent).where(Intent.key == key)).first()
     if known is None:
+        if effect.kind == "registry":
+            row.registry_sync = "pending"
+            session.add(row)
         session.add(Intent(key=key, rollout_id=row.id, kind=effect.kind, payload=fx.to_json(effect),
                            state=IntentState.PENDING, created_at=time.time()))  # fmt: skip
         return
@@ -303,6 +320,20 @@ def record_verdict(session: Session, seen: Opened, verdict: Verdict) -> None:
         return
     session.add(VerdictRecord(rollout_id=row.id, step=index, at=time.time(), kind=verdict.kind.value,
                               sentence=verdict.sentence, detail=verdict_to_json(verdict)))  # fmt: skip
+
+
+def pause_restored(session: Session) -> list[str]:
+    """After a restore: every rollout that moves stands still until a person looks. Returns their ids."""
+    paused = []
+    for rollout_id in active_ids(session):
+        seen = opened(session, rollout_id)
+        if seen is not None and seen.now.state not in (RolloutState.PAUSED, RolloutState.ROLLING_BACK):
+            move = Move(RolloutState.PAUSED, seen.now.step, (), "the store was restored from a backup",
+                        PauseReason.RESTORED.value, seen.now.state)  # fmt: skip
+            commit_move(session, seen, move)
+            paused.append(rollout_id)
+    audit.append(session, actor=ENGINE, action="state.restored", ref="engine:engine", detail={"paused": paused})
+    return paused
 
 
 def approve(session: Session, seen: Opened, actor: str, decision: str, reason: str) -> None:

@@ -50,18 +50,32 @@ class RegistryQueue:
         """Work until cancelled."""
         failures = 0
         while True:
-            waiting = await self.store.read(lambda s: records.pending(s, ("registry",)))
-            for intent in waiting:
-                try:
-                    await self._one(intent)
-                    failures, self.trouble = 0, ""
-                except AirbossError as error:
-                    failures += 1
-                    self.trouble = str(error)
-                    log.warning("registry: %s: %s", intent.effect.says(), error)
-                    await self._failed(intent.id, str(error))
-                    break
+            try:
+                await self._turn()
+                failures, self.trouble = 0, ""
+            except AirbossError as error:
+                # Also a store that cannot take the outcome (a full disk): the move is made again, and made once.
+                failures += 1
+                self.trouble = str(error)
+            except Exception as error:
+                failures += 1
+                self.trouble = f"{type(error).__name__}: {error}"
+                log.exception("the registry queue met an error it did not expect; it goes on")
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else 0.3)
+
+    async def _turn(self) -> None:
+        for intent in await self.store.read(lambda s: records.pending(s, ("registry",))):
+            try:
+                await self._one(intent)
+            except AirbossError as error:
+                log.warning("registry: %s: %s", intent.effect.says(), error)
+                if error.code == "not_found":
+                    # Gone for good: told, left to a person, and no other model's move waits for it.
+                    why = str(error)
+                    await self.store.write(lambda s, i=intent, w=why: _drift(s, i, w))  # type: ignore[misc]
+                    continue
+                await self._failed(intent.id, str(error))
+                raise
 
     async def _move(self, effect: fx.RegistryMove, versions: Versions) -> Mapping[str, Any]:
         registry = await self.registry()
@@ -180,7 +194,7 @@ def _sync_state(session: Session, rollout_id: str, trouble: str) -> None:
     session.flush()
     left = session.exec(
         select(Intent.id).where(
-            Intent.rollout_id == rollout_id, Intent.kind == "registry", col(Intent.state) == IntentState.PENDING
+            Intent.rollout_id == rollout_id, Intent.kind == "registry", col(Intent.state) != IntentState.DONE
         )
     ).first()
     rollout.registry_sync = trouble or ("pending" if left is not None else "ok")

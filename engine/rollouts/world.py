@@ -19,7 +19,7 @@ from engine.rollouts.machine import ReplicaFacts
 from state.config import Config
 from state.models import Release, Rollout, TrackState
 from state.store import Store
-from state.words import OperationFailed, RolloutState, Track
+from state.words import TERMINAL_STATES, AirbossError, OperationFailed, RolloutState, Track
 
 log = logging.getLogger("airboss.rollouts")
 
@@ -109,11 +109,15 @@ class World:
     async def recover(self) -> None:
         """After a restart: have again every replica that is wanted (living ones are adopted)."""
         for service, env, release_id in sorted(await self.store.read(self._kept)):
-            await self.scale(service, env, release_id, self.config.service[service].replicas)
+            await self._keep(service, env, release_id)
 
     async def retire(self) -> None:
-        """Stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
+        """Have what a track serves; stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
         kept = await self.store.read(self._kept)
+        for service, env, release_id in sorted(await self.store.read(self._served)):
+            wanted = [r for r in self.runtime.replicas(service, env) if r.release_id == release_id and r.is_wanted]
+            if len(wanted) < self.config.service[service].replicas:
+                await self._keep(service, env, release_id)
         for service in self.config.service:
             for env in self.config.environment:
                 running = {r.release_id for r in self.runtime.replicas(service, env)}
@@ -122,6 +126,18 @@ class World:
                         log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
                         await self.scale(service, env, release_id, 0)
         await self._keep_plans()
+
+    async def _keep(self, service: str, env: str, release_id: str) -> None:
+        """Have the release's replicas; one that cannot be had now is tried again at the next look."""
+        try:
+            await self.scale(service, env, release_id, self.config.service[service].replicas)
+        except (AirbossError, OSError) as error:
+            log.error("%s in %s: %s cannot be had: %s", service, env, release_id, error)
+
+    def _served(self, session: Session) -> set[tuple[str, str, str]]:
+        rows = session.exec(select(TrackState).where(TrackState.weight > 0))
+        known = {(row.service, row.env, row.release_id) for row in rows}
+        return {k for k in known if k[0] in self.config.service and k[1] in self.config.environment}
 
     def _kept(self, session: Session) -> set[tuple[str, str, str]]:
         kept = {(row.service, row.env, row.release_id) for row in session.exec(select(TrackState))}
@@ -193,13 +209,19 @@ def way_back(session: Session, service: str, env: str) -> str | None:
 
 
 def verified_releases(session: Session, service: str, env: str) -> list[str]:
-    """Releases that completed verification here and were not rejected since, newest first."""
-    done = select(Rollout).where(
-        Rollout.service == service, Rollout.env == env, Rollout.state == RolloutState.COMPLETED
+    """Releases whose newest rollout here that met traffic completed verification, newest first.
+
+    One that was rolled back since is out, here; what happened to it elsewhere, or before it met traffic, does not count.
+    """
+    ended = select(Rollout).where(
+        Rollout.service == service, Rollout.env == env, col(Rollout.state).in_([s.value for s in TERMINAL_STATES])
     )
+    seen: set[str] = set()
     found = []
-    for row in session.exec(done.order_by(col(Rollout.finished_at).desc())):
-        release = session.get(Release, row.to_release)
-        if release is not None and not release.rejected_reason and row.to_release not in found:
+    for row in session.exec(ended.order_by(col(Rollout.finished_at).desc())):
+        if row.to_release in seen or not records.met_traffic(session, row):
+            continue
+        seen.add(row.to_release)
+        if row.state == RolloutState.COMPLETED and session.get(Release, row.to_release) is not None:
             found.append(row.to_release)
     return found

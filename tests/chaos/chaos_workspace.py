@@ -99,6 +99,12 @@ def until(claim: Callable[[], T], what: str, timeout_s: float = PATIENCE_S) -> T
         time.sleep(POLL_S)
 
 
+def say(line: str) -> None:
+    """A measured fact, for `pytest -s` and for the report of a failure."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def make_bundle(root: Path, release_id: str, seed: int) -> str:
     """A release of an untrained model of one layer, loaded in milliseconds. Returns its digest."""
     root.mkdir(parents=True)
@@ -193,7 +199,7 @@ class Users:
 
     def __init__(self, url: str, rps: float = RPS, seed: int = 1) -> None:
         plan = LoadPlan(
-            url, SERVICE, ("the ", "what is "), rps, env=ENV, max_tokens=2, duration_s=900.0, seed=seed, timeout_s=60.0
+            url, SERVICE, ("the ", "what is "), rps, env=ENV, max_tokens=2, duration_s=7200.0, seed=seed, timeout_s=60.0
         )
         self.generator = LoadGenerator(plan)
         self.report: LoadReport | None = None
@@ -304,9 +310,9 @@ class Workspace:
         finally:
             connection.close()
 
-    def serve(self, **env: str) -> str:
+    def serve(self) -> str:
         """Start the engine and wait until users are answered; the public address."""
-        self.start(**env)
+        self.start()
         until(lambda: len(self.gateways()) == 2 and self.is_serving(), "users are answered")
         return self.url()
 

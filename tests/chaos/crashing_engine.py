@@ -1,7 +1,7 @@
 """The engine, made to die at one exact point of its journal. Run as a script in the engine's place.
 
 A point is a moment before or after something that lasts: a commit that touches a rollout, an intent, a track or a spawn,
-a process started or ended, a table given to a gateway worker. Points are counted from the commit that plans a rollout on
+a process started or ended, a table given to a gateway worker, an alias set in the registry. Points are counted from the commit that plans a rollout on
 and written to CHAOS_POINTS, one a line. CHAOS_CRASH_AT is the number of the point, or words that its name must have (`&`
 between them): there the process gets SIGKILL, from itself, with nothing flushed and nothing closed.
 """
@@ -23,6 +23,7 @@ import engine.daemon
 from adapters.local.child import ChildSpec
 from adapters.local.gateway import LocalGateway
 from adapters.local.spawn import Child, ChildExit, Spawner
+from adapters.registry_client import RegistryClient
 from state.models import Intent, KeyValue, Rollout, Spawn, TrackState
 from state.store import Store
 
@@ -91,6 +92,7 @@ def once(self: Store, fn: Callable[[Session], T]) -> T:
 
 
 _write, _spawn, _terminate, _put_one = ChildSpec.write, Spawner.spawn, Child.terminate, LocalGateway._put_one
+_set_alias = RegistryClient.set_alias
 
 
 def write(self: ChildSpec, path: Path) -> None:
@@ -117,7 +119,14 @@ async def put_one(self: LocalGateway, path: str, table: Any) -> None:
     point("after a worker's table")
 
 
+def set_alias(self: RegistryClient, model_name: str, alias: str, version: str) -> None:
+    point(f"before the alias {alias}")
+    _set_alias(self, model_name, alias, version)
+    point(f"after the alias {alias}")
+
+
 if __name__ == "__main__":
+    RegistryClient.set_alias = set_alias  # type: ignore[method-assign]
     Store._once = once  # type: ignore[method-assign]
     ChildSpec.write = write  # type: ignore[method-assign]
     Spawner.spawn = spawn  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, free_port, kill, until
+from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, free_port, kill, say, until
 
 MakeWorkspace = Callable[..., Workspace]
 AIRBOSS = Path(sys.executable).with_name("airboss")
@@ -34,7 +34,7 @@ def test_a_killed_replica_is_out_within_a_second_and_comes_back_as_a_new_one(wor
     killed_at = time.monotonic()
     kill(pid)
     until(lambda: victim not in healthy(ws), "no worker routes to the dead replica", EJECTED_S)
-    print(f"ejected after {time.monotonic() - killed_at:.2f} s")
+    say(f"ejected after {time.monotonic() - killed_at:.2f} s")
 
     def successor() -> set[str]:
         return {row["spawn_id"] for row in ws.ready(STABLE)} - set(both)
@@ -105,7 +105,7 @@ def test_killed_gateway_workers_refuse_nobody_and_come_back_with_the_table(works
         now = users.seen()
         until(lambda now=now: users.answered_since(now) > 20, "users are answered")  # type: ignore[misc]
         broken = users.seen().failed - before.failed
-        print(f"{count} worker(s) killed: {broken} request(s) inside broke, {most_inside} were in flight")
+        say(f"{count} worker(s) killed: {broken} request(s) inside broke, {most_inside} were in flight")
         # A request sent on a connection in the instant of its end was in the worker's socket: hence the two beside.
         assert broken <= most_inside + 2, users.seen()
     report = users.stop()

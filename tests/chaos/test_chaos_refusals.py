@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, STABLE, Workspace, until
+from chaos_workspace import CANARY, STABLE, Workspace, say, until
 
 from state.words import AirbossError
 
@@ -127,9 +127,7 @@ def test_an_emergency_rollback_without_an_engine_holds_when_it_returns(workspace
     late = [line["at"] for line in ws.ledger() if line["release"] == CANARY and line["at"] > ended]
     assert not late, "no user met the canary after the command"
     took = max((line["at"] for line in ws.ledger() if line["release"] == CANARY), default=began) - began
-    print(
-        f"the canary's last request came {took:.2f} s after the command began; the command took {ended - began:.2f} s"
-    )
+    say(f"the canary's last request came {took:.2f} s after the command began; the command took {ended - began:.2f} s")
 
 
 @pytest.fixture

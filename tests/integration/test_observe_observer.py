@@ -223,5 +223,5 @@ async def test_a_loop_that_meets_trouble_goes_on_and_says_so(
         )
         assert any(a.error.startswith("OSError") for a in (await one.facts()).adapters)
         is_broken[0] = False
-        await until(lambda: {l.name: l.failures_in_row for l in one.status().loops}["scrape"] == 0, "it goes on")  # noqa: E741
+        await until(lambda: {l.name: l.failures_in_row for l in one.status().loops}["scrape"] == 0, "it goes on")
         assert all(not a.error for a in (await one.facts()).adapters)

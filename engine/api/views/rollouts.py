@@ -72,7 +72,9 @@ def rollout_view(
     shown = index if index in verdicts else max(verdicts, default=None)
     judged = verdict_from_json(rows[shown].detail) if shown is not None else None
     stable, canary = _arms(row, judged, live)
-    refusals = {v: why for v in ROLLOUT_VERBS if (why := rollout_refusal(v, state))}
+    steps = row.policy["steps"]
+    kind = steps[row.step]["kind"] if row.step < len(steps) else ""
+    refusals = {v: why for v in ROLLOUT_VERBS if (why := rollout_refusal(v, state, kind))}
     env = config.environment.get(row.env)
     return RolloutView(
         id=row.id, service=row.service, env=row.env, protected=env.protected if env else True, strategy=row.strategy,

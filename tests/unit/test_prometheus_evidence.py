@@ -1,0 +1,137 @@
+"""Prometheus' counters as evidence: differences by series, resets, gaps, and what is missing or not a number."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from adapters.ports import ArmCounts
+from adapters.prometheus import Labels, PrometheusMetrics, Series, evidence_of, series_by_labels
+
+Points = dict[int, float]
+
+
+def labels(track: str, worker: str = "w0", code: str = "") -> Labels:
+    named = {"instance": worker, "track": track} | ({"code": code} if code else {})
+    return tuple(sorted(named.items()))
+
+
+def answers(requests: Series, errors: Series | None = None, slow: Series | None = None) -> dict[str, Series]:
+    """What three queries answer; `errors` and `slow` stand at zero wherever the test does not say."""
+    quiet = {key: dict.fromkeys(points, 0.0) for key, points in requests.items()}
+    return {"requests": requests, "errors": {**quiet, **(errors or {})}, "slow": {**quiet, **(slow or {})}}
+
+
+def test_counters_are_differenced_and_added_up_by_track() -> None:
+    found = evidence_of(
+        answers(
+            {
+                labels("stable", "w0"): {0: 100, 5: 150},
+                labels("stable", "w1"): {0: 900, 5: 925},
+                labels("canary"): {0: 10, 5: 35},
+            },
+            {labels("canary"): {0: 1, 5: 4}},
+            {labels("canary"): {0: 0, 5: 2}},
+        ),
+        since=0, now=6, step_s=5,
+    )  # fmt: skip
+    assert [(i.stable, i.canary) for i in found.intervals] == [(ArmCounts(75, 0, 0), ArmCounts(25, 3, 2))]
+    assert found.age_s == 1
+
+
+def test_codes_of_one_worker_add_up_to_its_requests() -> None:
+    ok, bad = labels("canary", code="ok"), labels("canary", code="5xx")
+    found = evidence_of(
+        {
+            "requests": {ok: {0: 10, 5: 17}, bad: {0: 1, 5: 4}},
+            "errors": {bad: {0: 1, 5: 4}},
+            "slow": {labels("canary"): {0: 0, 5: 0}},
+        },
+        since=0, now=5, step_s=5,
+    )  # fmt: skip
+    assert found.intervals[0].canary == ArmCounts(10, 3, 0)
+
+
+def test_a_counter_that_fell_was_reset_and_counts_from_nothing() -> None:
+    found = evidence_of(
+        answers({labels("stable", "w0"): {0: 100, 5: 30}, labels("stable", "w1"): {0: 500, 5: 510}}),
+        since=0, now=5, step_s=5,
+    )  # fmt: skip
+    assert found.intervals[0].stable.requests == 40
+
+
+def test_a_missing_scrape_is_a_gap_never_zero() -> None:
+    found = evidence_of(answers({labels("stable"): {0: 10, 5: 20, 20: 60}}), since=0, now=20, step_s=5)
+    assert len(found.intervals) == 1
+    assert found.gap_s == 15
+
+
+def test_one_worker_not_scraped_makes_a_gap_and_never_counts_anothers_whole_life() -> None:
+    found = evidence_of(
+        answers(
+            {
+                labels("stable", "w0"): {0: 5000, 5: 5010, 10: 5020, 15: 5030},
+                labels("stable", "w1"): {0: 7000, 5: 7010, 15: 7030},
+                labels("canary", "w0"): {0: 1, 5: 2, 10: 3, 15: 4},
+            }
+        ),
+        since=0, now=15, step_s=5,
+    )  # fmt: skip
+    assert [(i.t0, i.t1, i.stable.requests, i.canary.requests) for i in found.intervals] == [(0, 5, 20, 1)]
+    assert found.gap_s == 10
+
+
+def test_a_worker_that_starts_later_counts_from_its_first_point() -> None:
+    found = evidence_of(
+        answers({labels("stable", "w0"): {0: 10, 5: 20, 10: 30}, labels("stable", "w1"): {5: 400, 10: 403}}),
+        since=0, now=10, step_s=5,
+    )  # fmt: skip
+    assert [i.stable.requests for i in found.intervals] == [10, 13]
+    assert found.gap_s == 0
+
+
+@pytest.mark.parametrize("metric", ["errors", "slow"])
+def test_an_absent_series_is_trouble_and_never_no_bad_events(metric: str) -> None:
+    said = answers({labels("stable"): {0: 1, 5: 2}, labels("canary"): {0: 1, 5: 2}})
+    said[metric] = {labels("stable"): {0: 0, 5: 0}}
+    found = evidence_of(said, since=0, now=5, step_s=5)
+    assert found.trouble.startswith(f"series_missing: {metric} of {{instance=w0,track=canary}} lacks 2 of 2 points")
+    assert not found.intervals
+
+
+@pytest.mark.parametrize("metric", ["errors", "slow"])
+def test_a_series_that_lacks_points_is_trouble(metric: str) -> None:
+    said = answers({labels("canary", code="ok"): {0: 1, 5: 2, 10: 3}})
+    said[metric] = {labels("canary"): {0: 0, 10: 0}}
+    assert "lacks 1 of 3 points" in evidence_of(said, since=0, now=10, step_s=5).trouble
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_a_number_is_trouble(value: float) -> None:
+    found = evidence_of(answers({labels("stable"): {0: 1, 5: value}}), since=0, now=5, step_s=5)
+    assert found.trouble.startswith("not_a_number")
+    assert not found.intervals
+
+
+def test_no_series_is_trouble_not_zero() -> None:
+    assert evidence_of(answers({}), since=0, now=5, step_s=5).trouble.startswith("series_missing")
+
+
+def test_series_are_told_apart_by_every_label_but_the_name() -> None:
+    metric = {"__name__": "airboss_requests_total", "track": "stable", "instance": "w0"}
+    found = series_by_labels(
+        [{"metric": metric, "values": [[0, "1"]]}, {"metric": {**metric, "instance": "w1"}, "values": [[0, "2"]]}]
+    )
+    assert found == {labels("stable", "w0"): {0: 1.0}, labels("stable", "w1"): {0: 2.0}}
+
+
+@pytest.mark.parametrize("metrics", [[{"track": "stable"}] * 2, [{"instance": "w0"}]])
+def test_a_series_that_stands_twice_or_has_no_track_is_an_error(metrics: list[dict[str, str]]) -> None:
+    with pytest.raises(ValueError, match="without a track, or one that stands twice"):
+        series_by_labels([{"metric": metric, "values": [[0, "1"]]} for metric in metrics])
+
+
+async def test_a_server_that_does_not_answer_is_trouble() -> None:
+    found = await PrometheusMetrics("http://127.0.0.1:9").arms("chat", "production", "ro-1", 1, 0.0)
+    assert found.trouble.startswith("unreachable")
