@@ -24,7 +24,12 @@ _UNREACHABLE_WORDS = (
     "failed with error code 5",
     "failed with error code 429",
 )
-_DAMAGED_WORDS = ("file is not a database", "database disk image is malformed", "Can't locate revision", "out-of-date database")
+_DAMAGED_WORDS = (
+    "file is not a database",
+    "database disk image is malformed",
+    "Can't locate revision",
+    "out-of-date database",
+)
 _DENIED_WORDS = ("failed with error code 401", "failed with error code 403", "PERMISSION_DENIED", "UNAUTHENTICATED")
 _NO_JSON_WORDS = ("not in a valid JSON format",)
 _CAUSE = re.compile(r"\[Errno -?\d+\] [^'\")]+|(?:Read|Connect)Timeout|timed out")
@@ -66,7 +71,9 @@ def clear_errors(what: str) -> Iterator[None]:
     except (requests.exceptions.RequestException, TimeoutError, ConnectionError) as error:
         if isinstance(error, requests.exceptions.JSONDecodeError):
             raise _no_mlflow(what) from error
-        raise Unreachable(f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached") from error
+        raise Unreachable(
+            f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached"
+        ) from error
     except (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         raise as_airboss(what, error) from error
     except ValueError as error:
@@ -79,7 +86,9 @@ def as_airboss(what: str, error: Exception) -> AirbossError:
     if is_missing(error):
         return OperationFailed(f"{what}: {_brief(error)}", hint="look at what the registry has", code="not_found")
     if any(word in text for word in _DENIED_WORDS) or code in _DENIED_WORDS:
-        return OperationFailed(f"{what}: MLflow denies it: {_brief(error)}", hint="renew the registry's credentials", code="auth")
+        return OperationFailed(
+            f"{what}: MLflow denies it: {_brief(error)}", hint="renew the registry's credentials", code="auth"
+        )
     if any(word in text for word in _DAMAGED_WORDS):
         return _damaged(what, _brief(error))
     if any(word in text for word in _NO_JSON_WORDS):

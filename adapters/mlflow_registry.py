@@ -168,7 +168,9 @@ class MlflowRegistry:
         experiment = self._experiment(registration.model_name)
         self._abandon(experiment, registration.build_key)
         run = self._client.create_run(
-            experiment, run_name=f"{registration.model_name} {registration.build_key[:12]}", tags=_run_tags(registration)
+            experiment,
+            run_name=f"{registration.model_name} {registration.build_key[:12]}",
+            tags=_run_tags(registration),
         )
         run_id = run.info.run_id
         self._client.log_inputs(run_id, [_dataset_input(registration)])

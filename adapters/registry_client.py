@@ -38,7 +38,9 @@ class RegistryClient:
         self._socket = socket
         self._call_timeout_s = call_timeout_s
         self._register_timeout_s = register_timeout_s
-        self._http = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://registry", trust_env=False)
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://registry", trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -158,7 +158,11 @@ class _Server(uvicorn.Server):
 async def _serve(spec: ChildSpec) -> None:
     host = RegistryHost(spec.payload)
     config = uvicorn.Config(
-        application(spec, host), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=DRAIN_S
+        application(spec, host),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=DRAIN_S,
     )
     server = _Server(config)
     loop = asyncio.get_running_loop()

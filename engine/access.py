@@ -18,7 +18,7 @@ _READ_ONLY_TAKES = frozenset(
     | {"alert.ack", "alert.silence", "alert.unsilence"}
 )
 """What a read-only environment lets through: the way back, and what leaves alone what it serves."""
-_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.REGISTRAR: 1, Role.APPROVER: 2, Role.ADMIN: 3}
+_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.REGISTRAR: 0, Role.APPROVER: 2, Role.ADMIN: 3}
 
 
 @dataclass(frozen=True, slots=True)

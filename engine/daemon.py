@@ -150,7 +150,9 @@ class Engine:
                 ("api", api.serve(sockets=[self.listener])),
             )
         ]
-        await self.store.write(lambda s: audit.append(s, actor="system:engine", action="engine.up", ref="engine:engine"))
+        await self.store.write(
+            lambda s: audit.append(s, actor="system:engine", action="engine.up", ref="engine:engine")
+        )
         log.info("engine up: pid %d, gateway %s", os.getpid(), self.gateway.address)
         await self._stopping.wait()
         api.should_exit = True
@@ -287,7 +289,12 @@ async def _serve(paths: Paths, config: Config, store: Store, lock: EngineLock) -
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     write_json(
         paths.engine_info,
-        {"pid": os.getpid(), "version": package_version("airboss"), "socket": str(paths.engine_socket), "at": time.time()},
+        {
+            "pid": os.getpid(),
+            "version": package_version("airboss"),
+            "socket": str(paths.engine_socket),
+            "at": time.time(),
+        },
     )
     try:
         await engine.serve()

@@ -70,9 +70,13 @@ def _import(session: Session, body: dict[str, Any], route: Route, config: Config
             begun = seen.now.state not in (RolloutState.PLANNED, RolloutState.AWAITING_APPROVAL)
             move = roll_back(seen.now, said) if begun else Move(RolloutState.CANCELLED, seen.now.step, (), said)
             records.commit_move(session, seen, move, actor=actor, reason="rollback --emergency")
-    elif planning.stable_release(session, route.service, route.env) not in (None, to) and route.service in config.service:
+    elif (
+        planning.stable_release(session, route.service, route.env) not in (None, to) and route.service in config.service
+    ):
         # What was live is rejected and the registry told, as by any other rollback.
-        planning.create_rollback(session, config, route.service, route.env, to, actor=actor, reason="rollback --emergency")
+        planning.create_rollback(
+            session, config, route.service, route.env, to, actor=actor, reason="rollback --emergency"
+        )
     set_tracks(session, route)
     audit.append(session, actor=actor, action="rollback.emergency", ref=f"service:{route.service}",
                  reason=str(body.get("reason", "")), detail={"env": route.env, "at": body.get("at"),

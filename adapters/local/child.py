@@ -102,7 +102,13 @@ class ChildSpec:
 
     def identity(self) -> dict[str, object]:
         """What a handshake answers: DESIGN §3, adoption = lock held + spawn_id and digest returned."""
-        return {"spawn_id": self.spawn_id, "digest": self.digest, "kind": self.kind, "pid": os.getpid(), "protocol": CHILD_PROTOCOL}
+        return {
+            "spawn_id": self.spawn_id,
+            "digest": self.digest,
+            "kind": self.kind,
+            "pid": os.getpid(),
+            "protocol": CHILD_PROTOCOL,
+        }
 
 
 class LossyLog(io.TextIOWrapper):
@@ -153,7 +159,12 @@ def run_child(argv: list[str], body: Callable[[ChildSpec], int]) -> int:
         return int(ExitCode.CONFLICT)
     write_json(
         spec.identity_path,
-        {**spec.identity(), "start_ticks": process_start_ticks(os.getpid()), "boot_id": boot_id(), "started_at": time.time()},
+        {
+            **spec.identity(),
+            "start_ticks": process_start_ticks(os.getpid()),
+            "boot_id": boot_id(),
+            "started_at": time.time(),
+        },
     )
     code, cause = int(ExitCode.FAILED), "crashed"
     try:

@@ -108,7 +108,9 @@ class LocalRouter:
                     "track": row.track,
                     "release_id": row.release_id,
                     "weight": row.weight,
-                    "replicas": [[r.spawn_id, r.address] for r in ready if r.release_id == row.release_id and r.is_ready],
+                    "replicas": [
+                        [r.spawn_id, r.address] for r in ready if r.release_id == row.release_id and r.is_ready
+                    ],
                 }
                 for row in rows
             ]

@@ -36,7 +36,9 @@ class LocalRuntime:
         """End a replica beside the caller: its streams may take as long as DRAIN_S to finish."""
         if place.is_wanted:
             place.is_wanted = False
-            task = asyncio.create_task(self.supervisor.unwant(place.slot.owner, DRAIN_S), name=f"drain {place.slot.owner}")
+            task = asyncio.create_task(
+                self.supervisor.unwant(place.slot.owner, DRAIN_S), name=f"drain {place.slot.owner}"
+            )
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 
@@ -50,9 +52,7 @@ class LocalRuntime:
 
     async def probe(self, spec: ReplicaSetSpec) -> str | None:
         """Generate one token on each ready replica of the release."""
-        ready = [
-            p for p in self._places(spec.service, spec.env) if p.slot.release_id == spec.release_id and p.is_ready
-        ]
+        ready = [p for p in self._places(spec.service, spec.env) if p.slot.release_id == spec.release_id and p.is_ready]
         if len(ready) < spec.replicas:
             return f"{len(ready)} of {spec.replicas} replicas are ready"
         for place in ready:

@@ -22,8 +22,23 @@ from adapters.local.child import ChildSpec, process_start_ticks
 from state.words import OperationFailed
 
 LOG_LIMIT_BYTES = 8 * 1024 * 1024
-PASSED_ENV = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ", "USER", "XDG_RUNTIME_DIR", "CUDA_VISIBLE_DEVICES",
-              "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "SSL_CERT_FILE", "PYTHONDONTWRITEBYTECODE")
+PASSED_ENV = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "XDG_RUNTIME_DIR",
+    "CUDA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "SSL_CERT_FILE",
+    "PYTHONDONTWRITEBYTECODE",
+)
 """What a child inherits of the engine's environment; the rest is dropped."""
 
 

@@ -312,7 +312,9 @@ async def handshake(spec: ChildSpec) -> dict[str, Any] | None:
 
 
 def _rows(session: Session, owner: str) -> list[tuple[str, str]]:
-    query = select(Spawn).where(Spawn.owner == owner, col(Spawn.state) != "ended").order_by(col(Spawn.started_at).desc())
+    query = (
+        select(Spawn).where(Spawn.owner == owner, col(Spawn.state) != "ended").order_by(col(Spawn.started_at).desc())
+    )
     return [(row.spawn_id, row.digest) for row in session.exec(query)]
 
 

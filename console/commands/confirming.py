@@ -131,7 +131,7 @@ def _target(request: VerbRequest, context: Context) -> Target:
         return Target(found["service"] or found["name"], _is_protected(found["env"], context))
     if kind == "engine":
         status = context.get("/v1/status")
-        return Target(status["name"], protected=not status["is_demo"])
+        return Target(status["name"], protected=True)
     env = str(request.args.get("env") or "")
     return Target(env if kind == "env" else name, _is_protected(env, context))
 

@@ -75,7 +75,9 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     active = await ops.store.read(lambda s: _id_of(planning.active_rollout(s, service, env)))
     if active is not None and to is None:
         return await _abort_active(ops, request, actor, active, service, env)
-    await ops.store.read(lambda s: _demand_unmoved(s, service, env, request.expect_revision if active is None else None))
+    await ops.store.read(
+        lambda s: _demand_unmoved(s, service, env, request.expect_revision if active is None else None)
+    )
     target = await ops.store.read(lambda s: planning.rollback_target(s, service, env, to))
     if active is None and target == await ops.store.read(lambda s: planning.stable_release(s, service, env)):
         return VerbResult(verb="rollback", ref=request.ref, changed=False, message=f"unchanged: {target} is live")

@@ -117,7 +117,9 @@ class Controller:
         if not await self.store.write(
             lambda s: records.commit_move(s, seen, move, actor=actor, reason=reason), urgent=urgent
         ):
-            raise Conflict(f"{rollout_id} moved at the same moment", hint="look again, then decide", code="revision_moved")
+            raise Conflict(
+                f"{rollout_id} moved at the same moment", hint="look again, then decide", code="revision_moved"
+            )
         self.on_change(f"rollout/{rollout_id}", move.message)
         self.wake.set()
         return move.message
@@ -177,7 +179,10 @@ class Controller:
         now = clock.now()
         r = seen.now
         held, frozen = await self.store.read(
-            lambda s: (bool(records.leases(s, seen.env, "hold", now.utc)), bool(records.leases(s, seen.env, "freeze", now.utc)))
+            lambda s: (
+                bool(records.leases(s, seen.env, "hold", now.utc)),
+                bool(records.leases(s, seen.env, "freeze", now.utc)),
+            )
         )
         canary = await self.world.replica_facts(seen, r.to_release, probe=r.state is RolloutState.PREPARING)
         stable = ReplicaFacts()
@@ -231,7 +236,9 @@ async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 def judge_policy(policy: Mapping[str, Any], slo: Slo) -> JudgePolicy:
     """The judge's numbers of a frozen policy; a running rollout keeps the objectives it began with."""
-    return JudgePolicy.from_config(JudgeConfig.model_validate(policy["judge"]), Slo.model_validate(policy.get("slo") or slo.model_dump()))
+    return JudgePolicy.from_config(
+        JudgeConfig.model_validate(policy["judge"]), Slo.model_validate(policy.get("slo") or slo.model_dump())
+    )
 
 
 def _stable_as_canary(evidence: ArmEvidence) -> ArmEvidence:

@@ -73,7 +73,11 @@ class RegistryMove:
 
 
 Effect = Scale | Route | RegistryMove
-_KINDS: dict[str, type[Scale] | type[Route] | type[RegistryMove]] = {"scale": Scale, "route": Route, "registry": RegistryMove}
+_KINDS: dict[str, type[Scale] | type[Route] | type[RegistryMove]] = {
+    "scale": Scale,
+    "route": Route,
+    "registry": RegistryMove,
+}
 
 
 def to_json(effect: Effect) -> dict[str, Any]:

@@ -187,11 +187,15 @@ def _step_applying(r: RolloutNow, f: Facts) -> Move:
 def _says(step: StepSpec) -> str:
     if step.kind == "weight":
         return f"{step.weight} % of the traffic, being judged"
-    return {"pause": f"pause of {step.value:.0f} s", "approval": "waits for approval", "analysis": "being judged"}[step.kind]
+    return {"pause": f"pause of {step.value:.0f} s", "approval": "waits for approval", "analysis": "being judged"}[
+        step.kind
+    ]
 
 
 def _step_baking(r: RolloutNow, f: Facts) -> Move:
     step = r.steps[r.step]
+    if step.kind == "approval" and f.rejections:
+        return roll_back(r, "an approver refused it")
     if step.kind in ("weight", "analysis"):
         return _judged(r, f, passed=_after_step(r, f))
     if f.is_held:
@@ -241,7 +245,9 @@ def _judged(r: RolloutNow, f: Facts, passed: Move) -> Move:
     if verdict.common_mode:
         return _pause(r, PauseReason.SLO, verdict.sentence)
     if verdict.kind is VerdictKind.PASS:
-        return _stay(r, message="passed; a freeze holds it") if f.is_frozen else replace(passed, message=verdict.sentence)
+        return (
+            _stay(r, message="passed; a freeze holds it") if f.is_frozen else replace(passed, message=verdict.sentence)
+        )
     if verdict.kind is VerdictKind.NO_DATA:
         return _pause(r, PauseReason.NO_DATA, verdict.sentence)
     if verdict.expired:
@@ -291,7 +297,9 @@ def _rolling_back(r: RolloutNow, f: Facts) -> Move:
     if r.from_release == r.to_release:
         return Move(_S.CANCELLED, r.step, (), f"{r.to_release} is live already")
     if r.from_release is None:
-        return Move(_S.ROLLED_BACK, r.step, (Scale(r.to_release, 0), RegistryMove("reject", r.to_release, None)), "withdrawn")
+        return Move(
+            _S.ROLLED_BACK, r.step, (Scale(r.to_release, 0), RegistryMove("reject", r.to_release, None)), "withdrawn"
+        )
     if not _reads(f, {r.from_release: 100}):
         if f.stable.ready < 1:
             return _stay(r, Scale(r.from_release, r.replicas), message=f"starting {r.from_release} to return to it")

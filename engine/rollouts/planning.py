@@ -62,7 +62,9 @@ def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
         except ValueError as error:
             raise UsageError(f"--steps {','.join(map(str, wish.steps))}: weights must rise and be 1 to 100") from error
     if wish.strategy not in ("", *Strategy):
-        raise UsageError(f"there is no strategy {wish.strategy!r}", hint=f"one of {', '.join(Strategy)}", code="strategy")
+        raise UsageError(
+            f"there is no strategy {wish.strategy!r}", hint=f"one of {', '.join(Strategy)}", code="strategy"
+        )
     strategy = Strategy(wish.strategy) if wish.strategy else policy.strategy
     if strategy is not Strategy.CANARY:
         raise UsageError(

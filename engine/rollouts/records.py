@@ -210,7 +210,10 @@ def _step_rows(session: Session, row: Rollout, move: Move, before: int, moment: 
             step.started_at, step.boot_id, step.mono_at = moment.utc, moment.boot, moment.mono
         elif move.state is RolloutState.STEP_APPLYING:
             # A step that is applied (again, when its weight was set by hand) begins its evidence anew.
-            step.started_at, step.weight = None, int(steps[index]["value"]) if steps[index]["kind"] == "weight" else step.weight
+            step.started_at, step.weight = (
+                None,
+                int(steps[index]["value"]) if steps[index]["kind"] == "weight" else step.weight,
+            )
         session.add(step)
 
 

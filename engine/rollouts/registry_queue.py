@@ -40,7 +40,9 @@ class Versions:
 class RegistryQueue:
     """Carries out pending registry intents, oldest first. `registry` starts the worker on first use."""
 
-    def __init__(self, store: Store, registry: Callable[[], Awaitable[Registry]], on_change: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, store: Store, registry: Callable[[], Awaitable[Registry]], on_change: Callable[[str, str], None]
+    ) -> None:
         self.store = store
         self.registry = registry
         self.on_change = on_change
@@ -93,7 +95,9 @@ class RegistryQueue:
             return
         versions = await self.store.read(lambda s: _versions(s, intent.rollout_id, effect))
         if versions is None:
-            await self.store.write(lambda s: records.close_intent(s, intent.id, {"skipped": "not in a registry"}, done=True))
+            await self.store.write(
+                lambda s: records.close_intent(s, intent.id, {"skipped": "not in a registry"}, done=True)
+            )
             return
         try:
             outcome = await self._move(effect, versions)

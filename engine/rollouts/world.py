@@ -71,7 +71,9 @@ class World:
     async def replica_facts(self, seen: records.Opened, release_id: str, *, probe: bool) -> ReplicaFacts:
         """How many replicas of the release answer; with `probe`, each must just have generated a token."""
         ready = [
-            r for r in self.runtime.replicas(seen.service, seen.env) if r.release_id == release_id and r.is_ready and r.is_alive
+            r
+            for r in self.runtime.replicas(seen.service, seen.env)
+            if r.release_id == release_id and r.is_ready and r.is_alive
         ]
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
         if probe and ready:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, STABLE, Workspace, say, until
+from chaos_workspace import CANARY, STABLE, Workspace, opened, say, until
 
 from state.words import AirbossError
 
@@ -158,11 +158,9 @@ def fill(disk: Path) -> None:
 
 
 def test_on_a_full_disk_nothing_goes_forward_and_a_rollback_is_still_written(
-    small_disk: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, template: Path, workspace: MakeWorkspace
 ) -> None:
-    from chaos_workspace import opened
-
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp")
+    # `workspace` is there for the short socket directory that it sets; the workspace itself stands on the small disk.
     with opened(small_disk / "ws", template) as ws:
         ws.serve()
         users = ws.users()

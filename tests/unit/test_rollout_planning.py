@@ -49,7 +49,9 @@ def _releases(session: Session) -> None:
         )  # fmt: skip
 
 
-def lived(session: Session, config: Config, env: str, release: str, state: S, at: float, *, traffic: bool = True) -> None:
+def lived(
+    session: Session, config: Config, env: str, release: str, state: S, at: float, *, traffic: bool = True
+) -> None:
     """A rollout that has ended."""
     name = f"ro-{env}-{release}-{at}"
     policy = planning.policy_for(config, planning.Wish("chat", env, release))
@@ -63,7 +65,9 @@ def lived(session: Session, config: Config, env: str, release: str, state: S, at
 
 
 def live(session: Session, env: str, release: str) -> None:
-    session.merge(TrackState(service="chat", env=env, target="local", track="stable", release_id=release, weight=100, since=0))
+    session.merge(
+        TrackState(service="chat", env=env, target="local", track="stable", release_id=release, weight=100, since=0)
+    )
 
 
 def test_the_way_back_is_the_last_release_that_was_verified_here(store: Store, config: Config) -> None:
@@ -93,7 +97,9 @@ def test_what_happened_in_dev_does_not_close_the_way_back_in_production(store: S
 def test_a_rollback_to_what_is_live_is_refused(store: Store, config: Config) -> None:
     store.write_now(lambda s: live(s, "production", "a"))
     with pytest.raises(Conflict, match="live in production already"):
-        store.write_now(lambda s: planning.create_rollback(s, config, "chat", "production", "a", actor="user:ann", reason=""))
+        store.write_now(
+            lambda s: planning.create_rollback(s, config, "chat", "production", "a", actor="user:ann", reason="")
+        )
 
 
 def test_a_rollback_does_not_ask_todays_policy(store: Store) -> None:
@@ -128,7 +134,9 @@ def test_a_second_rollback_at_the_same_moment_is_a_conflict(store: Store, config
         (planning.Wish("chat", "production", "nope"), UsageError),
     ],
 )
-def test_what_does_not_exist_is_named(store: Store, config: Config, wish: planning.Wish, error: type[Exception]) -> None:
+def test_what_does_not_exist_is_named(
+    store: Store, config: Config, wish: planning.Wish, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         store.read_now(lambda s: planning.check_deploy(s, config, wish))
 
@@ -148,7 +156,9 @@ def test_a_faulty_release_is_refused_where_faults_are_not_allowed(store: Store, 
 def test_what_an_earlier_state_wanted_does_not_happen_after_the_next(store: Store, config: Config) -> None:
     policy = planning.policy_for(config, planning.Wish("chat", "production", "b"))
     rollout_id = store.write_now(
-        lambda s: planning.create_rollout(s, planning.Wish("chat", "production", "b"), "a", policy, actor="user:ann", reason="")
+        lambda s: planning.create_rollout(
+            s, planning.Wish("chat", "production", "b"), "a", policy, actor="user:ann", reason=""
+        )
     )
     store.write_now(
         lambda s: s.add(Intent(key="k", rollout_id=rollout_id, kind="route", payload={}, state="pending", created_at=0))
@@ -157,4 +167,6 @@ def test_what_an_earlier_state_wanted_does_not_happen_after_the_next(store: Stor
     assert seen is not None
     store.write_now(lambda s: records.commit_move(s, seen, Move(S.PAUSED, 0, (), "paused", "manual", S.STEP_BAKING)))
     assert store.read_now(lambda s: s.get(Intent, 1)).state == IntentState.SUPERSEDED  # type: ignore[union-attr]
-    assert not store.write_now(lambda s: records.commit_move(s, seen, Move(S.ROLLING_BACK, 0))), "a stale look changes nothing"
+    assert not store.write_now(lambda s: records.commit_move(s, seen, Move(S.ROLLING_BACK, 0))), (
+        "a stale look changes nothing"
+    )
