@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,19 +13,6 @@ from console.commands.tree import leaf
 if TYPE_CHECKING:
     from console.commands.context import Context
     from console.output import Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """How the demo is played. `as_json`: one JSON document on stdout at the end."""
-
-    directory: Path
-    headless: bool
-    text: Path | None
-    fault: bool
-    cut_evidence: bool
-    keep: bool
-    as_json: bool
 
 
 @leaf(
@@ -69,6 +55,7 @@ def play(context: Context, **chosen: object) -> Outcome:
     import importlib
     import sys
 
+    from console.demo.options import DemoOptions
     from console.output import Outcome
     from state.words import ExitCode
 

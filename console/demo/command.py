@@ -16,7 +16,7 @@ from state.paths import Paths
 from state.words import ExitCode
 
 if TYPE_CHECKING:
-    from console.commands.demo import DemoOptions
+    from console.demo.options import DemoOptions
 
 
 def run_demo(options: DemoOptions) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from pathlib import Path
 
+from console.commands.children import is_locked
 from state.config import CONFIG_NAME, load_config
 from state.paths import Paths
 from state.words import Conflict, UsageError
@@ -137,21 +136,7 @@ def _refuse_foreign(directory: Path) -> None:
 
 
 def _alive(paths: Paths) -> list[str]:
-    found = ["engine"] if _is_held(paths.state / "engine.lock") else []
+    found = ["engine"] if is_locked(paths.state / "engine.lock") else []
     if (paths.state / "run").is_dir():
-        found += [lock.stem for lock in sorted((paths.state / "run").glob("*.lock")) if _is_held(lock)]
+        found += [lock.stem for lock in sorted((paths.state / "run").glob("*.lock")) if is_locked(lock)]
     return found
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

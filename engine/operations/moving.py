@@ -10,7 +10,7 @@ from engine.access import Actor
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
 from engine.operations.desk import Desk, env_of, noun
 from engine.rollouts import planning, records
-from engine.rollouts.machine import apply_verb
+from engine.rollouts.by_hand import apply_verb
 from engine.verbs import VERBS, rollout_refusal
 from state.models import Rollout
 from state.words import Conflict, Denied, UsageError

@@ -15,9 +15,10 @@ from typing import Any
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval, MetricsSource
 from engine.rollouts import effects as fx
-from engine.rollouts import records
+from engine.rollouts import journal, records
+from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.judge import judge
-from engine.rollouts.machine import Facts, Move, ReplicaFacts, apply_verb, next_move
+from engine.rollouts.machine import Facts, Move, ReplicaFacts, next_move
 from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
 from engine.rollouts.world import World
 from state import clock
@@ -140,15 +141,15 @@ class Controller:
     async def finish_effects(self) -> None:
         """Carry out what rollouts that have ended left pending (the registry's moves have a queue of their own)."""
         active = set(await self.store.read(records.active_ids))
-        for intent in await self.store.read(lambda s: records.pending(s, ("scale", "route"))):
+        for intent in await self.store.read(lambda s: journal.pending(s, ("scale", "route"))):
             if intent.rollout_id not in active:
                 await self._one(intent)
 
     async def _carry_out(self, rollout_id: str) -> None:
-        for intent in await self.store.read(lambda s: records.pending(s, ("scale", "route"), rollout_id)):
+        for intent in await self.store.read(lambda s: journal.pending(s, ("scale", "route"), rollout_id)):
             await self._one(intent)
 
-    async def _one(self, intent: records.PendingIntent) -> None:
+    async def _one(self, intent: journal.PendingIntent) -> None:
         seen = await self.store.read(lambda s: records.opened(s, intent.rollout_id))
         if seen is None:
             return
@@ -158,9 +159,9 @@ class Controller:
         except (AirbossError, TimeoutError, OSError) as error:
             log.warning("%s: %s failed: %s", intent.rollout_id, intent.effect.says(), error)
             said = {"error": str(error) or type(error).__name__}
-            await self.store.write(lambda s: records.close_intent(s, intent.id, said, done=False), urgent=True)
+            await self.store.write(lambda s: journal.close_intent(s, intent.id, said, done=False), urgent=True)
             return
-        await self.store.write(lambda s: records.close_intent(s, intent.id, outcome, done=True), urgent=True)
+        await self.store.write(lambda s: journal.close_intent(s, intent.id, outcome, done=True), urgent=True)
         self.wake.set()
 
     async def _effect(self, seen: records.Opened, effect: fx.Effect) -> Mapping[str, Any]:

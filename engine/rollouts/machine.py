@@ -1,8 +1,8 @@
 """The rollout machine: (rollout, facts) → move, pure. No clock, no I/O.
 
 `next_move` is level-triggered: given where a rollout stands and what the world looks like, it says which state comes next
-and which absolute effects are wanted now. Asking again after a crash gives the same answer. `apply_verb` is the same for
-what people ask. DESIGN §6 and `reference/delivery.md` §C are its table; I-numbers below name their invariants.
+and which absolute effects are wanted now. Asking again after a crash gives the same answer. `by_hand.apply_verb` is the
+same for what people ask. DESIGN §6 and `reference/delivery.md` §C are its table; I-numbers below name their invariants.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from engine.rollouts.effects import Effect, RegistryMove, Route, Scale
 from engine.rollouts.verdict import Verdict
-from engine.verbs import rollout_refusal
-from state.words import Conflict, PauseReason, RolloutState, VerdictKind
+from state.words import PauseReason, RolloutState, VerdictKind
 
 _S = RolloutState
 
@@ -334,50 +333,3 @@ _HANDLERS = {
     _S.CANCELLED: _terminal,
     _S.STUCK: _terminal,
 }
-
-
-def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
-    """What `verb` does to `r`. Raises Conflict with the table's reason when it may not."""
-    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
-    if refusal:
-        raise Conflict(f"{verb} refused: {r.id}: {refusal}", hint=f"`airboss rollout show {r.id}` says where it stands")
-    why = f" ({reason})" if reason else ""
-    if verb == "rollout.pause":
-        return Move(_S.PAUSED, r.step, (), f"paused by {who}{why}", PauseReason.MANUAL.value, r.state)
-    if verb == "rollout.resume":
-        return Move(r.resume_state or _S.PREPARING, r.step, (), f"resumed by {who}{why}", restarts_step=True)
-    if verb in ("rollback", "rollout.abort"):
-        return _human_rollback(r, who, why)
-    if verb == "rollout.promote":
-        return replace(_promoted_by_hand(r), message=f"moved on by {who}{why}")
-    if verb == "rollout.promote_full":
-        last = max(i for i, s in enumerate(r.steps) if s.kind == "weight")
-        return Move(_S.PROMOTING, last, (), f"promoted to 100 % by {who}, gates skipped{why}")
-    raise Conflict(f"{verb} does not change a rollout's state")
-
-
-def _human_rollback(r: RolloutNow, who: str, why: str) -> Move:
-    if r.state in (_S.PLANNED, _S.AWAITING_APPROVAL):
-        return Move(_S.CANCELLED, r.step, (), f"cancelled by {who}{why}")
-    if r.from_release is None and r.was_promoted:
-        raise Conflict(
-            f"{r.id} is the first release of its service: there is none to return to",
-            hint="deploy another release; it may come from `airboss release list`",
-            code="no_earlier_release",
-        )
-    return roll_back(r, f"rolled back by {who}{why}")
-
-
-def _promoted_by_hand(r: RolloutNow) -> Move:
-    standing = r.resume_state if r.state is _S.PAUSED else r.state
-    if standing is _S.AWAITING_PROMOTION:
-        return Move(_S.PROMOTING, r.step)
-    if standing is _S.VERIFYING:
-        return Move(_S.COMPLETED, r.step)
-    if standing is _S.STEP_BAKING:
-        if r.step + 1 < len(r.steps):
-            return Move(_S.STEP_APPLYING, r.step + 1)
-        return Move(_S.PROMOTING, r.step)
-    if standing is not None:
-        return Move(standing, r.step, restarts_step=True)
-    return Move(_S.PREPARING, r.step)

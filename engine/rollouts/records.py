@@ -6,18 +6,18 @@ Functions here take a session; the caller runs them inside `store.write` or `sto
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from engine.rollouts import effects as fx
+from engine.rollouts import journal
 from engine.rollouts.machine import Move, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict, verdict_to_json
 from state import audit, clock
-from state.models import Approval, Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
-from state.words import Denied, IntentState, Lifecycle, PauseReason, RolloutState
+from state.models import Approval, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
+from state.words import Denied, Lifecycle, PauseReason, RolloutState
 
 ACTIVE = [s.value for s in RolloutState if not s.is_terminal]
 ENGINE = "system:engine"
@@ -40,16 +40,6 @@ class Opened:
     approvals: int
     rejections: int
     last_verdict: tuple[str, str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class PendingIntent:
-    """An intent to be carried out."""
-
-    id: int
-    rollout_id: str
-    effect: fx.Effect
-    attempts: int
 
 
 def active_ids(session: Session) -> list[str]:
@@ -127,7 +117,7 @@ def commit_move(session: Session, seen: Opened, move: Move, *, actor: str = ENGI
     if changes:
         _enter(session, row, move, actor, reason)
     for effect in move.effects:
-        _journal(session, row, effect)
+        journal.intend(session, row, effect)
     return True
 
 
@@ -140,11 +130,7 @@ def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) 
     row.resume_state = move.resume_state.value if move.resume_state else ""
     row.revision += 1
     row.state_since, row.state_boot, row.state_mono = moment.utc, moment.boot, moment.mono
-    # What an earlier state wanted and did not get must not happen after this one.
-    earlier = select(Intent).where(Intent.rollout_id == row.id, Intent.state == IntentState.PENDING)
-    for intent in session.exec(earlier.where(col(Intent.kind).in_(("scale", "route")))):
-        intent.state = IntentState.SUPERSEDED
-        session.add(intent)
+    journal.supersede(session, row.id)
     if move.state.is_terminal:
         row.finished_at = moment.utc
     if move.state is RolloutState.COMPLETED:
@@ -253,49 +239,6 @@ def _consume(session: Session, rollout_id: str, step: int) -> None:
     if newest is not None:
         newest.consumed = True
         session.add(newest)
-
-
-RETRY_DONE_AFTER_S = 5.0
-
-
-def _journal(session: Session, row: Rollout, effect: fx.Effect) -> None:
-    key = f"{row.id}/{row.step}/{effect.slug}/{row.revision}"
-    known = session.exec(select(Intent).where(Intent.key == key)).first()
-    if known is None:
-        if effect.kind == "registry":
-            row.registry_sync = "pending"
-            session.add(row)
-        session.add(Intent(key=key, rollout_id=row.id, kind=effect.kind, payload=fx.to_json(effect),
-                           state=IntentState.PENDING, created_at=time.time()))  # fmt: skip
-        return
-    is_stale = known.state == IntentState.DONE and time.time() - (known.done_at or 0.0) > RETRY_DONE_AFTER_S
-    if is_stale and effect.kind != "registry":
-        # The world has moved away from what was done (a gateway lost its table, a replica is starting): do it again.
-        known.state = IntentState.PENDING
-        session.add(known)
-
-
-def pending(session: Session, kinds: Sequence[str], rollout_id: str = "") -> list[PendingIntent]:
-    """Intents not yet carried out, oldest first."""
-    query = select(Intent).where(Intent.state == IntentState.PENDING, col(Intent.kind).in_(kinds))
-    if rollout_id:
-        query = query.where(Intent.rollout_id == rollout_id)
-    return [
-        PendingIntent(row.id or 0, row.rollout_id, fx.from_json(row.payload), row.attempts)
-        for row in session.exec(query.order_by(col(Intent.id)))
-    ]
-
-
-def close_intent(session: Session, intent_id: int, outcome: Mapping[str, Any], *, done: bool) -> None:
-    """Record what came of an intent; one that is not done stays pending."""
-    row = session.get(Intent, intent_id)
-    if row is None:
-        return
-    row.attempts += 1
-    row.outcome = dict(outcome)
-    if done:
-        row.state, row.done_at = IntentState.DONE, time.time()
-    session.add(row)
 
 
 def record_revision(session: Session, rollout_id: str, table_revision: int) -> None:

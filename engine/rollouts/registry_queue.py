@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 
 from adapters.ports import Registry
 from engine.rollouts import effects as fx
-from engine.rollouts import records
+from engine.rollouts import journal, records
 from state import audit
 from state.models import Intent, Release, Rollout
 from state.store import Store
@@ -66,7 +66,7 @@ class RegistryQueue:
             await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else 0.3)
 
     async def _turn(self) -> None:
-        for intent in await self.store.read(lambda s: records.pending(s, ("registry",))):
+        for intent in await self.store.read(lambda s: journal.pending(s, ("registry",))):
             try:
                 await self._one(intent)
             except AirbossError as error:
@@ -87,16 +87,16 @@ class RegistryQueue:
             registry.close()
 
     async def _failed(self, intent_id: int, why: str) -> None:
-        await self.store.write(lambda s: records.close_intent(s, intent_id, {"error": why}, done=False))
+        await self.store.write(lambda s: journal.close_intent(s, intent_id, {"error": why}, done=False))
 
-    async def _one(self, intent: records.PendingIntent) -> None:
+    async def _one(self, intent: journal.PendingIntent) -> None:
         effect = intent.effect
         if not isinstance(effect, fx.RegistryMove):
             return
         versions = await self.store.read(lambda s: _versions(s, intent.rollout_id, effect))
         if versions is None:
             await self.store.write(
-                lambda s: records.close_intent(s, intent.id, {"skipped": "not in a registry"}, done=True)
+                lambda s: journal.close_intent(s, intent.id, {"skipped": "not in a registry"}, done=True)
             )
             return
         try:
@@ -175,14 +175,14 @@ def _versions(session: Session, rollout_id: str, effect: fx.RegistryMove) -> Ver
     )
 
 
-def _done(session: Session, intent: records.PendingIntent, effect: fx.RegistryMove, outcome: Mapping[str, Any]) -> None:
-    records.close_intent(session, intent.id, outcome, done=True)
+def _done(session: Session, intent: journal.PendingIntent, effect: fx.RegistryMove, outcome: Mapping[str, Any]) -> None:
+    journal.close_intent(session, intent.id, outcome, done=True)
     audit.append(session, actor=records.ENGINE, action=f"registry.{effect.move}", ref=f"release:{effect.release_id}",
                  detail={"rollout": intent.rollout_id, **outcome})  # fmt: skip
     _sync_state(session, intent.rollout_id, "")
 
 
-def _drift(session: Session, intent: records.PendingIntent, why: str) -> None:
+def _drift(session: Session, intent: journal.PendingIntent, why: str) -> None:
     row = session.get(Intent, intent.id)
     if row is not None:
         row.state, row.outcome = IntentState.FAILED, {"error": why}

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.effects import RegistryMove, Route, Scale, from_json, to_json
-from engine.rollouts.machine import Facts, Move, ReplicaFacts, RolloutNow, StepSpec, apply_verb, next_move
+from engine.rollouts.machine import Facts, Move, ReplicaFacts, RolloutNow, StepSpec, next_move
 from engine.rollouts.verdict import Verdict
 from engine.verbs import ROLLOUT_VERBS, rollout_refusal
 from state.words import Conflict, NoDataCause, PauseReason, RolloutState, VerdictKind

@@ -1,0 +1,58 @@
+"""What people ask of a rollout, as moves of the machine. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.rollouts.machine import Move, RolloutNow, roll_back
+from engine.verbs import rollout_refusal
+from state.words import Conflict, PauseReason, RolloutState
+
+_S = RolloutState
+
+
+def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
+    """What `verb` does to `r`. Raises Conflict with the table's reason when it may not."""
+    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
+    if refusal:
+        raise Conflict(f"{verb} refused: {r.id}: {refusal}", hint=f"`airboss rollout show {r.id}` says where it stands")
+    why = f" ({reason})" if reason else ""
+    if verb == "rollout.pause":
+        return Move(_S.PAUSED, r.step, (), f"paused by {who}{why}", PauseReason.MANUAL.value, r.state)
+    if verb == "rollout.resume":
+        return Move(r.resume_state or _S.PREPARING, r.step, (), f"resumed by {who}{why}", restarts_step=True)
+    if verb in ("rollback", "rollout.abort"):
+        return _human_rollback(r, who, why)
+    if verb == "rollout.promote":
+        return replace(_promoted_by_hand(r), message=f"moved on by {who}{why}")
+    if verb == "rollout.promote_full":
+        last = max(i for i, s in enumerate(r.steps) if s.kind == "weight")
+        return Move(_S.PROMOTING, last, (), f"promoted to 100 % by {who}, gates skipped{why}")
+    raise Conflict(f"{verb} does not change a rollout's state")
+
+
+def _human_rollback(r: RolloutNow, who: str, why: str) -> Move:
+    if r.state in (_S.PLANNED, _S.AWAITING_APPROVAL):
+        return Move(_S.CANCELLED, r.step, (), f"cancelled by {who}{why}")
+    if r.from_release is None and r.was_promoted:
+        raise Conflict(
+            f"{r.id} is the first release of its service: there is none to return to",
+            hint="deploy another release; it may come from `airboss release list`",
+            code="no_earlier_release",
+        )
+    return roll_back(r, f"rolled back by {who}{why}")
+
+
+def _promoted_by_hand(r: RolloutNow) -> Move:
+    standing = r.resume_state if r.state is _S.PAUSED else r.state
+    if standing is _S.AWAITING_PROMOTION:
+        return Move(_S.PROMOTING, r.step)
+    if standing is _S.VERIFYING:
+        return Move(_S.COMPLETED, r.step)
+    if standing is _S.STEP_BAKING:
+        if r.step + 1 < len(r.steps):
+            return Move(_S.STEP_APPLYING, r.step + 1)
+        return Move(_S.PROMOTING, r.step)
+    if standing is not None:
+        return Move(standing, r.step, restarts_step=True)
+    return Move(_S.PREPARING, r.step)
