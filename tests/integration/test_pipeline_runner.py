@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
@@ -99,7 +100,8 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    sockets = tempfile.mkdtemp(prefix="ab-")  # pytest's own directories are too long for a socket's path
+    monkeypatch.setenv("XDG_RUNTIME_DIR", sockets)
     paths = Paths.of(tmp_path)
     paths.make()
     (tmp_path / "code").mkdir()

@@ -16,7 +16,9 @@ AIRBOSS = str(Path(sys.executable).with_name("airboss"))
 def _spawn(*words: str, **env: str) -> pexpect.spawn:
     import os
 
-    return pexpect.spawn(AIRBOSS, list(words), env={**os.environ, "TERM": "xterm-256color", **env}, encoding="utf-8", timeout=15,
+    # The terminal's own size, not one that whoever runs the tests put into the environment.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return pexpect.spawn(AIRBOSS, list(words), env={**inherited, "TERM": "xterm-256color", **env}, encoding="utf-8", timeout=15,
                          dimensions=(40, 160))  # fmt: skip
 
 
