@@ -56,7 +56,7 @@ def replicas(env: str | None, filter_: str) -> ViewRequest:
 @click.argument("name")
 @click.argument("prompt")
 @click.option("-e", "--env", help="In this environment (default: the gateway's).")
-@click.option("--max-tokens", type=click.IntRange(1, 100_000), default=64, show_default=True, help="At most so many.")
+@click.option("--max-tokens", type=click.IntRange(1, 100_000), default=32, show_default=True, help="At most so many.")
 @click.option("--temperature", type=click.FloatRange(0, 5), help="0 = always the likeliest.")
 @click.option("--seed", type=int, help="The same seed, the same answer.")
 def ask(
