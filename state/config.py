@@ -7,45 +7,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from state.config_types import Duration, Name, Table
+from state.gateway_config import GatewayConfig
 from state.words import ConfigError, Strategy, UsageError
 
 CONFIG_NAME = "airboss.toml"
 STATE_DIR = ".airboss"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, None: 1.0}
 
 
-def parse_duration(value: object) -> float:
-    """Seconds of `30`, `"90s"`, `"5m"`, `"1h30m"`. Raises ValueError with what is allowed."""
-    if isinstance(value, bool) or value is None:
-        raise ValueError("must be a duration such as 90, '90s', '5m' or '1h30m'")
-    if isinstance(value, int | float):
-        return float(value)
-    text = str(value).strip()
-    parts = list(_DURATION.finditer(text))
-    if not parts or "".join(m.group(0) for m in parts) != text:
-        raise ValueError(f"{text!r} is not a duration such as '90s', '5m' or '1h30m'")
-    return sum(float(m.group(1)) * _UNIT_S[m.group(2)] for m in parts)
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,61}", value):
-        raise ValueError("must be 1-62 of a-z, 0-9 and '-', starting with a letter or digit")
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Name = Annotated[str, AfterValidator(_name)]
-Percent = Annotated[int, Field(ge=0, le=100)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Slo(_Model):
+class Slo(Table):
     """What a service promises. `availability` and `latency_share` are percents of requests in the window."""
 
     availability: float = Field(default=99.5, gt=0, lt=100)
@@ -64,7 +36,7 @@ class Slo(_Model):
         return 1 - self.latency_share / 100
 
 
-class Service(_Model):
+class Service(Table):
     """A named model endpoint that users call."""
 
     slo: Slo = Slo()
@@ -73,10 +45,10 @@ class Service(_Model):
     prober: bool = True
     prober_interval: Duration = 5.0
     deadline: Duration = 30.0
-    serving: dict[str, Any] = {}
+    serving: dict[str, Any] = Field(default_factory=dict)
 
 
-class Target(_Model):
+class Target(Table):
     """A place an environment runs."""
 
     name: Name = "local"
@@ -86,7 +58,7 @@ class Target(_Model):
     route: str | None = None
 
 
-class Environment(_Model):
+class Environment(Table):
     """Where services run, how strict it is, and which policy moves its releases."""
 
     protected: bool = True
@@ -96,7 +68,7 @@ class Environment(_Model):
     read_only: bool = False
 
 
-class Step(_Model):
+class Step(Table):
     """One element of a strategy: exactly one of the fields."""
 
     weight: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -118,7 +90,7 @@ class Step(_Model):
         return next(iter(self.model_fields_set))
 
 
-class JudgeConfig(_Model):
+class JudgeConfig(Table):
     """How evidence becomes a verdict. DESIGN §6; `engine/rollouts/README.md` explains the numbers."""
 
     margin: float = Field(default=1.0, gt=0)
@@ -130,7 +102,7 @@ class JudgeConfig(_Model):
     bad_window: Duration = 10.0
 
 
-class Policy(_Model):
+class Policy(Table):
     """A named way to roll out. A running rollout keeps the policy it began with."""
 
     strategy: Strategy = Strategy.CANARY
@@ -151,7 +123,7 @@ class Policy(_Model):
         return self
 
 
-class Roles(_Model):
+class Roles(Table):
     """Who may what in an environment: Unix users, or `group:NAME`."""
 
     viewer: tuple[str, ...] = ()
@@ -161,55 +133,33 @@ class Roles(_Model):
     admin: tuple[str, ...] = ()
 
 
-class PipelineConfig(_Model):
+class PipelineConfig(Table):
     """A pipeline of the built-in stages (`kind = "charlm"`); its parameters are the stages' own."""
 
     kind: Literal["charlm"] = "charlm"
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
 
 
-class RegistryConfig(_Model):
+class RegistryConfig(Table):
     """The model registry: embedded MLflow unless `url` is given."""
 
     url: str | None = None
     timeout: Duration = 20.0
 
 
-class MetricsConfig(_Model):
+class MetricsConfig(Table):
     """Where evidence comes from: the embedded scraper unless `url` is given."""
 
     url: str | None = None
 
 
-class StateConfig(_Model):
+class StateConfig(Table):
     """The store: SQLite in the workspace unless `url` is given."""
 
     url: str | None = None
 
 
-class GatewayConfig(_Model):
-    """The data plane's public address and size."""
-
-    listen: str = "127.0.0.1:8080"
-    workers: int = Field(default=2, ge=1, le=32)
-    max_inflight: int = Field(default=256, ge=1)
-    retries: int = Field(default=1, ge=0, le=3)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
-
-    @model_validator(mode="after")
-    def _listen(self) -> GatewayConfig:
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"listen = {self.listen!r} must be HOST:PORT, with a port of 0-65535 (0 takes a free one)")
-        return self
-
-
-class AlertsConfig(_Model):
+class AlertsConfig(Table):
     """Who is told. With none of these, `doctor` says that no one is paged."""
 
     webhook: str | None = None
@@ -218,7 +168,7 @@ class AlertsConfig(_Model):
     heartbeat_interval: Duration = 60.0
 
 
-class EngineConfig(_Model):
+class EngineConfig(Table):
     """The engine's own limits."""
 
     socket_group: str | None = None
@@ -229,15 +179,15 @@ class EngineConfig(_Model):
     crash_loop_window: Duration = 120.0
 
 
-class Config(_Model):
+class Config(Table):
     """A workspace's `airboss.toml`."""
 
-    workspace: dict[Literal["name", "kind"], str] = {}
-    service: dict[Name, Service] = {}
-    environment: dict[Name, Environment] = {}
-    policy: dict[Name, Policy] = {"careful": Policy()}
-    pipeline: dict[Name, PipelineConfig] = {}
-    roles: dict[Name, Roles] = {}
+    workspace: dict[Literal["name", "kind"], str] = Field(default_factory=dict)
+    service: dict[Name, Service] = Field(default_factory=dict)
+    environment: dict[Name, Environment] = Field(default_factory=dict)
+    policy: dict[Name, Policy] = Field(default_factory=lambda: {"careful": Policy()})
+    pipeline: dict[Name, PipelineConfig] = Field(default_factory=dict)
+    roles: dict[Name, Roles] = Field(default_factory=dict)
     registry: RegistryConfig = RegistryConfig()
     metrics: MetricsConfig = MetricsConfig()
     state: StateConfig = StateConfig()

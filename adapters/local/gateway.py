@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from adapters.local.supervisor import Slot, Supervisor
-from state.config import GatewayConfig
+from state.gateway_config import GatewayConfig
 from state.words import OperationFailed, Unreachable, UsageError
 
 log = logging.getLogger("airboss.gateway")

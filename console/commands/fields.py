@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from console.commands.format import span
-from state.config import parse_duration
+from state.config_types import parse_duration
 
 
 def describe(model: type[BaseModel]) -> str:

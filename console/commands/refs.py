@@ -71,7 +71,7 @@ def seconds_until(text: str) -> float:
     """Seconds from now to `--until`: an RFC 3339 time with its offset, or a duration. Raises UsageError."""
     from datetime import datetime
 
-    from state.config import parse_duration
+    from state.config_types import parse_duration
 
     try:
         return parse_duration(text)

@@ -38,7 +38,7 @@ class DurationType(_FloatParam):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds. Fails with what is allowed."""
-        from state.config import parse_duration
+        from state.config_types import parse_duration
 
         try:
             return parse_duration(value)

@@ -21,7 +21,7 @@ from engine.serving.tokenizer import CharTokenizer
 from state.words import OperationFailed
 
 if TYPE_CHECKING:
-    from engine.serving.core import EngineCore
+    from engine.serving.compute.core import EngineCore
 
 _IDLE_BEAT_S = 0.1
 _WARMUP = 0

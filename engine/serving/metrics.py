@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from engine.serving.request import FinishReason
 
 if TYPE_CHECKING:
-    from engine.serving.core import Finished, StepReport
+    from engine.serving.compute.core import Finished, StepReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REJECTIONS = ("queue_full", "user_limit", "starting", "draining", "engine", "context", "invalid", "injected_fault")

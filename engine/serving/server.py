@@ -24,9 +24,9 @@ import uvicorn
 from starlette.applications import Starlette
 
 from adapters.local.child import ChildSpec, run_child
-from engine.serving.api import Front
-from engine.serving.errors import unavailable
-from engine.serving.intake import Intake
+from engine.serving.front.api import Front
+from engine.serving.front.errors import unavailable
+from engine.serving.front.intake import Intake
 from engine.serving.logs import log
 from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.metrics import ServingMetrics

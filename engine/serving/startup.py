@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapters.local.child import ChildSpec, process_start_ticks
 from engine.serving.bundle import read_bundle
-from engine.serving.fault import refuse_unless_allowed
+from engine.serving.front.fault import refuse_unless_allowed
 from engine.serving.loop import ModelCard
 from engine.serving.settings import serving_settings
 from state.words import UsageError
 
 if TYPE_CHECKING:
-    from engine.serving.core import EngineCore
+    from engine.serving.compute.core import EngineCore
 
 
 class ServerPayload(BaseModel):
@@ -77,9 +77,9 @@ def prepare(payload: ServerPayload, digest: str) -> tuple[EngineCore, ModelCard]
 
     import torch
 
-    from engine.serving.core import EngineCore
+    from engine.serving.compute.core import EngineCore
+    from engine.serving.compute.runner import Runner
     from engine.serving.loader import load_model
-    from engine.serving.runner import Runner
 
     torch.set_num_threads(thread_count(payload.threads))
     loaded = load_model(bundle, settings)

@@ -7,11 +7,58 @@ encoded shows the reader where something was lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 REPLACEMENTS = ("\ufffd", "?", " ")
 """Stand-ins for an unknown character, in order of preference."""
+
+
+class TextStream(Protocol):
+    """Turns one answer's tokens into text as they come. A token may end in the middle of a character."""
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; "" while a character is still incomplete."""
+        ...
+
+    def flush(self) -> str:
+        """What is left at the answer's end, incomplete characters replaced."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back, as the front and the engine use it. Knows nothing of torch."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        ...
+
+    @property
+    def unknown_id(self) -> int:
+        """A token that is always valid: what unknown text becomes, and what a warm-up begins with."""
+        ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer; they are never shown."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, as a prompt begins."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        ...
+
+    def stream(self) -> TextStream:
+        """A new answer's decoder."""
+        ...
+
+    def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids of a conversation of {"role", "content"} turns, up to where the assistant begins to speak."""
+        ...
 
 
 class CharTokenizer:
@@ -32,6 +79,19 @@ class CharTokenizer:
     def vocab_size(self) -> int:
         """How many ids there are."""
         return len(self.chars)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """None: a character model ends when its caller has had enough."""
+        return frozenset()
+
+    def stream(self) -> TextStream:
+        """A token is a character, so there is never anything to hold back."""
+        return _CharStream(self.chars)
+
+    def chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The turns' texts joined by newlines: a character model has no chat template."""
+        return self.encode("\n".join(str(message["content"]) for message in messages))
 
     @classmethod
     def train(cls, text: str) -> CharTokenizer:
@@ -60,3 +120,20 @@ class CharTokenizer:
     def to_json(self) -> dict[str, Any]:
         """What `tokenizer.json` holds."""
         return {"type": "char", "chars": list(self.chars)}
+
+
+class _CharStream:
+    """The TextStream of a CharTokenizer."""
+
+    __slots__ = ("_chars",)
+
+    def __init__(self, chars: Sequence[str]) -> None:
+        self._chars = chars
+
+    def push(self, token: int) -> str:
+        """See TextStream."""
+        return self._chars[token]
+
+    def flush(self) -> str:
+        """See TextStream."""
+        return ""

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from adapters.local.child import ChildSpec
-from engine.serving.generate import generate_text
+from engine.serving.compute.generate import generate_text
 from engine.serving.loader import load_bundle
 from engine.serving.models.gpt import GPT, GPTConfig
 from state.digests import bundle_digest, hash_tree

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.config import Config, load_config, parse_config, parse_duration
+from state.config import Config, load_config, parse_config
+from state.config_types import parse_duration
 from state.words import ConfigError, ExitCode, UsageError
 
 HERE = Path("airboss.toml")

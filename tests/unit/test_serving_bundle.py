@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.serving.generate import generate_text
+from engine.serving.compute.generate import generate_text
 from engine.serving.loader import load_bundle
 from engine.serving.models.gpt import GPT, GPTConfig
 from state.digests import bundle_digest, hash_tree

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.serving.core import EngineCore
-from engine.serving.generate import generate_text
+from engine.serving.compute.core import EngineCore
+from engine.serving.compute.generate import generate_text
+from engine.serving.compute.runner import Row, Runner
 from engine.serving.loader import LoadedModel
 from engine.serving.models.gpt import GPT, GPTConfig
 from engine.serving.request import ErrorKind, FinishReason, SamplingParams, Update
-from engine.serving.runner import Row, Runner
 from engine.serving.settings import ServingSettings
 from engine.serving.tokenizer import CharTokenizer
 

@@ -17,14 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor
 
 from engine.serving import server
-from engine.serving.api import Front
-from engine.serving.core import EngineCore
-from engine.serving.intake import Intake
+from engine.serving.compute.core import EngineCore
+from engine.serving.compute.runner import Row, Runner
+from engine.serving.front.api import Front
+from engine.serving.front.intake import Intake
 from engine.serving.loader import LoadedModel
 from engine.serving.loop import EngineLoop, ModelCard
 from engine.serving.metrics import ServingMetrics
 from engine.serving.models.gpt import GPT, GPTConfig
-from engine.serving.runner import Row, Runner
 from engine.serving.settings import ServingSettings
 from engine.serving.tokenizer import CharTokenizer
 from state.words import OperationFailed

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.serving.fault import FaultInjector, refuse_unless_allowed
+from engine.serving.compute.sampling import sample
+from engine.serving.compute.scheduler import Generation, Scheduler
+from engine.serving.front.fault import FaultInjector, refuse_unless_allowed
 from engine.serving.loop import EngineStatus, LoopState
 from engine.serving.readiness import why_not_ready
 from engine.serving.request import SamplingParams
-from engine.serving.sampling import sample
-from engine.serving.scheduler import Generation, Scheduler
 from engine.serving.settings import FaultSettings, serving_settings
 from engine.serving.text import StopFilter
 from engine.serving.tokenizer import CharTokenizer

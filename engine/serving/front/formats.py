@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.serving.intake import Ticket
+from engine.serving.front.intake import Ticket
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.serving.errors import ApiError, invalid
+from engine.serving.front.errors import ApiError, invalid
 from engine.serving.loop import ModelCard
 from engine.serving.request import SamplingParams
 

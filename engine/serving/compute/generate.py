@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from engine.serving.core import EngineCore
+from engine.serving.compute.core import EngineCore
+from engine.serving.compute.runner import Runner
 from engine.serving.loader import LoadedModel
 from engine.serving.request import FinishReason, SamplingParams
-from engine.serving.runner import Runner
 from state.words import OperationFailed
 
 

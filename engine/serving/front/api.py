@@ -16,16 +16,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine.serving.answer import CLIENT_CLOSED_REQUEST, Answer
-from engine.serving.errors import ApiError, invalid, unavailable
-from engine.serving.fault import FaultInjector
-from engine.serving.formats import ChatFormat, CompletionFormat, Envelope, Format, GenerateFormat
-from engine.serving.intake import Intake
+from engine.serving.front.answer import CLIENT_CLOSED_REQUEST, Answer
+from engine.serving.front.errors import ApiError, invalid, unavailable
+from engine.serving.front.fault import FaultInjector
+from engine.serving.front.formats import ChatFormat, CompletionFormat, Envelope, Format, GenerateFormat
+from engine.serving.front.intake import Intake
+from engine.serving.front.schemas import Call, chat_call, completion_call, generate_call
 from engine.serving.logs import log
 from engine.serving.loop import EngineLoop, LoopState, ModelCard
 from engine.serving.metrics import CONTENT_TYPE, ServingMetrics
 from engine.serving.readiness import why_not_ready
-from engine.serving.schemas import Call, chat_call, completion_call, generate_call
 from engine.serving.settings import ServingSettings
 
 MAX_BODY_BYTES = 1 << 20

@@ -11,10 +11,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from engine.serving.errors import ApiError, ClientGone, unavailable
+from engine.serving.front.errors import ApiError, ClientGone, unavailable
+from engine.serving.front.schemas import Call
 from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.request import ErrorKind, FinishReason, Update
-from engine.serving.schemas import Call
 from engine.serving.settings import ServingSettings
 
 _RATE_WINDOW_S = 10.0

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.serving.kv_cache import SlotCache
+from engine.serving.compute.kv_cache import SlotCache
 from engine.serving.loader import LoadedModel
 
 

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from engine.serving.errors import ApiError, ClientGone
-from engine.serving.formats import DONE, Envelope, Format, event
-from engine.serving.intake import Intake, Ticket
+from engine.serving.front.errors import ApiError, ClientGone
+from engine.serving.front.formats import DONE, Envelope, Format, event
+from engine.serving.front.intake import Intake, Ticket
 from engine.serving.logs import log
 
 CLIENT_CLOSED_REQUEST = 499

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.serving.compute.runner import Row, StepRunner
+from engine.serving.compute.sampling import sample
+from engine.serving.compute.scheduler import Chunk, Generation, Scheduler
 from engine.serving.request import ErrorKind, FinishReason, SamplingParams, Update
-from engine.serving.runner import Row, StepRunner
-from engine.serving.sampling import sample
-from engine.serving.scheduler import Chunk, Generation, Scheduler
 from engine.serving.tokenizer import CharTokenizer
 
 
