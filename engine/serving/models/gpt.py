@@ -31,9 +31,15 @@ class GPTConfig:
     n_embd: int = 128
     block_size: int = 64
     vocab_size: int = 84
+    bias: bool = True
+    """Whether projections and norms add a bias; nanoGPT's checkpoints often have none."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.bias, bool):
+            raise ValueError(f"bias must be true or false, not {self.bias!r}")
         for name, value in asdict(self).items():
+            if name == "bias":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
         if self.n_embd % self.n_head:
@@ -51,6 +57,8 @@ class GPTConfig:
         architecture = fields.pop("architecture", ARCHITECTURE)
         if architecture != ARCHITECTURE:
             raise ValueError(f"architecture is {architecture!r}; this model server runs {ARCHITECTURE!r}")
+        # Bundles from before there was a choice say nothing of it.
+        fields.setdefault("bias", True)
         expected = set(cls.__dataclass_fields__)
         if set(fields) != expected:
             odd = ", ".join(sorted(set(fields) ^ expected))
@@ -77,8 +85,8 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.head_dim = config.head_dim
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.proj = nn.Linear(config.n_embd, config.n_embd)
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B,T,C] -> [B,T,C]. Without a cache: causal over T. With one: over what `mask` [B,1,T,S] admits."""
@@ -99,11 +107,11 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.norm_1 = nn.LayerNorm(config.n_embd)
+        self.norm_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attention = Attention(config)
-        self.norm_2 = nn.LayerNorm(config.n_embd)
-        self.up = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.down = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.norm_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B,T,C] -> [B,T,C]."""
@@ -121,7 +129,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.n_embd)
+        self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self._init_weights()
 
     def _init_weights(self) -> None:
