@@ -1,0 +1,11 @@
+"""The benchmarks there are: a name, the module that measures it, one line about it. Strings only, no import."""
+
+from __future__ import annotations
+
+BENCHES: dict[str, tuple[str, str]] = {
+    "gateway": (
+        "engine.bench.gateway.bench",
+        "one gateway worker beside nginx, HAProxy, a bare aiohttp proxy and LiteLLM",
+    ),
+}
+"""Each module has `add_options(parser)` and `measure(options) -> Report`; a new benchmark is one module and one row."""
