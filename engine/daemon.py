@@ -79,7 +79,12 @@ class Engine:
             self.supervisor, threads=settings.model_threads, crash_loop_after=settings.crash_loop_count
         )
         self.gateway = LocalGateway(
-            self.supervisor, self.config.gateway, self.paths.gateway, admin=GatewayAdmin, fetch_fd=fetch_listen_fd
+            self.supervisor,
+            self.config.gateway,
+            self.paths.gateway,
+            admin=GatewayAdmin,
+            fetch_fd=fetch_listen_fd,
+            root=self.paths.root,
         )
         self.router = LocalRouter(self.store, self.gateway, self.runtime, self.config)
         self.registry = RegistryHost(self.supervisor, self.config.registry, self.paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from state.access_config import AccessConfig, AuthConfig, CacheConfig, RateConfig, RequestConfig
 from state.config_types import Table
 
 
@@ -14,6 +15,27 @@ class GatewayConfig(Table):
     workers: int = Field(default=2, ge=1, le=32)
     max_inflight: int = Field(default=256, ge=1)
     retries: int = Field(default=1, ge=0, le=3)
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    auth: AuthConfig = AuthConfig()
+    rate: RateConfig = RateConfig()
+    requests: RequestConfig = RequestConfig()
+    cache: CacheConfig = CacheConfig()
+
+    def access(self, root: str) -> AccessConfig:
+        """What a worker needs to know of TLS, authentication and limits. `root` is the workspace."""
+        return AccessConfig(
+            auth=self.auth,
+            rate=self.rate,
+            requests=self.requests,
+            cache=self.cache,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_client_ca=self.tls_client_ca,
+            root=root,
+            workers=self.workers,
+        )
 
     @property
     def address(self) -> tuple[str, int]:
@@ -26,4 +48,12 @@ class GatewayConfig(Table):
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"listen = {self.listen!r} must be HOST:PORT, with a port of 0-65535 (0 takes a free one)")
+        return self
+
+    @model_validator(mode="after")
+    def _tls(self) -> GatewayConfig:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key go together: the certificate chain and its private key")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca asks clients for certificates, which needs tls_cert and tls_key")
         return self

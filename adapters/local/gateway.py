@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +19,14 @@ from typing import Any, Protocol, Self
 
 from adapters.local.supervisor import Slot, Supervisor
 from state.gateway_config import GatewayConfig
+from state.secret import env_names, read_secret
 from state.words import OperationFailed, Unreachable, UsageError
 
 log = logging.getLogger("airboss.gateway")
 
 MODULE = "engine.gateway.worker"
 BACKLOG = 1024
+PROBE_KEY_FILE = "probe.key"
 DRAIN_S = 20.0
 
 
@@ -60,20 +64,28 @@ class LocalGateway:
         *,
         admin: Callable[[str], WorkerAdmin],
         fetch_fd: Callable[[str], int],
+        root: Path,
     ) -> None:
         self.supervisor = supervisor
+        self.access = config.access(str(root))
         self.config = config
         self.gateway_dir = gateway_dir
         self._admin = admin
         self._fetch_fd = fetch_fd
         self._listener: socket.socket | None = None
         self.address = ""
+        self.probe_key = ""
+        """What the prober proves itself with, where callers must."""
 
     async def start(self) -> None:
-        """Have the port and all workers. Raises UsageError when the port is somebody else's."""
+        """Have the port and all workers. Raises UsageError when the port is somebody else's, or a secret is missing."""
+        if self.access.auth.jwt.secret:
+            read_secret(self.access.auth.jwt.secret, Path(self.access.root))
+        self.probe_key = probe_key(self.gateway_dir)
         self._listener = await self._port()
         host, port = self._listener.getsockname()[:2]
-        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "https" if self.config.tls_cert else "http"
+        self.address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         for index in range(self.config.workers):
             await self.supervisor.want(self._slot(index))
 
@@ -150,6 +162,11 @@ class LocalGateway:
             ) from error
         return listener
 
+    def _digest(self) -> str:
+        """Changes with whatever a worker is started with."""
+        access = hashlib.sha256(self.access.model_dump_json().encode()).hexdigest()[:12]
+        return f"gateway {self.config.listen} {self.config.max_inflight} {self.config.retries} {access}"
+
     def _slot(self, index: int) -> Slot:
         listener = self._listener
         if listener is None:
@@ -162,6 +179,7 @@ class LocalGateway:
                 "gateway_dir": str(self.gateway_dir),
                 "max_inflight": self.config.max_inflight,
                 "retries": self.config.retries,
+                "access": self.access.model_dump(mode="json"),
                 "fd_socket": str(self.supervisor.socket_dir / f"{spawn_id}.fd.sock"),
             }
 
@@ -171,6 +189,21 @@ class LocalGateway:
             module=MODULE,
             payload=payload,
             pass_fds=(listener.fileno(),),
-            digest=f"gateway {self.config.listen} {self.config.max_inflight} {self.config.retries}",
+            digest=self._digest(),
+            passed_env=env_names(self.access.auth.jwt.secret),
             index=index,
         )
+
+
+def probe_key(gateway_dir: Path) -> str:
+    """The key in the gateway's directory that the engine's prober has, made when there is none. This user's alone."""
+    path = gateway_dir / PROBE_KEY_FILE
+    with contextlib.suppress(OSError):
+        if known := path.read_text(encoding="ascii").strip():
+            return known
+    made = "ab-" + secrets.token_urlsafe(32)
+    aside = path.with_name(f".{PROBE_KEY_FILE}.{os.getpid()}")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+        file.write(made)
+    os.replace(aside, path)
+    return made

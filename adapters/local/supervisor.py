@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,8 @@ class Slot:
     index: int = 0
     crash_loop_after: int = 0
     """Stop restarting for good once this many deaths came in the window; 0 = restart for ever."""
+    passed_env: Sequence[str] = ()
+    """Names of the engine's environment that the child gets besides the few that all get: its secrets' references."""
 
 
 @dataclass(slots=True)
@@ -246,7 +249,8 @@ class Supervisor:
         )
         await self.store.write(lambda s: s.add(row))
         spec = ChildSpec(spawn_id, slot.kind, self.spawner.run_dir, socket, slot.digest, dict(slot.payload(spawn_id)))
-        child = self.spawner.spawn(spec, slot.module, pass_fds=slot.pass_fds)
+        env = {name: os.environ[name] for name in slot.passed_env if name in os.environ}
+        child = self.spawner.spawn(spec, slot.module, pass_fds=slot.pass_fds, env=env)
         await self.store.write(lambda s: _mark(s, spawn_id, state="started", pid=child.pid))
         return child
 

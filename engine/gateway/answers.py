@@ -23,6 +23,15 @@ _NOT_DOWNSTREAM = HOP_BY_HOP | {"x-request-id"}
 _CLIENT_ID = re.compile(r"[\w.@:-]{1,64}")
 
 
+class Refused(Exception):
+    """The request is not relayed; `answer` says why, `reason` counts it."""
+
+    def __init__(self, reason: str, answer: web.Response) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.answer = answer
+
+
 def error_answer(
     status: int,
     kind: str,

@@ -9,6 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from adapters.ports import Backend, Route
+from engine.gateway.access.admission import ACCESS_REJECTIONS, Admission
 from engine.gateway.counts import Counts, Result, RowKey
 from engine.gateway.ids import RequestId, new_request_id
 from engine.gateway.ledger import Spool
@@ -31,6 +32,8 @@ class Call:
     """Its stream must end with `[DONE]`."""
     is_probe: bool = False
     """The engine's own probe: served like any request, and counted as none."""
+    admission: Admission | None = None
+    """What the front desk found out; None where it has nothing to check."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,17 +82,20 @@ class Exchange:
 
     def own_headers(self) -> dict[str, str]:
         """What the gateway says of an answer."""
-        return {
+        headers = {
             "X-Request-Id": str(self.request_id),
             "X-Airboss-Release": self.backend.release_id,
             "X-Airboss-Track": self.backend.track,
             "X-Airboss-Revision": str(self.call.table.revision),
         }
+        if self.call.admission is not None:
+            headers.update(self.call.admission.answer_headers)
+        return headers
 
 
 REJECTIONS = (
     "max_inflight", "no_healthy_replica", "no_table", "unknown_env", "unknown_service", "unknown_path", "bad_method",
-    "bad_json", "body_too_large", "body_too_slow",
+    "bad_json", "body_too_large", "body_too_slow", *ACCESS_REJECTIONS,
 )  # fmt: skip
 """Why this gateway, and no replica, refused a request. The first three are ours; the rest are the client's."""
 
@@ -114,6 +120,9 @@ class Recorder:
 
     def ended(self, exchange: Exchange) -> None:
         """Count the request, once, and put its line in the ledger. A probe is only counted as a probe."""
+        admission = exchange.call.admission
+        if admission is not None:
+            admission.ended(exchange)
         if exchange.call.is_probe:
             self.probes[exchange.outcome] += 1
             return
@@ -137,6 +146,7 @@ class Recorder:
                 "ttft_ms": None if exchange.ttft_s is None else round(exchange.ttft_s * 1000, 2),
                 "attempts": exchange.attempts,
                 "client_id": call.client_id,
+                "tenant": admission.tenant if admission is not None else "",
                 "tokens": exchange.tokens_out,
             }
         )

@@ -10,7 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
-from engine.gateway.answers import client_id, error_answer, json_answer, upstream_headers
+from engine.gateway.access.desk import Desk
+from engine.gateway.access.identity import Identity
+from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_headers
 from engine.gateway.exchange import Call, Exchange
 from engine.gateway.feedback import Feedback, read_feedback
 from engine.gateway.proxy import Proxy
@@ -23,22 +25,14 @@ PROBE_HEADER = "X-Airboss-Probe"
 AFFINITY_HEADERS = ("X-Session-Id", "X-Affinity-Key")
 
 
-class Refused(Exception):
-    """The request is not relayed; `answer` says why, `reason` counts it."""
-
-    def __init__(self, reason: str, answer: web.Response) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.answer = answer
-
-
 class Front:
     """Handles every request on the public port. `table` is replaced whole; a request keeps the one it met."""
 
-    def __init__(self, proxy: Proxy, feedback: Feedback, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, proxy: Proxy, feedback: Feedback, desk: Desk, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self.table: RoutingTable | None = None
         self.proxy = proxy
         self.feedback = feedback
+        self.desk = desk
         self.max_body_bytes = max_body_bytes
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -56,11 +50,12 @@ class Front:
         path = request.rel_url.raw_path  # as sent: a decoded one must not be put into another request's line
         if path == "/healthz":
             return self._healthz()
+        identity = self.desk.identify(request.headers)
         if path == "/feedback":
-            return await self._take_feedback(request)
+            return await self._take_feedback(request, identity)
         env, service, rest = split_path(path)
         if rest == "/v1/models" and request.method == "GET":
-            return self._models(request, env)
+            return self._models(request, env, identity)
         if ".." in request.path or not (rest.startswith("/v1/") or rest == "/generate"):
             message = (
                 f"there is nothing at {path[:200]}; this gateway serves /v1/…, /generate and /{{env}}/{{service}}/v1/…"
@@ -73,10 +68,12 @@ class Front:
             )
         body = await self._body(request)
         at, started = time.time(), time.perf_counter()  # a slow upload is the client's time, not the service's
-        call = self._route(request, env, service, rest, body)
+        call = self._route(request, identity, env, service, rest, body)
         return await self.proxy.relay(request, Exchange.admit(call, at, started))
 
-    def _route(self, request: web.BaseRequest, env: str, service: str, rest: str, body: bytes) -> Call:
+    def _route(
+        self, request: web.BaseRequest, identity: Identity | None, env: str, service: str, rest: str, body: bytes
+    ) -> Call:
         table = self._table()
         headers = request.headers
         env = env or headers.get(ENV_HEADER) or table.default_env
@@ -94,20 +91,24 @@ class Front:
             raise Refused(
                 "unknown_service", error_answer(status, "not_found", "unknown_service", message, param="model")
             )
+        peer = request.remote or ""
+        admission = self.desk.admit(identity, route, peer, body)
+        to_replica = upstream_headers(headers, peer)
+        self.desk.upstream(to_replica, identity)
         key = next((value for name in AFFINITY_HEADERS if (value := headers.get(name))), "")
         point = affinity_point(key, route) if key else random.random() * 100
-        peer = request.remote or ""
         query = request.rel_url.raw_query_string
         return Call(
             table=table,
             route=route,
             chosen=backend_at(route, point),
             path=f"{rest}?{query}" if query else rest,
-            headers=upstream_headers(headers, peer),
+            headers=to_replica,
             body=body,
-            client_id=client_id(headers, peer),
+            client_id=identity.name if identity else client_id(headers, peer),
             is_openai=rest.startswith("/v1/"),
-            is_probe=headers.get(PROBE_HEADER) == "1" and _is_of_this_host(request),
+            is_probe=headers.get(PROBE_HEADER) == "1" and _may_probe(request, identity),
+            admission=admission,
         )
 
     def _table(self) -> RoutingTable:
@@ -146,16 +147,17 @@ class Front:
         body = {"status": status, "revision": revision, "draining": self.proxy.is_draining, "without_replicas": down}
         return json_answer(body, 200 if is_serving else 503)
 
-    def _models(self, request: web.BaseRequest, env: str) -> web.Response:
+    def _models(self, request: web.BaseRequest, env: str, identity: Identity | None) -> web.Response:
         table = self._table()
         env = env or request.headers.get(ENV_HEADER) or table.default_env
         data = [
             {"id": service, "object": "model", "created": int(table.issued_at), "owned_by": "airboss", "env": env}
             for service in table.services(env)
+            if identity is None or identity.may_use(service)
         ]
         return json_answer({"object": "list", "data": data})
 
-    async def _take_feedback(self, request: web.BaseRequest) -> web.Response:
+    async def _take_feedback(self, request: web.BaseRequest, identity: Identity | None) -> web.Response:
         if request.method != "POST":
             answer = error_answer(
                 405, "invalid_request", "bad_method", "/feedback takes POST", headers={"Allow": "POST"}
@@ -165,8 +167,14 @@ class Front:
             entry = read_feedback(await self._body(request))
         except ValueError as error:
             raise Refused("bad_json", error_answer(400, "invalid_request", "bad_feedback", str(error))) from error
-        self.feedback.take(entry, time.time(), client_id(request.headers, request.remote or ""))
+        who = identity.name if identity else client_id(request.headers, request.remote or "")
+        self.feedback.take(entry, time.time(), who)
         return json_answer({"taken": True, "release": entry.request_id.release_id}, 202)
+
+
+def _may_probe(request: web.BaseRequest, identity: Identity | None) -> bool:
+    """Where callers prove who they are, only the engine's own prober probes: what a probe asks is not written down."""
+    return _is_of_this_host(request) and (identity is None or identity.is_prober)
 
 
 def _is_of_this_host(request: web.BaseRequest) -> bool:

@@ -14,7 +14,7 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
@@ -25,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler
 from pydantic import TypeAdapter
 
 from adapters.local.child import ChildSpec, run_child
+from engine.gateway.access.desk import Desk
 from engine.gateway.admin import Admin
 from engine.gateway.counts import Counts
 from engine.gateway.exchange import Recorder
@@ -37,6 +38,7 @@ from engine.gateway.metrics import GatewayCollector
 from engine.gateway.pool import PING_EVERY_S, Pool
 from engine.gateway.proxy import Proxy
 from engine.gateway.switch import KeptTable, Switchboard
+from state.access_config import AccessConfig
 from state.words import AirbossError
 
 LISTEN_BACKLOG = 4096
@@ -62,6 +64,7 @@ class Settings:
     drain_s: float = DRAIN_S
     ping_every_s: float = PING_EVERY_S
     max_body_bytes: int = MAX_BODY_BYTES
+    access: AccessConfig = field(default_factory=AccessConfig)
 
 
 class SharedListener(socket.socket):
@@ -89,7 +92,8 @@ class Worker:
         self.pool = Pool(self.settings.ping_every_s)
         recorder = Recorder(self.counts, self._spools[1])
         self.proxy = Proxy(self.pool, recorder, max_inflight=self.settings.max_inflight, retries=self.settings.retries)
-        self.front = Front(self.proxy, Feedback(self._spools[2]), self.settings.max_body_bytes)
+        desk = Desk(self.settings.access, directory)
+        self.front = Front(self.proxy, Feedback(self._spools[2]), desk, self.settings.max_body_bytes)
         self.kept = KeptTable(directory)
         self.switchboard = Switchboard(self.front, self.pool, self.counts, self.kept)
         self._leave = asyncio.Event()
