@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from adapters.routing import Routing
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSetSpec:
@@ -79,6 +81,8 @@ class Route:
     backends: tuple[Backend, ...]
     slow_ms: float
     deadline_s: float
+    routing: Routing | None = None
+    """How requests are treated beyond the weights; None is `adapters.routing.PLAIN`."""
 
 
 class TrafficRouter(Protocol):

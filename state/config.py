@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from state.config_types import Duration, Name, Table
 from state.gateway_config import GatewayConfig
+from state.routing_config import RoutingConfig, find_loop
 from state.words import ConfigError, Strategy, UsageError
 
 CONFIG_NAME = "airboss.toml"
@@ -46,6 +47,7 @@ class Service(Table):
     prober_interval: Duration = 5.0
     deadline: Duration = 30.0
     serving: dict[str, Any] = Field(default_factory=dict)
+    routing: RoutingConfig = RoutingConfig()
 
 
 class Target(Table):
@@ -206,6 +208,12 @@ class Config(Table):
                 raise ValueError(
                     f"service.{name}.pipeline = {service.pipeline!r}: no [pipeline.{service.pipeline}] in this file"
                 )
+            if unknown := set(service.routing.choose.targets()) - set(self.service):
+                raise ValueError(
+                    f"service.{name}.routing.choose: no [service.{min(unknown)}] in this file; it can only lead to services"
+                )
+        if loop := find_loop({name: service.routing.choose.targets() for name, service in self.service.items()}):
+            raise ValueError(f"routing.choose leads in a circle: {' -> '.join(loop)}; take one of these steps out")
         for name in self.roles:
             if name not in self.environment:
                 raise ValueError(f"roles.{name}: no [environment.{name}] in this file")

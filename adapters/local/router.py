@@ -17,7 +17,7 @@ from state import ids
 from state.config import Config
 from state.models import TrackState
 from state.store import Store
-from state.words import AirbossError
+from state.words import AirbossError, Track
 
 log = logging.getLogger("airboss.router")
 REVISION_KEY = "gateway.revision"
@@ -96,7 +96,7 @@ class LocalRouter:
     def _routes(self, session: Session) -> list[dict[str, Any]]:
         grouped: dict[tuple[str, str, str], list[TrackState]] = {}
         for row in session.exec(select(TrackState).order_by(col(TrackState.track).desc())):
-            if row.track in ("stable", "canary") and row.release_id:
+            if row.track in tuple(Track) and row.release_id:
                 grouped.setdefault((row.service, row.env, row.target), []).append(row)
         routes = []
         for (service, env, target), rows in sorted(grouped.items()):
@@ -126,6 +126,8 @@ class LocalRouter:
                     "backends": backends,
                 }
             )
+            if routing := settings.routing.for_table(self.config.gateway.workers):
+                routes[-1]["routing"] = routing
         return routes
 
 
@@ -134,7 +136,7 @@ def set_tracks(session: Session, route: Route) -> None:
     wanted = {backend.track: backend for backend in route.backends}
     query = select(TrackState).where(TrackState.service == route.service, TrackState.env == route.env)
     for row in session.exec(query.where(TrackState.target == route.target)):
-        if row.track in ("stable", "canary") and row.track not in wanted:
+        if row.track in tuple(Track) and row.track not in wanted:
             session.delete(row)
     for track, backend in wanted.items():
         existing = session.get(TrackState, (route.service, route.env, route.target, track))

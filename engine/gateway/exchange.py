@@ -13,6 +13,7 @@ from engine.gateway.access.admission import ACCESS_REJECTIONS, Admission
 from engine.gateway.counts import Counts, Result, RowKey
 from engine.gateway.ids import RequestId, new_request_id
 from engine.gateway.ledger import Spool
+from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
 from state.words import BadClass
 
@@ -30,10 +31,22 @@ class Call:
     client_id: str
     is_openai: bool
     """Its stream must end with `[DONE]`."""
+    deadline_s: float
+    """From admission to the last byte: the route's, or the shorter one the client asked for."""
+    asking: Asking
+    answer_headers: tuple[tuple[str, str], ...] = ()
+    """What the answer says beside the usual: another service that answered, a session's cookie."""
+    shed: str = ""
+    """Why it is turned away, where its class of request must wait."""
     is_probe: bool = False
     """The engine's own probe: served like any request, and counted as none."""
     admission: Admission | None = None
     """What the front desk found out; None where it has nothing to check."""
+
+    @property
+    def is_patient(self) -> bool:
+        """It waits as long as the route allows: a deadline that passes is the service's doing, not a hasty client's."""
+        return self.deadline_s >= self.route.deadline_s
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +60,8 @@ class Exchange:
     backend: Backend
     request_id: RequestId
     attempts: int = 0
+    spawn_id: str = ""
+    """The replica asked last."""
     outcome: BadClass = BadClass.SERVER_ERROR
     code: int = 0
     ttft_s: float | None = None
@@ -76,9 +91,9 @@ class Exchange:
             self.ttft_s = time.perf_counter() - self.started
 
     def remaining_ms(self) -> int:
-        """What is left of the route's deadline, at least 1."""
+        """What is left of the deadline, at least 1."""
         spent_s = time.perf_counter() - self.started
-        return max(1, int((self.call.route.deadline_s - spent_s) * 1000))
+        return max(1, int((self.call.deadline_s - spent_s) * 1000))
 
     def own_headers(self) -> dict[str, str]:
         """What the gateway says of an answer."""
@@ -94,10 +109,11 @@ class Exchange:
 
 
 REJECTIONS = (
-    "max_inflight", "no_healthy_replica", "no_table", "unknown_env", "unknown_service", "unknown_path", "bad_method",
-    "bad_json", "body_too_large", "body_too_slow", *ACCESS_REJECTIONS,
+    "max_inflight", "no_healthy_replica", "no_table", "shed_interactive", "shed_batch", "shed_background", "unknown_env",
+    "unknown_service", "unknown_path", "bad_method", "bad_json", "body_too_large", "body_too_slow", "bad_timeout",
+    *ACCESS_REJECTIONS,
 )  # fmt: skip
-"""Why this gateway, and no replica, refused a request. The first three are ours; the rest are the client's."""
+"""Why this gateway, and no replica, refused a request. Those up to shed_background are ours; the rest are the client's."""
 
 
 class Recorder:

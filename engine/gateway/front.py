@@ -10,19 +10,24 @@ from typing import Any
 
 from aiohttp import web
 
+from adapters.ports import Route
 from engine.gateway.access.desk import Desk
 from engine.gateway.access.identity import Identity
 from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_headers
 from engine.gateway.exchange import Call, Exchange
 from engine.gateway.feedback import Feedback, read_feedback
 from engine.gateway.proxy import Proxy
-from engine.gateway.table import RoutingTable, affinity_point, backend_at
+from engine.gateway.routing.limits import deadline_of
+from engine.gateway.routing.load import CLASS_HEADER, class_of
+from engine.gateway.routing.tracks import needs_cookies
+from engine.gateway.routing.traffic import Asking
+from engine.gateway.table import RoutingTable
 
 BODY_TIMEOUT_S = 30.0
 MAX_BODY_BYTES = 4 << 20
 ENV_HEADER = "X-Airboss-Env"
 PROBE_HEADER = "X-Airboss-Probe"
-AFFINITY_HEADERS = ("X-Session-Id", "X-Affinity-Key")
+_NO_COOKIES: dict[str, str] = {}
 
 
 class Front:
@@ -92,24 +97,51 @@ class Front:
                 "unknown_service", error_answer(status, "not_found", "unknown_service", message, param="model")
             )
         peer = request.remote or ""
+        caller = identity.name if identity else client_id(headers, peer)
+        asking = Asking(
+            headers=headers,
+            cookies=request.cookies if needs_cookies(route) else _NO_COOKIES,
+            client_id=caller,
+            request_class=class_of(headers.get(CLASS_HEADER, ""), identity.request_class if identity else ""),
+            body=body,
+            chance=random.random() * 100,
+            is_tls=request.secure,
+        )
+        self._within_limits(route, body)
+        deadline_s = self._deadline(request, route)
         admission = self.desk.admit(identity, route, peer, body)
         to_replica = upstream_headers(headers, peer)
         self.desk.upstream(to_replica, identity)
-        key = next((value for name in AFFINITY_HEADERS if (value := headers.get(name))), "")
-        point = affinity_point(key, route) if key else random.random() * 100
+        place = self.proxy.traffic.place(table, route, asking)
         query = request.rel_url.raw_query_string
         return Call(
             table=table,
-            route=route,
-            chosen=backend_at(route, point),
+            route=place.route,
+            chosen=place.chosen,
             path=f"{rest}?{query}" if query else rest,
             headers=to_replica,
-            body=body,
-            client_id=identity.name if identity else client_id(headers, peer),
+            body=place.body,
+            client_id=caller,
+            deadline_s=min(deadline_s, place.route.deadline_s),
+            asking=asking,
+            answer_headers=place.answer_headers,
+            shed=f"shed_{asking.request_class}" if place.is_shed else "",
             is_openai=rest.startswith("/v1/"),
             is_probe=headers.get(PROBE_HEADER) == "1" and _may_probe(request, identity),
             admission=admission,
         )
+
+    def _within_limits(self, route: Route, body: bytes) -> None:
+        limit = route.routing.max_body_bytes if route.routing is not None else 0
+        if limit and len(body) > limit:
+            message = f"the body is larger than the {limit} bytes that {route.service} takes"
+            raise Refused("body_too_large", error_answer(413, "invalid_request", "body_too_large", message))
+
+    def _deadline(self, request: web.BaseRequest, route: Route) -> float:
+        try:
+            return deadline_of(request.headers, route.deadline_s)
+        except ValueError as error:
+            raise Refused("bad_timeout", error_answer(400, "invalid_request", "bad_timeout", str(error))) from None
 
     def _table(self) -> RoutingTable:
         if self.table is None:

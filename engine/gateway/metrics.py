@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from engine.gateway.counts import Histogram, Row, TotalKey
 from engine.gateway.front import Front
+from engine.gateway.routing.metrics import routing_metrics
 from state.words import BadClass
 
 _BY = ("service", "env", "release", "track")
@@ -65,6 +66,7 @@ class GatewayCollector(Collector):
                     labels = (route.service, route.env, backend.release_id, backend.track, spawn_id)
                     healthy.add_metric(labels, spawn_id in proxy.pool.healthy)
         yield healthy
+        yield from routing_metrics(proxy.traffic, proxy.pool.breakers, table)
         yield CounterMetricFamily(
             "airboss_lines_dropped", "Ledger and count lines the disk did not take.", value=self._dropped()
         )

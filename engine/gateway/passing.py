@@ -51,10 +51,13 @@ async def pass_on(
         data = await upstream.read() if is_whole else await upstream.content.readany()
     exchange.code = upstream.status
     exchange.outcome = outcome_of(upstream.status)
+    if exchange.outcome is BadClass.DEADLINE and not exchange.call.is_patient:
+        exchange.outcome = BadClass.CLIENT_CANCEL
     if exchange.outcome is BadClass.OK:
         exchange.first_byte()
     headers = downstream_headers(upstream.headers)
     headers.update(exchange.own_headers())
+    headers.extend(exchange.call.answer_headers)
     if not is_whole:
         return await _stream(request, exchange, upstream, pool, replica, headers, data, close)
     if exchange.outcome is BadClass.OK:

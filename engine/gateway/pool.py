@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -12,6 +12,8 @@ import aiohttp
 
 from engine.gateway.health import Health, Ping, after_break, after_ping, after_silence
 from engine.gateway.logs import log
+from engine.gateway.routing.breakers import Breakers
+from engine.gateway.routing.circuit import Fault
 
 PING_EVERY_S = 0.25
 PING_TIMEOUT_S = 1.0
@@ -30,6 +32,10 @@ class AttemptFailed(Exception):
     def __init__(self, error: BaseException, was_sent: bool) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
         self.was_sent = was_sent
+
+
+class HandedOver(AttemptFailed):
+    """A replica said 503 and another one of its track may take the request; the retry is paid for already."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,9 +80,12 @@ def open_replica(spawn_id: str, address: str) -> Replica:
 class Pool:
     """Every replica of the current table, and retired ones until their last request is done."""
 
-    def __init__(self, ping_every_s: float = PING_EVERY_S) -> None:
+    def __init__(self, ping_every_s: float = PING_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.replicas: dict[str, Replica] = {}
         self.healthy: set[str] = set()
+        """Who may be asked: they answer pings, and their circuit does not leave them out."""
+        self.breakers = Breakers(clock)
+        self._answering: set[str] = set()
         self.inflight: dict[str, int] = {}
         self._ping_every_s = ping_every_s
         self._closing: set[asyncio.Task[None]] = set()
@@ -113,17 +122,27 @@ class Pool:
     def begin(self, spawn_id: str) -> Replica:
         """An attempt starts on the replica."""
         self.inflight[spawn_id] += 1
+        if self.breakers.began(spawn_id):
+            self._choose_healthy(spawn_id)
         return self.replicas[spawn_id]
 
     def end(self, replica: Replica) -> None:
         """The attempt is over, however it went."""
         if self.replicas.get(replica.spawn_id) is replica:
             self.inflight[replica.spawn_id] -= 1
+            if self.breakers.ended(replica.spawn_id):
+                self._choose_healthy(replica.spawn_id)
             self._close_if_done(replica)
 
     def answered(self, replica: Replica) -> None:
         """A request got an answer from the replica just now."""
         replica.answered_at = time.monotonic()
+
+    def judge(self, spawn_id: str, fault: Fault | None) -> None:
+        """What a request has shown of a replica; None is a good answer."""
+        breakers = self.breakers
+        if breakers.succeeded(spawn_id) if fault is None else breakers.failed(spawn_id, fault):
+            self._choose_healthy(spawn_id)
 
     def broke(self, replica: Replica, error: str) -> None:
         """A request could not connect, or was cut off: eject, and ping at once: it may be a stale connection."""
@@ -171,6 +190,8 @@ class Pool:
             answers = now - replica.answered_at < PING_TIMEOUT_S
             self._become(replica, after_ping(replica.health, ping, error, time.time(), answers))
             replica.first_word.set()
+            if self.breakers.is_disturbed(replica.spawn_id):
+                self._choose_healthy(replica.spawn_id)
             if replica.doubt is not None:
                 replica.doubt.set_result(None)
                 replica.doubt = None
@@ -180,12 +201,20 @@ class Pool:
 
     def _become(self, replica: Replica, health: Health) -> None:
         if health.is_healthy != replica.health.is_healthy and self.replicas.get(replica.spawn_id) is replica:
-            (self.healthy.add if health.is_healthy else self.healthy.discard)(replica.spawn_id)
+            (self._answering.add if health.is_healthy else self._answering.discard)(replica.spawn_id)
+            self._choose_healthy(replica.spawn_id)
             if health.is_healthy:
                 log("replica_healthy", replica=replica.spawn_id)
             else:
                 log("replica_ejected", replica=replica.spawn_id, error=health.last_error)
         replica.health = health
+
+    def _choose_healthy(self, spawn_id: str) -> None:
+        """Settle anew who of a replica's track may be asked."""
+        out = self.breakers.out(spawn_id, self._answering)
+        for sibling in self.breakers.siblings(spawn_id):
+            may_be_asked = sibling in self._answering and sibling not in out
+            (self.healthy.add if may_be_asked else self.healthy.discard)(sibling)
 
     def _close_if_done(self, replica: Replica) -> None:
         if replica.is_retired and not self.inflight[replica.spawn_id]:
@@ -193,6 +222,7 @@ class Pool:
 
     def _close(self, replica: Replica) -> None:
         self.healthy.discard(replica.spawn_id)
+        self._answering.discard(replica.spawn_id)
         self.inflight.pop(replica.spawn_id, None)
         self.replicas.pop(replica.spawn_id, None)
         if replica.doubt is not None and not replica.doubt.done():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
+from dataclasses import replace
 from itertools import count
 
 import aiohttp
@@ -13,7 +15,9 @@ from yarl import URL
 from engine.gateway.answers import error_answer
 from engine.gateway.exchange import Exchange, Recorder
 from engine.gateway.passing import cut, pass_on
-from engine.gateway.pool import AttemptFailed, Pool, Replica
+from engine.gateway.pool import AttemptFailed, HandedOver, Pool, Replica
+from engine.gateway.routing.circuit import Fault
+from engine.gateway.routing.traffic import Traffic
 from engine.gateway.table import Choice, pick, pick_replica
 from state.words import BadClass, Track
 
@@ -37,6 +41,7 @@ class Proxy:
         self.recorder = recorder
         self.max_inflight = max_inflight
         self.retries = retries
+        self.traffic = Traffic(pool, max_inflight, time.monotonic)
         self.inflight = 0
         self.is_draining = False
         """The worker is leaving: answers close their connection."""
@@ -46,13 +51,21 @@ class Proxy:
 
     async def relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Answer the request, and count it exactly once, whatever happens."""
+        if exchange.call.shed:
+            what = (
+                f"{exchange.call.route.service} is too full for requests of class {exchange.call.asking.request_class}"
+            )
+            response = self._shed(exchange, exchange.call.shed, what)
+            self.recorder.ended(exchange)
+            return response
         if self.inflight >= self.max_inflight:
             response = self._shed(exchange, "max_inflight", f"{self.max_inflight} requests are in flight here already")
             self.recorder.ended(exchange)
             return response
         self.inflight += 1
+        entered = self.traffic.enter(exchange.call.route)
         try:
-            async with asyncio.timeout(exchange.call.route.deadline_s):
+            async with asyncio.timeout(exchange.call.deadline_s):
                 return await self._try_until_answered(request, exchange)
         except TimeoutError:
             return await self._past_deadline(request, exchange)
@@ -67,13 +80,15 @@ class Proxy:
             raise
         finally:
             self.inflight -= 1
+            self.traffic.leave(entered)
+            self.traffic.spent(exchange.call.route, exchange.tokens_in + exchange.tokens_out)
             self.recorder.ended(exchange)
 
     async def _try_until_answered(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Attempt, and attempt elsewhere, until a replica's answer is on its way to the client.
 
         A request that was never sent has cost no work and is tried on every replica there is; one that was sent is
-        asked for again at most `retries` times.
+        asked for again at most `retries` times, and only while the route's retry budget allows it.
         """
         failed: set[str] = set()
         spare, may_wait = self.retries, True
@@ -84,6 +99,9 @@ class Proxy:
                 may_wait = False
                 if await self._doubt_cleared(exchange, failed):
                     continue
+            if choice is None and self._falls_back(exchange):
+                failed.clear()
+                continue
             if choice is None:
                 return self._nowhere(exchange, failure)
             if failure is not None:
@@ -95,7 +113,7 @@ class Proxy:
             except AttemptFailed as error:
                 failure = error
                 failed.add(choice.spawn_id)
-                if error.was_sent and spare == 0:
+                if error.was_sent and not (isinstance(error, HandedOver) or (spare and self._may_retry(exchange))):
                     return self._broken(exchange, error)
                 spare -= error.was_sent
 
@@ -110,10 +128,32 @@ class Proxy:
         failed.difference_update(self.pool.healthy)
         return waited
 
+    def _falls_back(self, exchange: Exchange) -> bool:
+        """With nowhere left on its route, the request becomes one of the fallback's, if there is one that can answer."""
+        call = exchange.call
+        place = self.traffic.fall_back(call.table, call.route, call.asking, "no_replica")
+        if place is None:
+            return False
+        deadline_s = min(call.deadline_s, place.route.deadline_s)
+        exchange.call = replace(
+            call,
+            route=place.route,
+            chosen=place.chosen,
+            body=place.body,
+            deadline_s=deadline_s,
+            answer_headers=(*call.answer_headers, *place.answer_headers),
+        )
+        exchange.answered_by(place.chosen)
+        return True
+
+    def _may_retry(self, exchange: Exchange) -> bool:
+        return self.traffic.retry_budget(exchange.call.route).take()
+
     async def _attempt(
         self, request: web.BaseRequest, exchange: Exchange, choice: Choice, failed: set[str], may_hand_over: bool
     ) -> web.StreamResponse:
         replica = self.pool.begin(choice.spawn_id)
+        exchange.spawn_id = choice.spawn_id
         try:
             with self.pool.guard(replica):
                 upstream = await self._send(replica, exchange)
@@ -121,13 +161,33 @@ class Proxy:
             try:
                 if upstream.status == 503:
                     replica.ping_now.set()
-                    if may_hand_over and self._has_sibling(choice, failed):
-                        raise AttemptFailed(OSError(f"{choice.spawn_id} answered 503"), was_sent=True)
-                return await pass_on(request, exchange, upstream, self.pool, replica, self.is_draining)
+                    if may_hand_over and self._has_sibling(choice, failed) and self._may_retry(exchange):
+                        raise HandedOver(OSError(f"{choice.spawn_id} answered 503"), was_sent=True)
+                response = await pass_on(request, exchange, upstream, self.pool, replica, self.is_draining)
             finally:
                 upstream.close()  # a whole answer gave its connection back already; anything else is cut off here
+            self._judge(exchange)
+            return response
+        except HandedOver:
+            raise
+        except AttemptFailed:
+            self.pool.judge(choice.spawn_id, Fault.BREAK)
+            raise
         finally:
             self.pool.end(replica)
+
+    def _judge(self, exchange: Exchange) -> None:
+        """Let the breaker know how the replica answered. A client that left says nothing of it, nor does a full replica."""
+        match exchange.outcome:
+            case BadClass.CLIENT_CANCEL:
+                return
+            case BadClass.STREAM_BROKEN:
+                self.pool.judge(exchange.spawn_id, Fault.BREAK)
+            case BadClass.SERVER_ERROR:
+                if exchange.code != 503:
+                    self.pool.judge(exchange.spawn_id, Fault.SERVER_ERROR)
+            case _:
+                self.pool.judge(exchange.spawn_id, None)
 
     def _has_sibling(self, choice: Choice, failed: set[str]) -> bool:
         """A full or draining replica may hand over within its track, never to another: that would hide its release."""
@@ -140,7 +200,15 @@ class Proxy:
         headers["X-Request-Id"] = str(exchange.request_id)
         headers[DEADLINE_HEADER] = str(exchange.remaining_ms())
         url = _url(replica.base_url, call.path)
-        return await replica.session.post(url, data=call.body, headers=headers, allow_redirects=False)
+        asked = replica.session.post(url, data=call.body, headers=headers, allow_redirects=False)
+        limit_s = call.route.routing.retry.answer_timeout_s if call.route.routing is not None else 0.0
+        if not limit_s:
+            return await asked
+        try:
+            async with asyncio.timeout(limit_s):
+                return await asked
+        except TimeoutError as error:
+            raise AttemptFailed(TimeoutError(f"no answer began within {limit_s:g} s"), was_sent=True) from error
 
     def _nowhere(self, exchange: Exchange, failure: AttemptFailed | None) -> web.Response:
         """No replica is left to try."""
@@ -163,13 +231,21 @@ class Proxy:
         return self._own(error_answer(502, "upstream_error", "replica_broke", message, headers=exchange.own_headers()))
 
     async def _past_deadline(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
-        exchange.outcome = BadClass.CLIENT_CANCEL if exchange.is_writing else BadClass.DEADLINE
-        what = f"the deadline of {exchange.call.route.deadline_s:g} s passed"
+        call = exchange.call
+        is_ours = call.is_patient and not exchange.is_writing
+        exchange.outcome = BadClass.DEADLINE if is_ours else BadClass.CLIENT_CANCEL
+        what = f"the deadline of {call.deadline_s:g} s passed"
+        if is_ours and exchange.spawn_id and exchange.response is None:
+            self.pool.judge(exchange.spawn_id, Fault.BREAK)
         if exchange.response is not None:
             await cut(request, exchange, "deadline", what)
             return exchange.response
         exchange.code = 504
         message = f"{what} before an answer; ask for fewer tokens, or raise the service's deadline"
+        if not call.is_patient:
+            message = (
+                f"{what} before an answer; it is the one this request asked for, allow more or ask for fewer tokens"
+            )
         return self._own(error_answer(504, "timeout", "deadline", message, headers=exchange.own_headers()))
 
     def _own(self, response: web.Response) -> web.Response:

@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.ports import Backend, Route
+from engine.gateway.routing.problems import loop_problems, routing_problems
 from state.words import Track, UsageError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,61}")
@@ -69,7 +70,9 @@ class RoutingTable:
 
 
 def _route_json(route: Route) -> dict[str, object]:
+    more: dict[str, object] = {"routing": asdict(route.routing)} if route.routing is not None else {}
     return {
+        **more,
         "service": route.service,
         "env": route.env,
         "target": route.target,
@@ -124,9 +127,12 @@ def _problems(table: RoutingTable) -> Iterator[str]:
         for spawn_id, address in (replica for backend in route.backends for replica in backend.replicas):
             if addresses.setdefault(spawn_id, address) != address:
                 yield f"{where}: replica {spawn_id} has two addresses"
+    yield from loop_problems(table.routes)
 
 
 def _route_problems(route: Route) -> Iterator[str]:
+    if route.routing is not None:
+        yield from routing_problems(route.routing)
     if not _NAME.fullmatch(route.service):
         yield f"{route.service!r} is not a service's name"
     if not _NAME.fullmatch(route.env) or route.env in RESERVED_ENVS:
