@@ -160,7 +160,8 @@ class World:
         row = session.get(Release, release_id)
         if row is None:
             raise OperationFailed(f"there is no release {release_id}", hint="`airboss release list` shows them")
-        spec = ReplicaSetSpec(service, env, row.id, row.digest, Path(row.bundle_path), replicas)
+        serving = self.config.service[service].serving
+        spec = ReplicaSetSpec(service, env, row.id, row.digest, Path(row.bundle_path), replicas, serving)
         return spec, self.config.environment[env].allow_faults or bool(row.serving.get("fault_forced"))
 
     async def _keep_plans(self) -> None:
