@@ -24,6 +24,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from adapters.local.child import ChildSpec, run_child
+from engine.serving.backend.release import serving_of
+from engine.serving.backend.settings import TORCH, backend_of
 from engine.serving.front.api import Front
 from engine.serving.front.errors import unavailable
 from engine.serving.front.intake import Intake
@@ -58,7 +60,13 @@ def main(argv: list[str]) -> int:
 
 def body(spec: ChildSpec) -> int:
     """Serve until told to stop. Raises AirbossError when the release cannot be served, or the engine died."""
-    calm_openmp(thread_count(read_payload(spec).threads))
+    payload = read_payload(spec)
+    if backend_of(serving_of(payload.bundle), payload.serving) != TORCH:
+        # Not imported by a torch replica: the relay's HTTP client costs time and memory that it has no use for.
+        from engine.serving.backend.server import serve_backend
+
+        return serve_backend(spec)
+    calm_openmp(thread_count(payload.threads))
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     return asyncio.run(_serve(spec))

@@ -25,6 +25,8 @@ class ServingSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    backend: Literal["torch"] = "torch"
+    """What computes: ours, on torch. The settings of `vllm` and `command` are in engine/serving/backend."""
     max_batch: int = Field(default=8, ge=1, le=1024)
     """Sequences that decode together; each has a slot in the KV cache."""
     max_batch_tokens: int = Field(default=256, ge=1)
