@@ -18,6 +18,10 @@ from console.commands.tree import DURATION, leaf
         ("airboss serve charlm-3", "a release of this workspace, on http://127.0.0.1:8000"),
         ("airboss serve ./bundle --listen 127.0.0.1:0", "a bundle's directory; a free port, printed on stderr"),
         ("airboss serve charlm-3 --socket /tmp/m.sock", "on a Unix socket"),
+        (
+            "airboss serve ./m.gguf --backend command -- llama-server -m {model} --host {host} --port {port}",
+            "by another program that speaks OpenAI's API",
+        ),
     ),
 )
 @click.argument("model", metavar="RELEASE|DIR")
@@ -29,7 +33,21 @@ from console.commands.tree import DURATION, leaf
 )
 @click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads torch computes with (0: it chooses).")
 @click.option("--allow-faults", is_flag=True, help="Also a release with a fault set.")
-def serve(model: str, listen: str, socket_path: Path | None, threads: int, allow_faults: bool) -> LocalRequest:
+@click.option(
+    "--backend", type=click.Choice(("torch", "vllm", "command")), help="Who computes (default: the release says)."
+)
+@click.option("--serving", multiple=True, metavar="KEY=VALUE", help="A serving setting, as in [service.X.serving].")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGV...]")
+def serve(
+    model: str,
+    listen: str,
+    socket_path: Path | None,
+    threads: int,
+    allow_faults: bool,
+    backend: str | None,
+    serving: tuple[str, ...],
+    argv: tuple[str, ...],
+) -> LocalRequest:
     """Serve one release by itself, without engine or gateway, until Ctrl-C.
 
     It speaks /v1/completions, /v1/chat/completions, /generate, /ready and /metrics. Every file's sha256 is checked first.
@@ -42,6 +60,9 @@ def serve(model: str, listen: str, socket_path: Path | None, threads: int, allow
             "socket_path": socket_path,
             "threads": threads,
             "allow_faults": allow_faults,
+            "backend": backend,
+            "settings": serving,
+            "argv": argv,
         },
     )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from console import diagnostics
 from console.commands.admin_socket import request
+from console.commands.serving_table import serving_table
 from console.output import Outcome
 from state.words import CHILD_PROTOCOL, ERRORS_BY_EXIT, ExitCode, OperationFailed, UsageError
 
@@ -29,10 +30,20 @@ PR_SET_PDEATHSIG = 1
 
 
 def serve(
-    context: Context, *, model: str, listen: str, socket_path: Path | None, threads: int, allow_faults: bool
+    context: Context,
+    *,
+    model: str,
+    listen: str,
+    socket_path: Path | None,
+    threads: int,
+    allow_faults: bool,
+    backend: str | None,
+    settings: tuple[str, ...],
+    argv: tuple[str, ...],
 ) -> Outcome:
     """Serve until Ctrl-C or TERM. Raises what kept the model from being served."""
-    bundle, release_id, digest = _bundle(context, model)
+    serving = serving_table(backend, settings, argv)
+    bundle, release_id, digest = _bundle(context, model) if backend in (None, "torch") else _foreign(context, model)
     address = None if socket_path is not None else _address(listen)
     if socket_path is not None and socket_path.exists():
         raise UsageError(f"{socket_path} is there already", hint="name a path that does not exist")
@@ -46,6 +57,7 @@ def serve(
             "release_id": release_id,
             "threads": threads,
             "allow_faults": allow_faults,
+            "serving": serving,
         }
         spec.write_text(
             json.dumps(
@@ -78,6 +90,14 @@ def _bundle(context: Context, model: str) -> tuple[Path, str, str]:
             hint="`airboss release list` names the releases",
             code="no_release",
         ) from error
+
+
+def _foreign(context: Context, model: str) -> tuple[Path, str, str]:
+    """As `_bundle`, but anything on the disk will do: a program that is not ours knows what it can load."""
+    path = Path(model).expanduser()
+    if (path / "release.json").is_file() or not path.exists():
+        return _bundle(context, model)
+    return path.resolve(), path.name, ""
 
 
 def _address(listen: str) -> tuple[str, int]:
