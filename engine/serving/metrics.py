@@ -32,6 +32,7 @@ _LATENCY = (
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+_CHOICES = (1, 2, 5, 10, 20)
 _LABELS = ("engine", "model_name")
 
 
@@ -67,6 +68,10 @@ class ServingMetrics:
         self._prompt_size = self._histogram("request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
         self._generated = self._histogram("request_generation_tokens", "Tokens generated of a request", _TOKENS)
         self._asked = self._histogram("request_params_max_tokens", "max_tokens of a request", _TOKENS)
+        self._asked_n = self._histogram("request_params_n", "Answers asked for by a request", _CHOICES)
+        self._longest = self._histogram(
+            "request_max_num_generation_tokens", "The longest answer a request may get", _TOKENS
+        )
         self._iteration = self._histogram("iteration_tokens_total", "Tokens computed in a step", _TOKENS)
 
     def record_step(self, step: StepReport) -> None:
@@ -94,6 +99,11 @@ class ServingMetrics:
         self._asked.observe(finished.max_tokens)
         if finished.completion_tokens > 1:
             self._per_token.observe(finished.decode_s / (finished.completion_tokens - 1))
+
+    def record_request(self, *, n: int, max_tokens: int) -> None:
+        """Count a request let in, however many generations it starts."""
+        self._asked_n.observe(n)
+        self._longest.observe(max_tokens)
 
     def record_rejection(self, reason: str) -> None:
         """Count a request turned away; `reason` is one of REJECTIONS."""

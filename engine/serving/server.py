@@ -7,27 +7,22 @@ are still taken for `drain_accept_s`, running ones may finish until `drain_deadl
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 import prometheus_client
-import uvicorn
-from starlette.applications import Starlette
 
 from adapters.local.child import ChildSpec, run_child
 from engine.serving.backend.release import serving_of
 from engine.serving.backend.settings import TORCH, backend_of
 from engine.serving.front.api import Front
 from engine.serving.front.errors import unavailable
+from engine.serving.front.http import listening, quiet_uvicorn, raise_descriptor_limit
 from engine.serving.front.intake import Intake
 from engine.serving.logs import log
 from engine.serving.loop import EngineLoop, LoopState
@@ -39,8 +34,6 @@ from state.words import AirbossError, ExitCode, OperationFailed
 DEATH_LINGER_S = 3.0
 """A server whose engine died answers 503 this long, so that the gateway hears it, and then ends to be replaced."""
 _STOP_TIMEOUT_S = 5.0
-_KEEP_ALIVE_S = 300
-"""Longer than any proxy keeps an idle connection: the side that sends requests must be the one to close it."""
 
 
 def main(argv: list[str]) -> int:
@@ -67,7 +60,8 @@ def body(spec: ChildSpec) -> int:
 
         return serve_backend(spec)
     calm_openmp(thread_count(payload.threads))
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    quiet_uvicorn()
+    raise_descriptor_limit()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     return asyncio.run(_serve(spec))
 
@@ -85,6 +79,7 @@ async def _serve(spec: ChildSpec) -> int:
         engine=engine,
         intake=intake,
         metrics=metrics,
+        jobs_dir=payload.jobs_dir,
     )
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,17 +87,20 @@ async def _serve(spec: ChildSpec) -> int:
     log("starting", release_id=payload.release_id, service=payload.service, env=payload.env, bundle=str(payload.bundle))
     engine.start()
     try:
-        async with _listening(spec.socket, front.app()):
-            await until_told(engine, intake, told_to_stop)
+        async with listening(spec.socket, front.app()):
+            await until_told(engine, intake, told_to_stop, front.on_serving)
             await drain(engine, intake)
+            await front.close()
     finally:
         has_ended = engine.stop(_STOP_TIMEOUT_S)
         log("stopped", engine_ended=has_ended)
     return int(ExitCode.OK)
 
 
-async def until_told(engine: EngineLoop, intake: Intake, told_to_stop: asyncio.Event) -> None:
-    """Return when the process shall stop. Raises what made the engine end."""
+async def until_told(
+    engine: EngineLoop, intake: Intake, told_to_stop: asyncio.Event, on_serving: Callable[[], Awaitable[None]]
+) -> None:
+    """Return when the process shall stop; `on_serving` runs once the engine serves. Raises what made the engine end."""
     stop = asyncio.create_task(told_to_stop.wait())
     try:
         while not stop.done():
@@ -114,6 +112,7 @@ async def until_told(engine: EngineLoop, intake: Intake, told_to_stop: asyncio.E
             intake.changed.clear()
             if engine.status().state is LoopState.SERVING:
                 _log_ready(engine)
+                await on_serving()
             elif engine.failure is not None:
                 await _engine_died(engine)
     finally:
@@ -160,53 +159,6 @@ async def drain(engine: EngineLoop, intake: Intake) -> None:
         intake.abort_all(
             unavailable("this replica shut down before the answer was complete", "draining", retry_after_s=1)
         )
-
-
-@contextlib.asynccontextmanager
-async def _listening(path: str, app: Starlette) -> AsyncIterator[None]:
-    """Serve `app` on a Unix socket that only this user may open, for as long as the block runs."""
-    Path(path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    former = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(former)
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=2,
-    )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
-        Path(path).unlink(missing_ok=True)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: what SIGTERM means here is decided above."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
-        yield
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for uvicorn's complaint about a stream that was cut on purpose; its request has a line of its own."""
-    return "returned without completing response" not in record.getMessage()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from state.words import ConfigError
 
+_Class = Literal["interactive", "batch", "background"]
+_SHARES: dict[_Class, float] = {"interactive": 1.0, "batch": 0.5, "background": 0.25}
+
 
 class FaultSettings(BaseModel):
     """Trouble made on purpose, for drills and demonstrations: see fault.py."""
@@ -18,6 +21,15 @@ class FaultSettings(BaseModel):
     latency_ms: float = Field(default=0.0, ge=0.0, le=60_000.0)
     error_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     seed: int = 0
+
+
+class TenantQuota(BaseModel):
+    """What one tenant may have of one replica. 0: no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_inflight: int = Field(default=0, ge=0)
+    tokens_per_minute: int = Field(default=0, ge=0)
 
 
 class ServingSettings(BaseModel):
@@ -35,7 +47,21 @@ class ServingSettings(BaseModel):
     max_queue: int = Field(default=64, ge=1)
     """Requests that may wait for a slot; one more is answered 503 with Retry-After."""
     max_inflight_per_user: int = Field(default=0, ge=0)
-    """Requests one `user` may have here at once; one more is answered 429. 0: no limit."""
+    """Requests one tenant may have here at once; one more is answered 429. 0: no limit."""
+    tokens_per_minute_per_user: int = Field(default=0, ge=0)
+    """Tokens, prompts and answers together, that one tenant may use a minute; then 429. 0: no limit."""
+    tenants: dict[str, TenantQuota] = Field(default_factory=dict)
+    """Quotas of tenants that differ from the two above."""
+    queue_shares: dict[_Class, float] = Field(default_factory=lambda: dict(_SHARES))
+    """How much of `max_queue` each class may fill, so that one cannot keep out those above it."""
+    max_jobs: int = Field(default=256, ge=0)
+    """Asynchronous requests (`/v1/jobs`) that may wait or run; one more is answered 503. 0: none are taken."""
+    max_job_results: int = Field(default=1024, ge=1)
+    """Ended jobs whose results are kept; the oldest goes first."""
+    job_result_ttl_s: float = Field(default=3600.0, gt=0.0)
+    """Seconds for which an ended job's result is kept."""
+    job_deadline_s: float = Field(default=3600.0, gt=0.0)
+    """Seconds a job may take from when the engine gets it."""
     request_deadline_s: float = Field(default=60.0, gt=0.0)
     stuck_after_s: float = Field(default=10.0, gt=0.0)
     """Seconds without a heartbeat, or with work but no step, after which /ready says 503."""
@@ -43,6 +69,8 @@ class ServingSettings(BaseModel):
     """Seconds after SIGTERM in which requests are still taken, so that a gateway can see /ready first."""
     drain_deadline_s: float = Field(default=30.0, ge=0.0)
     """Seconds after SIGTERM in which running requests may finish."""
+    otlp_endpoint: str = ""
+    """An OpenTelemetry collector's URL for spans over HTTP; "": as OTEL_EXPORTER_OTLP_ENDPOINT says, else none."""
     fault: FaultSettings | None = None
 
     @model_validator(mode="after")
@@ -50,6 +78,19 @@ class ServingSettings(BaseModel):
         if self.max_batch_tokens < self.max_batch:
             raise ValueError("max_batch_tokens must be at least max_batch, or a full batch could not take one step")
         return self
+
+    @model_validator(mode="after")
+    def _every_class_has_a_share(self) -> ServingSettings:
+        missing = _SHARES.keys() - self.queue_shares.keys()
+        if missing or not all(0.0 <= share <= 1.0 for share in self.queue_shares.values()):
+            raise ValueError("queue_shares must give interactive, batch and background a share from 0 to 1 each")
+        return self
+
+    def quota(self, tenant: str) -> TenantQuota:
+        """What `tenant` may have."""
+        return self.tenants.get(tenant) or TenantQuota(
+            max_inflight=self.max_inflight_per_user, tokens_per_minute=self.tokens_per_minute_per_user
+        )
 
 
 def serving_settings(release: Mapping[str, Any], overrides: Mapping[str, Any]) -> ServingSettings:

@@ -35,6 +35,8 @@ class ServerPayload(BaseModel):
     threads: int = Field(default=0, ge=0)
     """Threads that torch computes with; 0: see thread_count."""
     allow_faults: bool = False
+    jobs_dir: Path | None = None
+    """Where jobs are kept so that a restart loses none; None: in memory alone."""
 
 
 def read_payload(spec: ChildSpec) -> ServerPayload:

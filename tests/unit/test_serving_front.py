@@ -68,7 +68,7 @@ class Replica:
         metrics = ServingMetrics("chat")
         self.engine = EngineLoop(lambda: (core, card), metrics, self.intake)
         self.intake.attach(self.engine)
-        front = Front(
+        self.front = Front(
             service="chat",
             release_id="charlm-1",
             identity={"spawn_id": "s"},
@@ -76,7 +76,7 @@ class Replica:
             intake=self.intake,
             metrics=metrics,
         )
-        transport = httpx.ASGITransport(front.app())
+        transport = httpx.ASGITransport(self.front.app())
         self.client = httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=30)
         self.engine.start()
 
@@ -200,7 +200,9 @@ async def test_a_server_whose_engine_died_answers_a_while_and_then_ends_with_the
     monkeypatch.setattr(server, "DEATH_LINGER_S", 0.2)
     replica = await replicas()
     replica.intake.changed.clear()
-    ending = asyncio.create_task(server.until_told(replica.engine, replica.intake, asyncio.Event()))
+    ending = asyncio.create_task(
+        server.until_told(replica.engine, replica.intake, asyncio.Event(), replica.front.on_serving)
+    )
     replica.valve.failure = RuntimeError("the device was lost")
     assert (await replica.post(**PROMPT)).status_code == 503
     assert not ending.done()
@@ -235,15 +237,28 @@ async def test_a_draining_replica_is_not_ready_but_serves_until_it_closes(replic
         ("/v1/completions", {"prompt": "a" * 30, "max_tokens": 3}, 400, "max_tokens", "context_length_exceeded"),
         ("/v1/completions", {"prompt": ""}, 400, "prompt", "invalid_value"),
         ("/v1/completions", {}, 400, "prompt", "invalid_value"),
-        ("/v1/completions", {"prompt": ["a", "b"]}, 400, "prompt", "invalid_value"),
+        ("/v1/completions", {"prompt": ["a", 1]}, 400, "prompt", "invalid_value"),
+        ("/v1/completions", {"prompt": [["a"]]}, 400, "prompt", "invalid_value"),
+        ("/v1/completions", {"prompt": ["a"] * 130}, 400, "prompt", "invalid_value"),
         ("/v1/completions", {"prompt": [0, 99]}, 400, "prompt", "invalid_value"),
         ("/v1/completions", {"prompt": "a", "temperature": 3}, 400, "temperature", "invalid_value"),
         ("/v1/completions", {"prompt": "a", "temperature": "hot"}, 400, "temperature", "invalid_value"),
         ("/v1/completions", {"prompt": "a", "top_p": 0}, 400, "top_p", "invalid_value"),
         ("/v1/completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens", "invalid_value"),
-        ("/v1/completions", {"prompt": "a", "n": 2}, 400, "n", "unsupported_parameter"),
+        ("/v1/completions", {"prompt": "a", "n": 17}, 400, "n", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "n": 2, "best_of": 1}, 400, "best_of", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "best_of": 2, "stream": True}, 400, "best_of", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "logprobs": 6}, 400, "logprobs", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "logprobs": 1, "echo": True}, 400, "echo", "unsupported_parameter"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {"9": 1}}, 400, "logit_bias", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {"a": 1}}, 400, "logit_bias", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "stop_token_ids": [4]}, 400, "stop_token_ids", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "presence_penalty": 3}, 400, "presence_penalty", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 10**30}, 400, "max_tokens", "context_length_exceeded"),
+        ("/v1/completions", {"prompt": "a", "seed": 10**30}, 400, "seed", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}, 400, "suffix", "unsupported_parameter"),
         ("/v1/completions", {"prompt": "a", "stop": ["a", ""]}, 400, "stop.1", "invalid_value"),
-        ("/v1/completions", {"prompt": "a", "stop": list("abcab")}, 400, "stop", "invalid_value"),
+        ("/v1/completions", {"prompt": "a", "stop": list("abcab") * 4}, 400, "stop", "invalid_value"),
         ("/v1/completions", ["prompt"], 400, None, "invalid_value"),
         ("/v1/completions", {"prompt": "a", "model": "gpt-9"}, 404, "model", "model_not_found"),
         (
@@ -254,6 +269,21 @@ async def test_a_draining_replica_is_not_ready_but_serves_until_it_closes(replic
             "invalid_value",
         ),
         ("/v1/chat/completions", {"messages": []}, 400, "messages", "invalid_value"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]},
+            400,
+            "tools",
+            "unsupported_parameter",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2},
+            400,
+            "top_logprobs",
+            "invalid_value",
+        ),
+        ("/generate", {"prompt": "a", "n": 2}, 400, "n", "invalid_value"),
         (
             "/v1/chat/completions",
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -280,6 +310,12 @@ async def test_a_body_that_is_no_json_or_too_large_is_refused(replicas: Callable
     replica = await replicas()
     broken = await replica.client.post("/generate", content=b"{'prompt'")
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_json")
+    for content, said in ((b'{"prompt": "\xff"}', "not UTF-8"), (b"[" * 100_000, "too deeply")):
+        wrong = await replica.client.post("/generate", content=content)
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_json")
+        assert said in wrong.json()["error"]["message"]
+    half = await replica.client.post("/v1/completions", content=rb'{"prompt": "a\ud800"}')
+    assert (half.status_code, half.json()["error"]["param"]) == (400, "prompt")
     large = await replica.post("/generate", prompt="a" * (1 << 20))
     assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
 
@@ -304,7 +340,8 @@ async def test_openai_clients_nulls_and_extras_are_taken(replicas: Callable[...,
 async def test_generate_takes_max_tokens_as_at_most(replicas: Callable[..., Any]) -> None:
     replica = await replicas()
     answer = (await replica.post("/generate", prompt="abc", max_tokens=1000)).json()
-    assert answer["tokens_generated"] == len(answer["text"]) == CONFIG.block_size - 3
+    assert answer["tokens_generated"] == CONFIG.block_size - 3
+    assert answer["text"].startswith("abc") and len(answer["text"]) == CONFIG.block_size
 
 
 async def test_every_series_exists_before_the_first_request(replicas: Callable[..., Any]) -> None:

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from engine.serving.front.errors import ApiError, ClientGone
-from engine.serving.front.formats import DONE, Envelope, Format, event
-from engine.serving.front.intake import Intake, Ticket
+from engine.serving.front.formats import DONE, Form, Result, best, event
+from engine.serving.front.intake import Intake
+from engine.serving.front.ticket import Piece, Ticket
+from engine.serving.front.trace import TraceContext
 from engine.serving.logs import log
+from engine.serving.tracing import RequestSpan
 
 CLIENT_CLOSED_REQUEST = 499
 """Logged for a request whose client went away; nobody receives it."""
@@ -26,89 +30,108 @@ class Answer:
         self,
         intake: Intake,
         ticket: Ticket,
-        form: Format,
-        envelope: Envelope,
+        form: Form,
         request_id: str,
         route: str,
-        receive: Receive,
+        trace: TraceContext | None,
+        span: RequestSpan,
     ) -> None:
         self._intake = intake
         self._ticket = ticket
-        self._format = form
-        self._envelope = envelope
+        self._form = form
         self._request_id = request_id
         self._route = route
+        self._trace = trace
+        self._span = span
         self._is_over = False
-        # The disconnect message arrives beside the handler, not through it: whoever waits for tokens must hear of it.
-        self._watcher = asyncio.create_task(self._watch(receive))
+        self._watcher: asyncio.Task[None] | None = None
 
-    async def respond(self) -> Response:
-        """The response, once it is known to be one: a stream starts only with its first token.
+    async def respond(self, receive: Receive) -> Response:
+        """The response to an HTTP client, once it is known to be one: a stream starts only with its first token.
 
         Raises ApiError; the caller answers it.
         """
+        # The disconnect message arrives beside the handler, not through it: whoever waits for tokens must hear of it.
+        self._watcher = asyncio.create_task(self._watch(receive))
         try:
             if self._ticket.call.stream:
-                return _EventStream(self, await self._ticket.next_text())
-            text = ""
-            while self._ticket.finish is None:
-                text += await self._ticket.next_text()
-            self.end(200)
-            return JSONResponse(
-                self._format.whole(self._envelope, text, self._ticket), headers={"x-request-id": self._request_id}
-            )
-        except ApiError as error:
-            self.end(error.status, error.code)
-            raise
+                first = await self._pieces()
+                return _EventStream(self, first)
+            return JSONResponse(await self.whole(), headers=self.headers)
         except ClientGone:
-            self.end(CLIENT_CLOSED_REQUEST, "client_gone")
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        except asyncio.CancelledError:
-            self.end(CLIENT_CLOSED_REQUEST, "cancelled")
-            raise
 
-    async def stream(self, first: str, write: Callable[[bytes], Awaitable[None]]) -> None:
-        """Events from the first text to [DONE]. Raises ApiError or ClientGone when it breaks off."""
-        text, is_first = first, True
+    async def whole(self) -> dict[str, Any]:
+        """The body of the complete answer. Raises ApiError or ClientGone."""
+        results = [Result(at) for at in range(len(self._ticket.call.samples))]
+        while not self._ticket.is_done:
+            for piece in await self._pieces():
+                results[piece.index].add(piece)
+        self.end(200)
+        return self._form.whole(best(results, self._ticket.call), self._ticket.completion_tokens)
+
+    async def stream(self, pieces: list[Piece], write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Events from the first texts to [DONE]. Raises ApiError or ClientGone when it breaks off."""
+        begun: set[int] = set()
         while True:
-            finish = self._ticket.finish
-            # A token may add no text yet (it could begin a stop string): nothing to send then.
-            if text or finish or is_first:
-                await write(event(self._format.chunk(self._envelope, text, finish, is_first)))
-                is_first = False
-            if finish is not None:
+            for piece in pieces:
+                # A token may add no text yet (it could begin a stop string): nothing to send then.
+                if piece.text or piece.finish or piece.logprobs or piece.index not in begun:
+                    begun.add(piece.index)
+                    await write(event(self._form.chunk(piece)))
+            if self._ticket.is_done:
                 break
-            text = await self._ticket.next_text()
-        if self._ticket.call.include_usage:
-            await write(event(self._format.closing(self._envelope, self._ticket)))
+            pieces = await self._ticket.pieces()
+        closing = self._form.closing(self._ticket.completion_tokens)
+        if closing is not None:
+            await write(event(closing))
         await write(DONE)
 
     def end(self, status: int, code: str = "") -> None:
-        """Release the ticket, stop watching, write the request's log line."""
+        """Release the ticket, stop watching, write the request's log line, end its span."""
         if self._is_over:
             return
         self._is_over = True
-        self._watcher.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         self._intake.close(self._ticket)
         ticket, now = self._ticket, time.monotonic()
         log(
             "request",
             request_id=self._request_id,
+            **(self._trace.facts() if self._trace else {}),
             route=self._route,
             status=status,
             **({"code": code} if code else {}),
+            **({"class": ticket.queue_class} if ticket.queue_class.priority else {}),
             finish_reason=ticket.finish,
-            prompt_tokens=len(ticket.call.tokens),
+            prompt_tokens=ticket.call.prompt_tokens,
             completion_tokens=ticket.completion_tokens,
+            **({"generations": len(ticket.numbers)} if len(ticket.numbers) > 1 else {}),
             stream=ticket.call.stream,
             ttft_ms=round((ticket.first_token_at - ticket.arrived_at) * 1000, 1) if ticket.first_token_at else None,
             latency_ms=round((now - ticket.arrived_at) * 1000, 1),
         )
+        self._span.end(status, code)
 
     @property
-    def request_id(self) -> str:
-        """The id in headers and logs."""
-        return self._request_id
+    def headers(self) -> dict[str, str]:
+        """What every response says of the request."""
+        return {"x-request-id": self._request_id}
+
+    async def _pieces(self) -> list[Piece]:
+        """The ticket's, ending the answer when it ends badly. Raises what it raises."""
+        try:
+            return await self._ticket.pieces()
+        except ApiError as error:
+            self.end(error.status, error.code)
+            raise
+        except ClientGone:
+            self.end(CLIENT_CLOSED_REQUEST, "client_gone")
+            raise
+        except asyncio.CancelledError:
+            self.end(CLIENT_CLOSED_REQUEST, "cancelled")
+            raise
 
     async def _watch(self, receive: Receive) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -122,12 +145,12 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, answer: Answer, first: str) -> None:
+    def __init__(self, answer: Answer, first: list[Piece]) -> None:
         self._answer = answer
         self._first = first
         self.status_code = 200
         self.background = None
-        self.init_headers({"cache-control": "no-cache", "x-request-id": answer.request_id})
+        self.init_headers({"cache-control": "no-cache", **answer.headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream. The answer listens on `receive` already."""

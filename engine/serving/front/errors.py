@@ -6,6 +6,8 @@ import math
 
 from starlette.responses import JSONResponse
 
+from engine.serving.request import ErrorKind
+
 
 class ApiError(Exception):
     """An answer with an HTTP status of 400 or above. The message ends in what the caller can do.
@@ -66,3 +68,29 @@ def unavailable(message: str, code: str, *, retry_after_s: float, rejection: str
     return ApiError(
         503, message, kind="service_unavailable", code=code, retry_after_s=retry_after_s, rejection=rejection
     )
+
+
+def deadline_passed(deadline_s: float) -> ApiError:
+    """The answer took too long."""
+    return ApiError(
+        504,
+        f"the answer was not complete within {deadline_s:g} s; ask for fewer tokens, or try again later",
+        kind="timeout_error",
+        code="deadline_exceeded",
+    )
+
+
+def failed(kind: ErrorKind) -> ApiError:
+    """What went wrong in the engine, as an answer."""
+    match kind:
+        case ErrorKind.OUT_OF_MEMORY:
+            return unavailable("there was not enough memory for this request; try again", kind.value, retry_after_s=1)
+        case ErrorKind.ENGINE_DEAD:
+            return unavailable("the engine of this replica died; ask another", kind.value, retry_after_s=1)
+        case ErrorKind.NOT_A_NUMBER:
+            return ApiError(
+                500,
+                "the model computed something that is not a number; its release should be rolled back",
+                kind="server_error",
+                code=kind.value,
+            )

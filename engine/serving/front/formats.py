@@ -1,29 +1,70 @@
-"""The shapes of answers: OpenAI's two, whole or streamed, and the short one of /generate."""
+"""The shapes of answers: OpenAI's two, whole or streamed, and the short one of /generate.
+
+A form is made for one answer, because a stream has a memory: which choices have begun, and where the text stands.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from engine.serving.front.intake import Ticket
+from engine.serving.front.calls import Call
+from engine.serving.front.logprobs import chat_logprobs, completion_logprobs
+from engine.serving.front.ticket import Piece
+from engine.serving.request import FinishReason, TokenLogprobs
+from engine.serving.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Result:
+    """One whole generation."""
+
+    index: int
+    text: str = ""
+    finish: FinishReason | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Append what came."""
+        self.text += piece.text
+        self.finish = piece.finish or self.finish
+        self.logprobs.extend(piece.logprobs)
+
+    @property
+    def score(self) -> float:
+        """Mean log probability of a token, by which `best_of` ranks."""
+        return sum(one.logprob for one in self.logprobs) / max(1, len(self.logprobs))
+
+
+def best(results: Sequence[Result], call: Call) -> list[Result]:
+    """The `n` likeliest answers to each prompt, numbered anew."""
+    if call.best_of == call.n:
+        return list(results)
+    chosen: list[Result] = []
+    for start in range(0, len(results), call.best_of):
+        ranked = sorted(results[start : start + call.best_of], key=lambda result: -result.score)
+        for result in ranked[: call.n]:
+            result.index = len(chosen)
+            chosen.append(result)
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every object of one answer repeats."""
+    """What every object of one answer repeats, and what its form must know."""
 
     answer_id: str
     created: int
     model: str
     fingerprint: str
+    call: Call
+    tokenizer: Tokenizer
 
-    def object(
-        self, kind: str, choices: list[dict[str, Any]], usage: Mapping[str, int] | None = None
-    ) -> dict[str, Any]:
+    def object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """One object of the answer."""
-        body: dict[str, Any] = {
+        return {
             "id": self.answer_id,
             "object": kind,
             "created": self.created,
@@ -31,87 +72,143 @@ class Envelope:
             "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
-        if usage is not None:
-            body["usage"] = dict(usage)
-        return body
+
+    def prompt_text(self, index: int) -> str:
+        """What `echo` puts before the text of choice `index`."""
+        return self.call.prompts[index // self.call.n].text if self.call.echo else ""
+
+    def usage(self, completion_tokens: int) -> dict[str, int]:
+        """Tokens in, out, and together."""
+        prompt = self.call.prompt_tokens
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt + completion_tokens,
+        }
 
 
-class Format(Protocol):
-    """How one endpoint words its answers."""
+class Form(Protocol):
+    """How one endpoint words one answer."""
 
-    def whole(self, envelope: Envelope, text: str, ticket: Ticket) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
         """The answer of a request that did not stream."""
         ...
 
-    def chunk(self, envelope: Envelope, text: str, finish: str | None, is_first: bool) -> dict[str, Any]:
+    def chunk(self, piece: Piece) -> dict[str, Any]:
         """One event of a stream."""
         ...
 
-    def closing(self, envelope: Envelope, ticket: Ticket) -> dict[str, Any]:
-        """The event with the usage, when it was asked for."""
+    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+        """The last event, with the token counts, when there is to be one."""
         ...
 
 
-def usage(ticket: Ticket) -> dict[str, int]:
-    """Tokens in, out, and together."""
-    prompt, completion = len(ticket.call.tokens), ticket.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-class CompletionFormat:
+class CompletionForm:
     """/v1/completions."""
 
-    def whole(self, envelope: Envelope, text: str, ticket: Ticket) -> dict[str, Any]:
-        """See Format."""
-        return envelope.object("text_completion", [self._choice(text, ticket.finish)], usage(ticket))
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+        self._offsets: dict[int, int] = {}
 
-    def chunk(self, envelope: Envelope, text: str, finish: str | None, is_first: bool) -> dict[str, Any]:
-        """See Format."""
-        return envelope.object("text_completion", [self._choice(text, finish)])
+    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
+        """See Form."""
+        choices = [self._choice(result.index, result.text, result.finish, result.logprobs) for result in results]
+        return {**self._envelope.object("text_completion", choices), "usage": self._envelope.usage(completion_tokens)}
 
-    def closing(self, envelope: Envelope, ticket: Ticket) -> dict[str, Any]:
-        """See Format."""
-        return envelope.object("text_completion", [], usage(ticket))
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        """See Form."""
+        choice = self._choice(piece.index, piece.text, piece.finish, piece.logprobs)
+        return _with_usage(self._envelope, self._envelope.object("text_completion", [choice]))
 
-    @staticmethod
-    def _choice(text: str, finish: str | None) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+        """See Form."""
+        return _closing(self._envelope, "text_completion", completion_tokens)
+
+    def _choice(
+        self, index: int, text: str, finish: FinishReason | None, news: Sequence[TokenLogprobs]
+    ) -> dict[str, Any]:
+        if index not in self._offsets:
+            self._offsets[index] = 0
+            text = self._envelope.prompt_text(index) + text
+        logprobs = None
+        if self._envelope.call.logprobs is not None:
+            logprobs, self._offsets[index] = completion_logprobs(news, self._envelope.tokenizer, self._offsets[index])
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
 
-class ChatFormat:
+class ChatForm:
     """/v1/chat/completions."""
 
-    def whole(self, envelope: Envelope, text: str, ticket: Ticket) -> dict[str, Any]:
-        """See Format."""
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ticket.finish}
-        return envelope.object("chat.completion", [choice], usage(ticket))
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+        self._begun: set[int] = set()
 
-    def chunk(self, envelope: Envelope, text: str, finish: str | None, is_first: bool) -> dict[str, Any]:
-        """See Format."""
-        delta = {"role": "assistant", "content": text} if is_first else {"content": text}
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return envelope.object("chat.completion.chunk", [choice])
+    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
+        """See Form."""
+        choices = [
+            {
+                "index": result.index,
+                "message": {"role": "assistant", "content": result.text},
+                "logprobs": self._logprobs(result.logprobs),
+                "finish_reason": result.finish,
+            }
+            for result in results
+        ]
+        return {**self._envelope.object("chat.completion", choices), "usage": self._envelope.usage(completion_tokens)}
 
-    def closing(self, envelope: Envelope, ticket: Ticket) -> dict[str, Any]:
-        """See Format."""
-        return envelope.object("chat.completion.chunk", [], usage(ticket))
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        """See Form. A choice's first event names the role."""
+        role = {} if piece.index in self._begun else {"role": "assistant"}
+        self._begun.add(piece.index)
+        choice = {
+            "index": piece.index,
+            "delta": {**role, "content": piece.text},
+            "logprobs": self._logprobs(piece.logprobs),
+            "finish_reason": piece.finish,
+        }
+        return _with_usage(self._envelope, self._envelope.object("chat.completion.chunk", [choice]))
+
+    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+        """See Form."""
+        return _closing(self._envelope, "chat.completion.chunk", completion_tokens)
+
+    def _logprobs(self, news: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
+        if self._envelope.call.logprobs is None:
+            return None
+        return chat_logprobs(news, self._envelope.tokenizer)
 
 
-class GenerateFormat:
-    """/generate."""
+class GenerateForm:
+    """/generate. As in the API it comes from, the text begins with the prompt, unless `echo` is false."""
 
-    def whole(self, envelope: Envelope, text: str, ticket: Ticket) -> dict[str, Any]:
-        """See Format."""
-        return {"text": text, "tokens_generated": ticket.completion_tokens}
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+        self._has_begun = False
 
-    def chunk(self, envelope: Envelope, text: str, finish: str | None, is_first: bool) -> dict[str, Any]:
-        """See Format."""
-        return {"text": text, "finish_reason": finish}
+    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
+        """See Form."""
+        return {"text": self._envelope.prompt_text(0) + results[0].text, "tokens_generated": completion_tokens}
 
-    def closing(self, envelope: Envelope, ticket: Ticket) -> dict[str, Any]:
-        """See Format."""
-        return self.whole(envelope, "", ticket)
+    def chunk(self, piece: Piece) -> dict[str, Any]:
+        """See Form."""
+        text = piece.text if self._has_begun else self._envelope.prompt_text(0) + piece.text
+        self._has_begun = True
+        return {"text": text, "finish_reason": piece.finish}
+
+    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+        """See Form."""
+        return {"text": "", "tokens_generated": completion_tokens}
+
+
+def _with_usage(envelope: Envelope, body: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI says `usage: null` in every event before the last, when the last one has it."""
+    return {**body, "usage": None} if envelope.call.include_usage else body
+
+
+def _closing(envelope: Envelope, kind: str, completion_tokens: int) -> dict[str, Any] | None:
+    if not envelope.call.include_usage:
+        return None
+    return {**envelope.object(kind, []), "usage": envelope.usage(completion_tokens)}
 
 
 def event(body: Mapping[str, Any]) -> bytes:

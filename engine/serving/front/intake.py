@@ -9,58 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from engine.serving.front.errors import ApiError, ClientGone, unavailable
-from engine.serving.front.schemas import Call
+from engine.serving.front.calls import Call
+from engine.serving.front.errors import ApiError, deadline_passed, failed, invalid, unavailable
+from engine.serving.front.quotas import QueueClass, Quotas
+from engine.serving.front.ticket import Ticket
 from engine.serving.loop import EngineLoop, LoopState
-from engine.serving.request import ErrorKind, FinishReason, Update
+from engine.serving.request import ErrorKind, Update
 from engine.serving.settings import ServingSettings
 
 _RATE_WINDOW_S = 10.0
-
-
-class Ticket:
-    """One admitted request."""
-
-    def __init__(self, number: int, call: Call, arrived_at: float) -> None:
-        self.number = number
-        self.call = call
-        self.arrived_at = arrived_at
-        self.first_token_at = 0.0
-        self.finish: FinishReason | None = None
-        self.completion_tokens = 0
-        self._news: deque[Update | ApiError | ClientGone] = deque()
-        self._wake = asyncio.Event()
-
-    def put(self, news: Update | ApiError | ClientGone) -> None:
-        """Hand over news, or the reason there will be none. Whoever does not stream is woken only at the end."""
-        self._news.append(news)
-        if not self.first_token_at and isinstance(news, Update):
-            self.first_token_at = time.monotonic()
-        if self.call.stream or not isinstance(news, Update) or news.finish is not None:
-            self._wake.set()
-
-    async def next_text(self) -> str:
-        """Text that came since the last call, steps merged if several were done; waits for some.
-
-        After it `finish` is set if the generation is over. Raises ApiError or ClientGone when it ended badly.
-        """
-        await self._wake.wait()
-        self._wake.clear()
-        text = ""
-        while self._news and self.finish is None:
-            text += self._apply(self._news.popleft())
-        return text
-
-    def _apply(self, news: Update | ApiError | ClientGone) -> str:
-        if not isinstance(news, Update):
-            raise news
-        if news.error is not None:
-            raise _failed(news.error)
-        self.completion_tokens = news.completion_tokens
-        self.finish = news.finish
-        return news.text
 
 
 class Intake:
@@ -70,10 +30,16 @@ class Intake:
         self._loop = loop
         self._engine: EngineLoop | None = None
         self._tickets: dict[int, Ticket] = {}
+        """By the engine's number of each generation."""
+        self._settings: dict[int, ServingSettings] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._by_user: Counter[str] = Counter()
+        self._places: Counter[QueueClass] = Counter()
+        self._quotas = Quotas()
         self._ends: deque[float] = deque(maxlen=512)
         self._last_number = 0
+        self._in_flight = 0
+        self.on_room: Callable[[], None] = lambda: None
+        """Called when a request has ended: one that waits outside may be admitted now."""
         self.changed = asyncio.Event()
         """Set when the engine changed its state."""
         self.idle = asyncio.Event()
@@ -89,58 +55,65 @@ class Intake:
     @property
     def in_flight(self) -> int:
         """Requests admitted and not ended."""
-        return len(self._tickets)
+        return self._in_flight
 
-    def admit(self, call: Call, settings: ServingSettings, deadline_s: float) -> Ticket:
-        """Let a request in, or raise ApiError: 503 when closed or full, 429 when its user has too many here."""
+    def admit(
+        self,
+        call: Call,
+        settings: ServingSettings,
+        deadline_s: float,
+        *,
+        tenant: str = "",
+        queue_class: QueueClass = QueueClass.INTERACTIVE,
+    ) -> Ticket:
+        """Let a request in, or raise ApiError: 503 when closed or full, 429 when its tenant has too much here."""
         if self._engine is None or self.is_closed:
             raise unavailable(
                 "this replica is shutting down; ask another", "draining", retry_after_s=1, rejection="draining"
             )
-        if len(self._tickets) >= settings.max_batch + settings.max_queue:
-            raise unavailable(
-                f"{settings.max_queue} requests are waiting here already; try again shortly",
-                "queue_full",
-                retry_after_s=self._time_to_room(settings),
-                rejection="queue_full",
-            )
-        limit = settings.max_inflight_per_user
-        if limit and call.user and self._by_user[call.user] >= limit:
-            raise ApiError(
-                429,
-                f"user {call.user!r} has {limit} requests here already; wait for one to end",
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                param="user",
-                retry_after_s=self._time_to_room(settings),
-                rejection="user_limit",
-            )
-        self._last_number += 1
-        ticket = Ticket(self._last_number, call, time.monotonic())
-        self._tickets[ticket.number] = ticket
+        self._check_room(len(call.samples), queue_class, settings)
+        tenant = tenant or call.user
+        self._quotas.admit(tenant, call.prompt_tokens, settings, self._time_to_room(settings))
+        ticket = Ticket(self._last_number + 1, call, tenant, queue_class, time.monotonic())
+        self._last_number += len(call.samples)
+        self._in_flight += 1
         self.idle.clear()
-        self._by_user[call.user] += 1
-        self._timers[ticket.number] = self._loop.call_later(deadline_s, ticket.put, _deadline(deadline_s))
-        self._engine.submit(ticket.number, call.tokens, call.params, ticket.arrived_at)
+        self._places[queue_class] += len(call.samples)
+        self._settings[ticket.number] = settings
+        self._timers[ticket.number] = self._loop.call_later(deadline_s, ticket.put, deadline_passed(deadline_s))
+        for number, sample in zip(ticket.numbers, call.samples, strict=True):
+            self._tickets[number] = ticket
+            params = replace(sample.params, priority=queue_class.priority)
+            self._engine.submit(number, sample.tokens, params, ticket.arrived_at)
         return ticket
 
+    def has_room(self, queue_class: QueueClass, settings: ServingSettings) -> bool:
+        """Whether one more generation of a class would be let in."""
+        total = settings.max_batch + settings.max_queue
+        return self._places.total() < total and self._places[queue_class] < queue_class.places(settings)
+
     def close(self, ticket: Ticket) -> None:
-        """The request is over for the front; the engine drops it if it was not done. May be called again."""
-        if self._tickets.pop(ticket.number, None) is None:
+        """The request is over for the front; the engine drops what was not done. May be called again."""
+        timer = self._timers.pop(ticket.number, None)
+        if timer is None:
             return
-        if not self._tickets:
+        timer.cancel()
+        for number in ticket.numbers:
+            del self._tickets[number]
+        self._places[ticket.queue_class] -= len(ticket.numbers)
+        self._in_flight -= 1
+        if not self._in_flight:
             self.idle.set()
-        self._timers.pop(ticket.number).cancel()
-        self._by_user[ticket.call.user] -= 1
-        if self._by_user[ticket.call.user] == 0:
-            del self._by_user[ticket.call.user]
+        self._quotas.release(ticket.tenant, ticket.completion_tokens, self._settings.pop(ticket.number))
         self._ends.append(time.monotonic())
-        if ticket.finish is None and self._engine is not None:
-            self._engine.cancel(ticket.number)
+        if self._engine is not None:
+            for number in ticket.unfinished:
+                self._engine.cancel(number)
+        self.on_room()
 
     def abort_all(self, reason: ApiError) -> None:
         """End every request with `reason`."""
-        for ticket in self._tickets.values():
+        for ticket in set(self._tickets.values()):
             ticket.put(reason)
 
     def on_updates(self, updates: Sequence[Update]) -> None:
@@ -154,41 +127,40 @@ class Intake:
     def _route(self, updates: Sequence[Update]) -> None:
         for update in updates:
             ticket = self._tickets.get(update.number)
-            if ticket is not None:
-                ticket.put(update)
+            if ticket is not None and ticket.put(update) and self._engine is not None:
+                self._engine.cancel(update.number)
 
     def _state_changed(self, state: LoopState) -> None:
         self.changed.set()
         if state is LoopState.DEAD:
-            self.abort_all(_failed(ErrorKind.ENGINE_DEAD))
+            self.abort_all(failed(ErrorKind.ENGINE_DEAD))
+
+    def _check_room(self, wanted: int, queue_class: QueueClass, settings: ServingSettings) -> None:
+        """Raises ApiError when the request does not fit beside those that are here."""
+        places = queue_class.places(settings)
+        if wanted > places:
+            raise invalid(
+                f"the request starts {wanted} generations, and this server takes {places} of class {queue_class} "
+                "at once: send several requests",
+                "n",
+            )
+        total = settings.max_batch + settings.max_queue
+        if self._places.total() + wanted > total:
+            waiting, whose = settings.max_queue, ""
+        elif self._places[queue_class] + wanted > places:
+            waiting, whose = places - settings.max_batch, f" of class {queue_class}"
+        else:
+            return
+        raise unavailable(
+            f"{waiting} requests{whose} are waiting here already; try again shortly",
+            "queue_full",
+            retry_after_s=self._time_to_room(settings),
+            rejection="queue_full",
+        )
 
     def _time_to_room(self, settings: ServingSettings) -> float:
         """Seconds until the queue would be through, at the rate of the last ten seconds; 1 to 60."""
         now = time.monotonic()
         recent = sum(1 for at in self._ends if now - at < _RATE_WINDOW_S)
-        queued = max(1, len(self._tickets) - settings.max_batch)
+        queued = max(1, self._in_flight - settings.max_batch)
         return min(60.0, max(1.0, queued * _RATE_WINDOW_S / max(1, recent)))
-
-
-def _deadline(deadline_s: float) -> ApiError:
-    return ApiError(
-        504,
-        f"the answer was not complete within {deadline_s:g} s; ask for fewer tokens, or try again later",
-        kind="timeout_error",
-        code="deadline_exceeded",
-    )
-
-
-def _failed(kind: ErrorKind) -> ApiError:
-    match kind:
-        case ErrorKind.OUT_OF_MEMORY:
-            return unavailable("there was not enough memory for this request; try again", kind.value, retry_after_s=1)
-        case ErrorKind.ENGINE_DEAD:
-            return unavailable("the engine of this replica died; ask another", kind.value, retry_after_s=1)
-        case ErrorKind.NOT_A_NUMBER:
-            return ApiError(
-                500,
-                "the model computed something that is not a number; its release should be rolled back",
-                kind="server_error",
-                code=kind.value,
-            )

@@ -1,64 +1,117 @@
-"""What may be asked over HTTP: the bodies, their checks, and what they mean to the engine."""
+"""What may be asked over HTTP: the bodies and their checks. What they mean to a model is calls.py's matter.
+
+The JSON schemas of `/openapi.json` are made from these classes, so a field's docstring is what a caller reads.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.serving.front.errors import ApiError, invalid
-from engine.serving.loop import ModelCard
-from engine.serving.request import SamplingParams
+from engine.serving.front.errors import invalid
+
+MAX_CHOICES = 16
+"""Answers one prompt may be given at once (`n`, `best_of`)."""
+MAX_GENERATIONS = 128
+"""Generations one request may start: prompts times `best_of`."""
+_INT64 = 1 << 63
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2.0, le=2.0, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
+Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES)]
+
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "suffix": ("",),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "min_tokens": (0,),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "prompt_logprobs": (),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
 }
-"""Options of OpenAI's API that this server lacks, and the values that ask for nothing. Others are refused."""
-
-
-class _Body(BaseModel):
-    """What all three endpoints share. Unknown fields that change no text (metadata, store, …) are let through."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    model: str | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=1.0, ge=0.0, le=2.0, allow_inf_nan=False)
-    top_k: int = Field(default=0, ge=-1)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0, allow_inf_nan=False)
-    seed: int | None = None
-    stop: list[StopString] = Field(default_factory=list, max_length=4)
-    stream: bool = False
-    user: str = ""
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
-
-
-B = TypeVar("B", bound=_Body)
+"""Options of OpenAI's and vLLM's APIs that this server lacks, and the values that ask for nothing. Others are refused."""
 
 
 class StreamOptions(BaseModel):
     """Options of a streamed answer."""
 
     include_usage: bool = False
+    """Send the token counts as a last event of their own."""
 
 
-class CompletionBody(_Body):
+class Body(BaseModel):
+    """What all three endpoints share. Unknown fields that change no text (metadata, store, …) are let through."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, use_attribute_docstrings=True)
+
+    model: str | None = None
+    """The service's or the release's name; left out: whatever this server has."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens to generate; prompt and answer must fit the model's context together."""
+    temperature: float = Field(default=1.0, ge=0.0, le=2.0, allow_inf_nan=False)
+    """0 takes the likeliest token each time."""
+    top_k: int = Field(default=0, ge=-1)
+    """Draw among this many likeliest tokens; 0 or -1: among all."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0, allow_inf_nan=False)
+    """Draw among the likeliest tokens that together have this probability."""
+    min_p: Probability = 0.0
+    """Leave out tokens less likely than this share of the likeliest one's probability."""
+    seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
+    """Fixes the draws, whatever else is in the batch. Choice i draws from seed + i."""
+    stop: list[StopString] = Field(default_factory=list, max_length=16)
+    """The answer ends before the first of these; a single string may be given as it is."""
+    stop_token_ids: list[int] = Field(default_factory=list, max_length=64)
+    """The answer ends at any of these tokens, which are not shown."""
+    ignore_eos: bool = False
+    """Go on to max_tokens whatever the model says: for measuring."""
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: float = Field(default=1.0, gt=0.0, le=10.0, allow_inf_nan=False)
+    """Above 1: tokens that stand in prompt or answer already become less likely."""
+    logit_bias: dict[str, Bias] = Field(default_factory=dict, max_length=1024)
+    """Token id to what is added to its logit, -100 to 100."""
+    n: Choices = 1
+    """Answers to each prompt."""
+    stream: bool = False
+    """Server-sent events, ended by `data: [DONE]`."""
+    stream_options: StreamOptions = StreamOptions()
+    user: str = Field(default="", max_length=256)
+    """Whose quota this counts against, unless the gateway says who it is."""
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    """Keep this many tokens of the prompt's end (-1: as many as fit) instead of refusing a prompt that is too long."""
+
+
+class CompletionBody(Body):
     """POST /v1/completions."""
 
-    prompt: str | list[int] | list[str]
-    stream_options: StreamOptions = StreamOptions()
+    prompt: str | list[int] | list[str] | list[list[int]]
+    """A text, token ids, or a list of either: each becomes a choice (or `n`) of its own."""
+    best_of: Choices | None = None
+    """Generate this many answers to each prompt and send the `n` likeliest."""
+    echo: bool = False
+    """Begin the answer with the prompt."""
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    """Send the log probability of each token, and of this many likeliest ones."""
 
 
 class Message(BaseModel):
@@ -78,56 +131,33 @@ class Message(BaseModel):
         return "".join(part["text"] for part in self.content)
 
 
-class ChatBody(_Body):
+class ChatBody(Body):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    stream_options: StreamOptions = StreamOptions()
+    """OpenAI's newer name for max_tokens; it wins if both are there."""
+    logprobs: bool = False
+    """Send the log probability of each token."""
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+    """And of this many likeliest ones; needs `logprobs`."""
 
 
-class GenerateBody(_Body):
+class GenerateBody(Body):
     """POST /generate: the short form. `max_tokens` is at most; the answer says how many there were."""
 
     prompt: str
     max_tokens: int | None = Field(default=100, ge=1)
     temperature: float = Field(default=0.8, ge=0.0, le=2.0, allow_inf_nan=False)
     top_k: int = Field(default=200, ge=-1)
+    echo: bool = True
+    """The text begins with the prompt; false: the answer alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A checked request: tokens and parameters that fit the model."""
-
-    tokens: tuple[int, ...]
-    params: SamplingParams
-    user: str
-    stream: bool = False
-    include_usage: bool = False
+B = TypeVar("B", bound=BaseModel)
 
 
-def completion_call(value: object, card: ModelCard, served: frozenset[str]) -> Call:
-    """The call that a /v1/completions body makes. Raises ApiError."""
-    body = _parse(CompletionBody, value)
-    tokens = _prompt_tokens(body.prompt, card)
-    return _call(body, tokens, body.max_tokens, 16, card, served, include_usage=body.stream_options.include_usage)
-
-
-def chat_call(value: object, card: ModelCard, served: frozenset[str]) -> Call:
-    """The call that a /v1/chat/completions body makes: the turns' texts, joined by newlines, are the prompt."""
-    body = _parse(ChatBody, value)
-    tokens = card.tokenizer.encode("\n".join(message.text() for message in body.messages))
-    wanted = body.max_completion_tokens or body.max_tokens
-    return _call(body, tokens, wanted, card.context, card, served, include_usage=body.stream_options.include_usage)
-
-
-def generate_call(value: object, card: ModelCard, served: frozenset[str]) -> Call:
-    """The call that a /generate body makes."""
-    body = _parse(GenerateBody, value)
-    return _call(body, card.tokenizer.encode(body.prompt), None, body.max_tokens or 100, card, served)
-
-
-def _parse(kind: type[B], value: object) -> B:
+def parse(kind: type[B], value: object) -> B:
     """The body as `kind`. A null is a field left out, as OpenAI's clients mean it. Raises ApiError."""
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object")
@@ -148,68 +178,3 @@ def _parse(kind: type[B], value: object) -> B:
 def _is_name(part: int | str) -> bool:
     """Whether a part of a pydantic location is the caller's: an index or a field, not the branch of a union."""
     return isinstance(part, int) or (part.isidentifier() and part not in ("str", "int"))
-
-
-def _prompt_tokens(prompt: str | list[int] | list[str], card: ModelCard) -> list[int]:
-    if isinstance(prompt, str):
-        return card.tokenizer.encode(prompt)
-    texts = [part for part in prompt if isinstance(part, str)]
-    if texts:
-        if len(texts) > 1:
-            raise invalid("one prompt a request; send several requests, they are batched together", "prompt")
-        return card.tokenizer.encode(texts[0])
-    ids = [part for part in prompt if isinstance(part, int)]
-    if any(not 0 <= token < card.tokenizer.vocab_size for token in ids):
-        raise invalid(f"token ids must be from 0 to {card.tokenizer.vocab_size - 1}", "prompt")
-    return ids
-
-
-def _call(
-    body: _Body,
-    tokens: list[int],
-    wanted: int | None,
-    default: int,
-    card: ModelCard,
-    served: frozenset[str],
-    *,
-    include_usage: bool = False,
-) -> Call:
-    """Fit the request into the model's context. `wanted` must fit as it is; `default` is cut to the room there is."""
-    if body.model and body.model not in served:
-        names = ", ".join(sorted(served))
-        raise invalid(
-            f"there is no model {body.model!r} here; this server has {names}",
-            "model",
-            code="model_not_found",
-            status=404,
-        )
-    if body.truncate_prompt_tokens is not None:
-        keep = body.truncate_prompt_tokens
-        if keep < 0:
-            keep = max(1, card.context - (wanted or 1))
-        tokens = tokens[max(0, len(tokens) - keep) :]
-    if not tokens:
-        raise invalid("the prompt is empty; send at least one character", "prompt")
-    room = card.context - len(tokens)
-    if room < (wanted or 1):
-        raise _too_long(len(tokens), wanted, card.context)
-    params = SamplingParams(
-        max_tokens=wanted or min(default, room),
-        temperature=body.temperature,
-        top_k=max(0, body.top_k),
-        top_p=body.top_p,
-        seed=body.seed,
-        stop=tuple(body.stop),
-    )
-    return Call(tuple(tokens), params, body.user, body.stream, include_usage)
-
-
-def _too_long(prompt: int, wanted: int | None, context: int) -> ApiError:
-    """OpenAI's answer to what does not fit; nothing is cut off behind the caller's back."""
-    asked = f" and max_tokens asks for {wanted} more" if wanted else ", which leaves no room for an answer"
-    if wanted and prompt < context:
-        way_out = f"ask for at most {context - prompt}"
-    else:
-        way_out = "send a shorter prompt, or truncate_prompt_tokens to keep its end"
-    message = f"the model's context is {context} tokens; the prompt has {prompt}{asked}: {way_out}"
-    return invalid(message, "max_tokens" if wanted and prompt < context else "prompt", code="context_length_exceeded")
