@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from engine.serving.metrics import ServingMetrics
 from engine.serving.request import FinishReason, SamplingParams, Update
 from engine.serving.settings import ServingSettings
-from engine.serving.tokenizer import CharTokenizer
+from engine.serving.tokenizer import Tokenizer
 from state.words import OperationFailed
 
 if TYPE_CHECKING:
@@ -43,11 +43,13 @@ class ModelCard:
 
     release_id: str
     digest: str
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     context: int
     parameters: int
     device: str
     settings: ServingSettings
+    cache_blocks: int = 0
+    block_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +153,11 @@ class EngineLoop:
             self._warm_up(core, card)
             self.card = card
             self._metrics.describe_cache(
-                slots=card.settings.max_batch, block_size=card.context, dtype=card.settings.dtype
+                blocks=card.cache_blocks, block_size=card.block_size, dtype=card.settings.dtype
             )
             self._enter(LoopState.SERVING, "")
-            capacity = card.settings.max_batch * card.context
             while not self._stopping:
-                self._turn(core, capacity)
+                self._turn(core)
         except BaseException as error:
             # Whatever ends this thread is on record, and answered with 503; the process ends soon after.
             self.failure = error
@@ -179,7 +180,7 @@ class EngineLoop:
                         hint="the model's weights are not usable; serve another release",
                     )
 
-    def _turn(self, core: EngineCore, capacity: int) -> None:
+    def _turn(self, core: EngineCore) -> None:
         """Take messages, do one step, tell. Without work, wait for a message as long as one beat."""
         self._beat_at = time.monotonic()
         self._take_messages(core)
@@ -195,7 +196,7 @@ class EngineLoop:
         if has_moved:
             self._progress_at = time.monotonic()
         self._running, self._waiting = core.running, core.waiting
-        self._metrics.record_load(running=core.running, waiting=core.waiting, cache_usage=core.cached_tokens / capacity)
+        self._metrics.record_load(running=core.running, waiting=core.waiting, cache_usage=core.cache_usage)
 
     def _take_messages(self, core: EngineCore) -> None:
         while True:

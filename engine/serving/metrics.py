@@ -115,15 +115,15 @@ class ServingMetrics:
         self._waiting.set(waiting)
         self._cache_usage.set(cache_usage)
 
-    def describe_cache(self, *, slots: int, block_size: int, dtype: str) -> None:
-        """Publish the cache's shape once it is known. A block of ours is a whole slot."""
+    def describe_cache(self, *, blocks: int, block_size: int, dtype: str) -> None:
+        """Publish the cache's shape once it is known."""
         info = Gauge(
             "vllm:cache_config_info",
             "The KV cache's configuration",
             (*_LABELS, "block_size", "num_gpu_blocks", "cache_dtype"),
             registry=self.registry,
         )
-        info.labels(*self._labels, str(block_size), str(slots), dtype).set(1)
+        info.labels(*self._labels, str(block_size), str(blocks), dtype).set(1)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus's text format."""

@@ -30,6 +30,8 @@ class SamplingParams:
     """Token id -> what is added to its logit."""
     logprobs: int | None = None
     """None: no log probabilities; n: those of the chosen token and of the n likeliest."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end the answer as the model's own end token does, unseen."""
     ignore_eos: bool = False
     """Go on to `max_tokens` whatever the model says: for measuring."""
     priority: int = 0

@@ -39,11 +39,21 @@ class ServingSettings(BaseModel):
 
     backend: Literal["torch"] = "torch"
     """What computes: ours, on torch. The settings of `vllm` and `command` are in engine/serving/backend."""
-    max_batch: int = Field(default=8, ge=1, le=1024)
-    """Sequences that decode together; each has a slot in the KV cache."""
-    max_batch_tokens: int = Field(default=256, ge=1)
+    max_batch: int = Field(default=32, ge=1, le=1024)
+    """Sequences that decode together."""
+    max_batch_tokens: int = Field(default=512, ge=1)
     """Tokens computed in one step, prompts and new ones together. A longer prompt is computed in chunks."""
+    max_context: int = Field(default=0, ge=0)
+    """The longest sequence, prompt and answer together; 0: what the model was made for."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "int8", "int8_weight_only", "int4"] = "none"
+    """Weights in fewer bits: compute/quantize.py says how. The cache and the norms stay in `dtype`."""
+    block_size: int = Field(default=16, ge=1, le=1024)
+    """Tokens in a block of the KV cache."""
+    kv_cache_mib: int = Field(default=0, ge=0)
+    """MiB of KV cache; 0: whole contexts for the whole batch, or what fits of them."""
+    prefix_cache: bool = True
+    """Keep what was computed of a prompt for others that begin the same way."""
     max_queue: int = Field(default=64, ge=1)
     """Requests that may wait for a slot; one more is answered 503 with Retry-After."""
     max_inflight_per_user: int = Field(default=0, ge=0)

@@ -79,26 +79,24 @@ def prepare(payload: ServerPayload, digest: str) -> tuple[EngineCore, ModelCard]
 
     import torch
 
-    from engine.serving.compute.core import EngineCore
-    from engine.serving.compute.runner import Runner
+    from engine.serving.compute.assemble import engine_for, optimize, served_shape
     from engine.serving.loader import load_model
 
     torch.set_num_threads(thread_count(payload.threads))
     loaded = load_model(bundle, settings)
-    core = EngineCore(
-        Runner(loaded, settings.max_batch),
-        loaded.tokenizer,
-        max_batch=settings.max_batch,
-        max_batch_tokens=settings.max_batch_tokens,
-    )
+    parameters = loaded.model.parameter_count()
+    optimize(loaded)
+    core = engine_for(loaded)
     card = ModelCard(
         release_id=release_id,
         digest=bundle.digest,
         tokenizer=loaded.tokenizer,
-        context=loaded.config.block_size,
-        parameters=loaded.model.parameter_count(),
+        context=served_shape(loaded).context,
+        parameters=parameters,
         device=str(loaded.device),
         settings=settings,
+        cache_blocks=core.blocks.count,
+        block_size=core.blocks.size,
     )
     # What is loaded now stays for life: the collector need not look at torch's modules again.
     gc.collect()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from engine.serving.compute.assemble import engine_for
+from engine.serving.compute.attention import Row
 from engine.serving.compute.core import EngineCore
 from engine.serving.compute.generate import generate_text
-from engine.serving.compute.runner import Row, Runner
+from engine.serving.compute.runner import StepRunner
 from engine.serving.loader import LoadedModel
 from engine.serving.models.gpt import GPT, GPTConfig
 from engine.serving.request import ErrorKind, FinishReason, SamplingParams, Update
@@ -34,10 +38,9 @@ def loaded() -> LoadedModel:
     return LoadedModel(model.eval(), CharTokenizer(LETTERS), CONFIG, ServingSettings())
 
 
-def engine(loaded: LoadedModel, max_batch: int = 8, max_batch_tokens: int = 256) -> EngineCore:
-    return EngineCore(
-        Runner(loaded, max_batch), loaded.tokenizer, max_batch=max_batch, max_batch_tokens=max_batch_tokens
-    )
+def engine(loaded: LoadedModel, max_batch: int = 8, max_batch_tokens: int = 256, **settings: Any) -> EngineCore:
+    serving = {"max_batch": max_batch, "max_batch_tokens": max_batch_tokens, "block_size": 4, **settings}
+    return engine_for(replace(loaded, serving=ServingSettings(**serving)))
 
 
 def run(core: EngineCore, requests: dict[int, tuple[str, SamplingParams]], arrive_every: int = 0) -> dict[int, str]:
@@ -136,12 +139,12 @@ def test_a_stop_string_ends_the_text_before_it(loaded: LoadedModel) -> None:
 class ShortOfMemory:
     """A runner on a device that cannot hold a sequence of more than `limit` tokens, or `limit` rows at once."""
 
-    def __init__(self, runner: Runner, limit: int) -> None:
+    def __init__(self, runner: StepRunner, limit: int) -> None:
         self._runner = runner
         self._limit = limit
 
     def run(self, rows: Sequence[Row]) -> Tensor:
-        if len(rows) * max(row.start + len(row.tokens) for row in rows) > self._limit:
+        if len(rows) * max(row.end for row in rows) > self._limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return self._runner.run(rows)
 
@@ -149,7 +152,8 @@ class ShortOfMemory:
 def test_out_of_memory_fails_the_request_that_alone_is_too_much_and_no_other(loaded: LoadedModel) -> None:
     params = SamplingParams(max_tokens=8, temperature=0.0)
     prompts = {1: "ab", 2: "abcdefghijklmnopqrstuvwxyzabcdef", 3: "xyz", 4: "q"}
-    core = EngineCore(ShortOfMemory(Runner(loaded, 8), 20), loaded.tokenizer, max_batch=8, max_batch_tokens=256)
+    core = engine(loaded)
+    core.runner = ShortOfMemory(core.runner, 20)
     texts, errors = dict.fromkeys(prompts, ""), {}
     for number, prompt in prompts.items():
         core.add(number, loaded.tokenizer.encode(prompt), params, arrived_at=0.0)
@@ -178,7 +182,7 @@ def test_weights_that_are_not_numbers_end_the_request_instead_of_making_up_token
 
 def test_a_step_reports_times_of_a_request(loaded: LoadedModel) -> None:
     now = [100.0]
-    core = EngineCore(Runner(loaded, 1), loaded.tokenizer, max_batch=1, max_batch_tokens=64, clock=lambda: now[0])
+    core = engine_for(loaded, clock=lambda: now[0])
     core.add(1, [1, 2, 3], SamplingParams(max_tokens=3, temperature=0.0), arrived_at=98.0)
     first = core.step()
     assert (first.first_token_s, first.gaps_s, first.computed_tokens) == ((2.0,), (), 3)

@@ -17,8 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor
 
 from engine.serving import server
-from engine.serving.compute.core import EngineCore
-from engine.serving.compute.runner import Row, Runner
+from engine.serving.compute.assemble import engine_for
+from engine.serving.compute.attention import Row
+from engine.serving.compute.runner import StepRunner
 from engine.serving.front.api import Front
 from engine.serving.front.intake import Intake
 from engine.serving.loader import LoadedModel
@@ -36,7 +37,7 @@ PROMPT = {"model": "chat", "prompt": "abc", "max_tokens": 4, "temperature": 0}
 class Valve:
     """A runner whose steps a test can stop (`open.clear()`) or make fail (`failure`)."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: StepRunner) -> None:
         self._runner = runner
         self.open = threading.Event()
         self.open.set()
@@ -56,14 +57,10 @@ class Replica:
         self.settings = ServingSettings(**{"max_batch": 1, "max_queue": 1, **settings})
         torch.manual_seed(1)
         loaded = LoadedModel(GPT(CONFIG).eval(), CharTokenizer(" abc"), CONFIG, self.settings)
-        self.valve = Valve(Runner(loaded, self.settings.max_batch))
-        core = EngineCore(
-            self.valve,
-            loaded.tokenizer,
-            max_batch=self.settings.max_batch,
-            max_batch_tokens=self.settings.max_batch_tokens,
-        )
-        card = ModelCard("charlm-1", "d" * 64, loaded.tokenizer, CONFIG.block_size, 1, "cpu", self.settings)
+        core = engine_for(loaded)
+        core.runner = self.valve = Valve(core.runner)
+        card = ModelCard("charlm-1", "d" * 64, loaded.tokenizer, CONFIG.block_size, 1, "cpu", self.settings,
+                         core.blocks.count, core.blocks.size)  # fmt: skip
         self.intake = Intake(asyncio.get_running_loop())
         metrics = ServingMetrics("chat")
         self.engine = EngineLoop(lambda: (core, card), metrics, self.intake)
@@ -352,7 +349,7 @@ async def test_every_series_exists_before_the_first_request(replicas: Callable[.
     for reason in ("queue_full", "user_limit", "draining", "injected_fault"):
         assert await replica.metric("vllm:admission_rejections_total", reason=reason) == 0
     assert await replica.metric("vllm:time_to_first_token_seconds_bucket", le="0.001") == 0
-    assert await replica.metric("vllm:cache_config_info", block_size="32", num_gpu_blocks="1") == 1
+    assert await replica.metric("vllm:cache_config_info", block_size="16", num_gpu_blocks="2") == 1
     await replica.post(**PROMPT)
     assert await replica.metric("vllm:generation_tokens_total") == 4
     assert await replica.metric("vllm:prompt_tokens_total") == 3

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.serving.compute.sampling import sample
+from engine.serving.compute.blocks import BlockPool
+from engine.serving.compute.sampling import Draw, sample
 from engine.serving.compute.scheduler import Generation, Scheduler
 from engine.serving.front.fault import FaultInjector, refuse_unless_allowed
 from engine.serving.loop import EngineStatus, LoopState
@@ -22,7 +23,11 @@ from state.words import ConfigError
 
 
 def generation(number: int, prompt: int) -> Generation:
-    return Generation(number, [0] * prompt, SamplingParams(max_tokens=8))
+    return Generation(number, [number] * prompt, SamplingParams(max_tokens=8), CharTokenizer("ab").stream())
+
+
+def scheduler_of(max_batch: int, max_batch_tokens: int, blocks: int = 256, size: int = 4) -> Scheduler:
+    return Scheduler(max_batch, max_batch_tokens, BlockPool(blocks, size))
 
 
 def advance(scheduler: Scheduler) -> list[tuple[int, int]]:
@@ -30,14 +35,14 @@ def advance(scheduler: Scheduler) -> list[tuple[int, int]]:
     chunks = scheduler.schedule()
     for chunk in chunks:
         samples = chunk.samples
-        chunk.generation.computed += chunk.count
+        scheduler.computed(chunk)
         if samples:
             chunk.generation.tokens.append(0)
     return [(chunk.generation.number, chunk.count) for chunk in chunks]
 
 
 def test_a_long_prompt_is_computed_in_chunks_while_the_others_keep_decoding() -> None:
-    scheduler = Scheduler(max_batch=4, max_batch_tokens=8)
+    scheduler = scheduler_of(4, 8)
     scheduler.add(generation(1, 3))
     assert advance(scheduler) == [(1, 3)]
     scheduler.add(generation(2, 20))
@@ -50,7 +55,7 @@ def test_a_long_prompt_is_computed_in_chunks_while_the_others_keep_decoding() ->
 
 
 def test_requests_wait_in_order_of_arrival_until_a_slot_is_free() -> None:
-    scheduler = Scheduler(max_batch=2, max_batch_tokens=64)
+    scheduler = scheduler_of(2, 64)
     first, second, third, fourth = (generation(number, 2) for number in (1, 2, 3, 4))
     for one in (first, second, third, fourth):
         scheduler.add(one)
@@ -58,7 +63,6 @@ def test_requests_wait_in_order_of_arrival_until_a_slot_is_free() -> None:
     scheduler.remove(third)
     scheduler.remove(first)
     assert advance(scheduler) == [(2, 1), (4, 2)]
-    assert fourth.slot == 0
 
 
 @given(
@@ -70,7 +74,7 @@ def test_every_step_keeps_to_its_budget_and_every_request_gets_through(
     prompts: list[int], max_batch: int, extra: int
 ) -> None:
     budget = max_batch + extra
-    scheduler = Scheduler(max_batch, budget)
+    scheduler = scheduler_of(max_batch, budget)
     live = {number: generation(number, prompt) for number, prompt in enumerate(prompts)}
     for one in live.values():
         scheduler.add(one)
@@ -80,8 +84,9 @@ def test_every_step_keeps_to_its_budget_and_every_request_gets_through(
         assert steps < 2000
         done = advance(scheduler)
         assert 0 < sum(count for _, count in done) <= budget
-        slots = [one.slot for one in scheduler.running]
-        assert len(set(slots)) == len(slots) <= max_batch
+        held = [block for one in scheduler.running for block in one.table]
+        assert len(scheduler.running) <= max_batch
+        assert len(set(held)) == len(held) == scheduler.blocks.used
         for one in list(scheduler.running):
             if one.completion_tokens == 3:
                 scheduler.remove(one)
@@ -93,7 +98,8 @@ def test_sampling_follows_the_distribution_and_each_row_its_own_parameters() -> 
     draws = [(index + 0.5) / count for index in range(count)]
 
     def shares(params: SamplingParams) -> list[float]:
-        tokens = Counter(sample(logits.repeat(count, 1), [params] * count, draws))
+        chosen = sample(logits.repeat(count, 1), [Draw(params, uniform) for uniform in draws])
+        tokens = Counter(one.token for one in chosen)
         return [round(tokens[token] / count, 2) for token in range(4)]
 
     assert shares(SamplingParams(1, temperature=1.0)) == [0.5, 0.3, 0.15, 0.05]
@@ -102,7 +108,8 @@ def test_sampling_follows_the_distribution_and_each_row_its_own_parameters() -> 
     assert shares(SamplingParams(1, temperature=1.0, top_p=0.01)) == [1.0, 0.0, 0.0, 0.0]
     assert shares(SamplingParams(1, temperature=0.0)) == [1.0, 0.0, 0.0, 0.0]
     mixed = [SamplingParams(1, temperature=0.0), SamplingParams(1, temperature=1.0), SamplingParams(1, top_k=1)]
-    assert sample(logits.repeat(3, 1), mixed, [0.99, 0.99, 0.99]) == [0, 3, 0]
+    chosen = sample(logits.repeat(3, 1), [Draw(params, 0.99) for params in mixed])
+    assert [one.token for one in chosen] == [0, 3, 0]
 
 
 @given(text=st.text("ab", max_size=30), stop=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from engine.serving.compute.runner import Row, StepRunner
-from engine.serving.compute.sampling import sample
+from engine.serving.compute.attention import Row
+from engine.serving.compute.blocks import BlockPool
+from engine.serving.compute.penalties import asks_for_it
+from engine.serving.compute.runner import StepRunner
+from engine.serving.compute.sampling import Chosen, Draw, sample
 from engine.serving.compute.scheduler import Chunk, Generation, Scheduler
 from engine.serving.request import ErrorKind, FinishReason, SamplingParams, Update
-from engine.serving.tokenizer import CharTokenizer
+from engine.serving.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Finished:
     prefill_s: float
     decode_s: float
     e2e_s: float
+    cached_tokens: int = 0
+    """Prompt tokens that were found in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,12 @@ class StepReport:
     first_token_s: tuple[float, ...] = ()
     gaps_s: tuple[float, ...] = ()
     finished: tuple[Finished, ...] = ()
+    preemptions: int = 0
+    """Generations that had to give their cache up, in this step."""
+    prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache, in this step."""
+    prefix_hits: int = 0
+    """Those found there."""
 
 
 class _Step:
@@ -52,7 +62,7 @@ class _Step:
         self.gaps_s: list[float] = []
         self.finished: list[Finished] = []
 
-    def report(self, computed: int) -> StepReport:
+    def report(self, computed: int, preemptions: int, prefix_queries: int, prefix_hits: int) -> StepReport:
         return StepReport(
             updates=tuple(self.updates),
             computed_tokens=computed,
@@ -60,6 +70,9 @@ class _Step:
             first_token_s=tuple(self.first_token_s),
             gaps_s=tuple(self.gaps_s),
             finished=tuple(self.finished),
+            preemptions=preemptions,
+            prefix_queries=prefix_queries,
+            prefix_hits=prefix_hits,
         )
 
 
@@ -69,16 +82,19 @@ class EngineCore:
     def __init__(
         self,
         runner: StepRunner,
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
+        blocks: BlockPool,
         *,
         max_batch: int,
         max_batch_tokens: int,
+        prefix_cache: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._tokenizer = tokenizer
         self._clock = clock
-        self._scheduler = Scheduler(max_batch, max_batch_tokens)
+        self.blocks = blocks
+        self._scheduler = Scheduler(max_batch, max_batch_tokens, blocks, prefix_cache=prefix_cache)
         self._live: dict[int, Generation] = {}
 
     @property
@@ -88,24 +104,26 @@ class EngineCore:
 
     @property
     def waiting(self) -> int:
-        """Generations without a slot."""
+        """Generations that have not begun, or had to give way."""
         return len(self._scheduler.waiting)
 
     @property
     def running(self) -> int:
-        """Generations with a slot."""
+        """Generations under way."""
         return len(self._scheduler.running)
 
     @property
-    def cached_tokens(self) -> int:
-        """Positions of the KV cache in use."""
-        return sum(generation.computed for generation in self._scheduler.running)
+    def cache_usage(self) -> float:
+        """The share of the KV cache that is in use, 0 to 1."""
+        return self.blocks.used / self.blocks.count
 
     def add(
         self, number: int, tokens: Sequence[int], params: SamplingParams, *, arrived_at: float, is_warmup: bool = False
     ) -> None:
         """Queue a generation. The caller has checked that prompt and `max_tokens` fit the context."""
-        generation = Generation(number, list(tokens), params, arrived_at=arrived_at, is_warmup=is_warmup)
+        generation = Generation(
+            number, list(tokens), params, self._tokenizer.stream(), arrived_at=arrived_at, is_warmup=is_warmup
+        )
         self._live[number] = generation
         self._scheduler.add(generation)
 
@@ -118,32 +136,30 @@ class EngineCore:
 
     def step(self) -> StepReport:
         """Do one step. Errors other than running out of memory propagate: the engine cannot vouch for itself then."""
-        chunks = self._scheduler.schedule()
+        scheduler = self._scheduler
+        before = scheduler.preemptions, scheduler.prefix_queries, scheduler.prefix_hits
+        chunks = scheduler.schedule()
         started = self._clock()
         for chunk in chunks:
-            if chunk.generation.computed == 0:
+            if not chunk.generation.scheduled_at:
                 chunk.generation.scheduled_at = started
         step = _Step()
-        sampled: list[tuple[Generation, Tensor]] = []
-        for group in (
-            [chunk for chunk in chunks if chunk.count == 1],
-            [chunk for chunk in chunks if chunk.count > 1],
-        ):
-            if group:
-                self._compute(group, sampled, step)
-        if sampled:
-            self._sample(sampled, step)
-        return step.report(sum(chunk.count for chunk in chunks))
+        if chunks:
+            self._compute(chunks, step)
+        after = scheduler.preemptions, scheduler.prefix_queries, scheduler.prefix_hits
+        return step.report(sum(chunk.count for chunk in chunks), *(b - a for a, b in zip(before, after, strict=True)))
 
-    def _compute(self, chunks: list[Chunk], sampled: list[tuple[Generation, Tensor]], step: _Step) -> None:
+    def _compute(self, chunks: list[Chunk], step: _Step) -> None:
         """Run chunks together. Out of memory: run halves, down to the one request that alone is too much."""
         rows = [
-            Row(g.slot, g.computed, g.tokens[g.computed : g.computed + chunk.count])
+            Row(g.table, g.computed, g.tokens[g.computed : g.computed + chunk.count], chunk.samples)
             for chunk in chunks
             for g in (chunk.generation,)
         ]
         try:
-            logits = self._runner.run(rows)
+            logits = self.runner.run(rows)
+            samplers = [chunk.generation for chunk in chunks if chunk.samples]
+            chosen = sample(logits, [_draw(generation) for generation in samplers]) if samplers else []
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -153,28 +169,24 @@ class EngineCore:
                 self._fail(chunks[0].generation, ErrorKind.OUT_OF_MEMORY, step)
                 return
             middle = len(chunks) // 2
-            self._compute(chunks[:middle], sampled, step)
-            self._compute(chunks[middle:], sampled, step)
+            self._compute(chunks[:middle], step)
+            self._compute(chunks[middle:], step)
             return
-        for index, chunk in enumerate(chunks):
-            if chunk.samples:
-                sampled.append((chunk.generation, logits[index]))
-            chunk.generation.computed += chunk.count
-
-    def _sample(self, sampled: list[tuple[Generation, Tensor]], step: _Step) -> None:
-        generations = [generation for generation, _ in sampled]
-        logits = torch.stack([row for _, row in sampled])
-        draws = [generation.rng.random() for generation in generations]
-        chosen = sample(logits, [generation.params for generation in generations], draws)
+        for chunk in chunks:
+            self._scheduler.computed(chunk)
         now = self._clock()
-        for generation, token in zip(generations, chosen, strict=True):
-            if token is None:
+        for generation, choice in zip(samplers, chosen, strict=True):
+            if choice.token is None:
+                # What it left in the cache cannot be trusted either.
+                self.blocks.forget_all()
                 self._fail(generation, ErrorKind.NOT_A_NUMBER, step)
             else:
-                self._append(generation, token, now, step)
+                self._append(generation, choice.token, choice, now, step)
 
-    def _append(self, generation: Generation, token: int, now: float, step: _Step) -> None:
+    def _append(self, generation: Generation, token: int, choice: Chosen, now: float, step: _Step) -> None:
+        params = generation.params
         generation.tokens.append(token)
+        generation.uniform = generation.rng.random()
         step.generated += 1
         if generation.completion_tokens == 1:
             generation.first_token_at = now
@@ -183,16 +195,24 @@ class EngineCore:
         elif not generation.is_warmup:
             step.gaps_s.append(now - generation.last_token_at)
         generation.last_token_at = now
-        text, stopped = generation.text.push(self._tokenizer.decode((token,)))
-        finish = None
-        if stopped:
-            finish = FinishReason.STOP
-        elif generation.completion_tokens >= generation.params.max_tokens:
-            finish = FinishReason.LENGTH
-            text += generation.text.flush()
-        step.updates.append(Update(generation.number, text, generation.completion_tokens, finish))
+        ends = token in params.stop_token_ids or (token in self._tokenizer.eos_ids and not params.ignore_eos)
+        text, finish = self._text(generation, token, ends)
+        logprobs = (choice.logprobs,) if choice.logprobs is not None else ()
+        step.updates.append(Update(generation.number, text, generation.completion_tokens, finish, logprobs=logprobs))
         if finish is not None:
             self._close(generation, finish, now, step)
+
+    @staticmethod
+    def _text(generation: Generation, token: int, ends: bool) -> tuple[str, FinishReason | None]:
+        """What the token adds to the answer, and whether it ends it. A token that ends it is not shown."""
+        shown, stopped = generation.text.push("" if ends else generation.stream.push(token))
+        is_full = generation.completion_tokens >= generation.params.max_tokens
+        if not stopped and (ends or is_full):
+            rest, stopped = generation.text.push(generation.stream.flush())
+            shown += rest if stopped else rest + generation.text.flush()
+        if stopped or ends:
+            return shown, FinishReason.STOP
+        return shown, FinishReason.LENGTH if is_full else None
 
     def _fail(self, generation: Generation, kind: ErrorKind, step: _Step) -> None:
         step.updates.append(Update(generation.number, "", generation.completion_tokens, FinishReason.ERROR, kind))
@@ -217,7 +237,17 @@ class EngineCore:
             prefill_s=first - scheduled,
             decode_s=now - first,
             e2e_s=now - generation.arrived_at,
+            cached_tokens=generation.cached_tokens,
         )
+
+
+def _draw(generation: Generation) -> Draw:
+    """What sampling must know of a generation; its answer is copied only where a penalty asks for it."""
+    params, uniform = generation.params, generation.uniform
+    if not asks_for_it(params):
+        return Draw(params, uniform)
+    middle = generation.prompt_tokens
+    return Draw(params, uniform, generation.tokens[:middle], generation.tokens[middle:])
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from engine.serving.compute.core import EngineCore
-from engine.serving.compute.runner import Runner
+from dataclasses import replace
+
+from engine.serving.compute.assemble import engine_for, served_shape
 from engine.serving.loader import LoadedModel
 from engine.serving.request import FinishReason, SamplingParams
 from state.words import OperationFailed
@@ -18,11 +19,12 @@ def generate_text(loaded: LoadedModel, prompt: str, max_tokens: int, *, temperat
     tokens = loaded.tokenizer.encode(prompt)
     if not tokens or max_tokens < 1:
         raise ValueError("generate_text needs a prompt of at least one character and max_tokens of at least 1")
-    context = loaded.config.block_size
+    context = served_shape(loaded).context
     if context < 2:
         raise ValueError("a model with a context of one token cannot generate")
     wanted = min(max_tokens, context - 1)
-    core = EngineCore(Runner(loaded, slots=1), loaded.tokenizer, max_batch=1, max_batch_tokens=context)
+    settings = loaded.serving.model_copy(update={"max_batch": 1, "max_batch_tokens": context})
+    core = engine_for(replace(loaded, serving=settings))
     params = SamplingParams(max_tokens=wanted, temperature=temperature, seed=seed)
     core.add(1, tokens[-(context - wanted) :], params, arrived_at=0.0)
     text = ""

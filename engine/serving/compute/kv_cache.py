@@ -1,66 +1,96 @@
-"""Keys and values of the sequences in flight: one slot a sequence, one pair of tensors a layer.
+"""Keys and values of the sequences in flight: blocks of consecutive tokens, a pair of tensors a layer.
 
-A layer's tensors are [slots, heads, block_size + 1, head_dim]. The extra last position takes what padding writes;
-no mask ever admits it. Reads are cut to the longest live length, which is what keeps short sequences cheap
-(a full window costs 1.4-1.5 times as much). Layers are separate tensors so that a compiled step need not copy them.
+A layer's tensors are [blocks + 1, size, n_kv_head, head_dim]; the last block takes what padding writes and is never
+read unmasked. Layers are separate tensors so that a compiled step need not copy them. Memory that was never written is
+zero and, on a CPU, not yet there: a large cache costs what is used of it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from engine.serving.models.gpt import GPTConfig, LayerCache
+from engine.serving.models.decoder import Shape
+from state.words import ConfigError
+
+SHARE_OF_CPU_MEMORY = 0.5
+"""Of the memory that is free, what a cache may take when the settings leave it open: others live here too."""
+SHARE_OF_GPU_MEMORY = 0.9
 
 
-class SlotCache:
-    """The cache of one model on one device; `slots` sequences of up to `block_size` tokens."""
+def bytes_per_token(shape: Shape, dtype: torch.dtype) -> int:
+    """What one token costs in the cache, all layers together."""
+    return 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * dtype.itemsize
 
-    def __init__(self, config: GPTConfig, slots: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.slots = slots
-        self.block_size = config.block_size
-        self.dump = config.block_size
-        """The position where padding goes."""
-        shape = (slots, config.n_head, config.block_size + 1, config.head_dim)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """The size of a cache."""
+
+    blocks: int
+    block_size: int
+    nbytes: int
+
+
+def plan_cache(
+    shape: Shape, dtype: torch.dtype, *, max_batch: int, block_size: int, asked_bytes: int, available_bytes: int
+) -> CachePlan:
+    """The cache that `max_batch` whole contexts want, cut to `asked_bytes` (0: to `available_bytes`).
+
+    Raises ConfigError, with what would fit, when not even one context does: a request could wait for ever.
+    """
+    per_block = bytes_per_token(shape, dtype) * block_size
+    one = -(-shape.context // block_size)
+    limit = asked_bytes or available_bytes
+    affordable = limit // per_block - 1
+    if affordable < one:
+        fits = max(0, affordable * block_size)
+        raise ConfigError(
+            f"a context of {shape.context} tokens needs {one * per_block / 2**20:.0f} MiB of KV cache, and "
+            f"{limit / 2**20:.0f} MiB are {'asked for' if asked_bytes else 'available'}; {fits} tokens would fit",
+            hint=f"set max_context to at most {fits}, a smaller dtype, or a larger kv_cache_mib",
+        )
+    blocks = min(one * max_batch, affordable)
+    return CachePlan(blocks, block_size, (blocks + 1) * per_block)
+
+
+def available_bytes(device: torch.device) -> int:
+    """What a cache may take on the device as it is now."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return max(0, int(free - (1 - SHARE_OF_GPU_MEMORY) * total))
+    import psutil
+
+    return int(psutil.virtual_memory().available * SHARE_OF_CPU_MEMORY)
+
+
+class PagedCache:
+    """The cache of one model on one device."""
+
+    def __init__(self, shape: Shape, plan: CachePlan, device: torch.device, dtype: torch.dtype) -> None:
+        self.block_size = plan.block_size
+        self.blocks = plan.blocks
+        self.dump = plan.blocks
+        """The block where padding goes."""
+        size = (plan.blocks + 1, plan.block_size, shape.n_kv_head, shape.head_dim)
+        self.keys = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
+        self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, all layers together."""
+        """Bytes reserved, all layers together."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
-    def view(self, slots: Tensor, is_prefix: bool, positions: Tensor, live: int) -> list[LayerCache]:
-        """A step's window on every layer.
+    def store(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Put key, value [T, n_kv_head, D] at `slots` int64 [T] (block * size + offset)."""
+        self.keys[layer].flatten(0, 1).index_copy_(0, slots, key)
+        self.values[layer].flatten(0, 1).index_copy_(0, slots, value)
 
-        slots int64 [B]; `is_prefix` says they are 0..B-1, so that reading needs no copy; positions int64 [B,T] where
-        the new tokens go; `live` is how many positions the longest sequence has after this step.
-        """
-        rows = slots[:, None]
-        return [
-            _LayerWindow(key, value, slots, rows, is_prefix, positions, live)
-            for key, value in zip(self.keys, self.values, strict=True)
-        ]
-
-
-class _LayerWindow:
-    """One layer of a step's window: the `LayerCache` that attention writes to and reads from."""
-
-    __slots__ = ("_is_prefix", "_keys", "_live", "_positions", "_rows", "_slots", "_values")
-
-    def __init__(
-        self, keys: Tensor, values: Tensor, slots: Tensor, rows: Tensor, is_prefix: bool, positions: Tensor, live: int
-    ) -> None:
-        self._keys, self._values = keys, values
-        self._slots, self._rows, self._is_prefix = slots, rows, is_prefix
-        self._positions, self._live = positions, live
-
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store key, value [B,H,T,D]; return those of each sequence's first `live` positions, [B,H,S,D]."""
-        self._keys[self._rows, :, self._positions] = key.transpose(1, 2)
-        self._values[self._rows, :, self._positions] = value.transpose(1, 2)
-        keys, values = self._keys[:, :, : self._live], self._values[:, :, : self._live]
-        if self._is_prefix:
-            count = len(self._slots)
-            return keys[:count], values[:count]
-        return keys.index_select(0, self._slots), values.index_select(0, self._slots)
+    def read(self, layer: int, table: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of `rows` sequences with equally long tables, int64 [rows * n]: [rows, n * size, H, D] each."""
+        keys = self.keys[layer].index_select(0, table)
+        values = self.values[layer].index_select(0, table)
+        size = (rows, -1, *keys.shape[2:])
+        return keys.view(size), values.view(size)

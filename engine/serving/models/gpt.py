@@ -4,19 +4,21 @@ Learned positions, pre-norm blocks, GELU, no dropout, the head tied to the token
 One set of weights has two ways through it:
 
 * `forward(tokens)`: whole sequences, for training and scoring;
-* `extend(tokens, positions, cache, mask)`: some new tokens for each of several sequences whose
-  keys and values are already in a cache; the serving engine prefills and decodes with it.
+* `hidden(tokens, positions, attend)` and `head`: the `Decoder` port, with which the serving engine prefills and decodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from engine.serving.models.decoder import Attend, Shape
+from engine.serving.models.linear import Linear
 
 ARCHITECTURE = "airboss-gpt"
 """What `config.json` must name for this module to be the one that loads it."""
@@ -70,14 +72,6 @@ class GPTConfig:
         return {"architecture": ARCHITECTURE, **asdict(self)}
 
 
-class LayerCache(Protocol):
-    """Where one layer keeps keys and values of the sequences in a batch."""
-
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new ones [B,H,T,D]; return everything these sequences may look at [B,H,S,D]."""
-        ...
-
-
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
@@ -85,21 +79,22 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.head_dim = config.head_dim
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.qkv = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [B,T,C] -> [B,T,C]. Without a cache: causal over T. With one: over what `mask` [B,1,T,S] admits."""
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B,T,C] -> [B,T,C], each token over those up to itself."""
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.n_head, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if cache is None:
-            y = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            key, value = cache.extend(key, value)
-            y = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        y = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         out: Tensor = self.proj(y.transpose(1, 2).reshape(batch, length, width))
         return out
+
+    def extend(self, x: Tensor, residual: Tensor, layer: int, attend: Attend) -> Tensor:
+        """x, residual [T,C] -> residual and the attention of x [T,C], over what `attend` shows each token."""
+        query, key, value = self.qkv(x).view(x.shape[0], 3, self.n_head, self.head_dim).unbind(1)
+        return self.proj.plus(attend(layer, query, key, value), residual)
 
 
 class Block(nn.Module):
@@ -110,14 +105,18 @@ class Block(nn.Module):
         self.norm_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attention = Attention(config)
         self.norm_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.up = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.down = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x: Tensor, cache: LayerCache | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x [B,T,C] -> [B,T,C]."""
-        x = x + self.attention(self.norm_1(x), cache, mask)
-        out: Tensor = x + self.down(functional.gelu(self.up(self.norm_2(x))))
-        return out
+        x = x + self.attention(self.norm_1(x))
+        return self.down.plus(self.up.gelu(self.norm_2(x)), x)
+
+    def extend(self, x: Tensor, layer: int, attend: Attend) -> Tensor:
+        """x [T,C] -> [T,C]."""
+        x = self.attention.extend(self.norm_1(x), x, layer, attend)
+        return self.down.plus(self.up.gelu(self.norm_2(x)), x)
 
 
 class GPT(nn.Module):
@@ -130,6 +129,7 @@ class GPT(nn.Module):
         self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head: nn.Module | None = None
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -154,20 +154,38 @@ class GPT(nn.Module):
             x = block(x)
         return functional.linear(self.norm(x), self.token_embedding.weight)
 
-    def extend(self, tokens: Tensor, positions: Tensor, caches: list[LayerCache], mask: Tensor | None) -> Tensor:
-        """New tokens of cached sequences: tokens, positions int64 [B,T] -> hidden states [B,T,C].
+    @property
+    def shape(self) -> Shape:
+        """See Decoder."""
+        config = self.config
+        return Shape(
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_kv_head=config.n_head,
+            head_dim=config.head_dim,
+            context=config.block_size,
+            vocab_size=config.vocab_size,
+        )
 
-        `mask` [B,1,T,S] is True where a new token may look (None: everywhere). `head` makes logits of
-        the rows that are wanted: a prefill needs only its last.
-        """
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """See Decoder."""
         x: Tensor = self.token_embedding(tokens) + self.position_embedding(positions)
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x = block(x, cache, mask)
+        for index, block in enumerate(self.blocks):
+            x = cast(Block, block).extend(x, index, attend)
         return x
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Hidden states [...,C] -> logits [...,V]."""
+        """See Decoder."""
+        if self.lm_head is not None:
+            out: Tensor = self.lm_head(self.norm(hidden))
+            return out
         return functional.linear(self.norm(hidden), self.token_embedding.weight)
+
+    def give_head(self) -> None:
+        """Make the tied head a product of its own, over the same weight, that can be packed or quantized."""
+        head = Linear(self.config.n_embd, self.config.vocab_size, bias=False)
+        head.weight = self.token_embedding.weight
+        self.lm_head = head
 
     def parameter_count(self) -> int:
         """How many numbers are trained (the tied head is counted once)."""

@@ -1,0 +1,60 @@
+"""From a loaded model to an engine: its products packed or quantized, its cache sized, its scheduler set up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace as changed
+
+import torch
+
+from engine.serving.compute.blocks import BlockPool
+from engine.serving.compute.core import EngineCore
+from engine.serving.compute.kv_cache import PagedCache, available_bytes, plan_cache
+from engine.serving.compute.packing import pack
+from engine.serving.compute.quantize import quantize
+from engine.serving.compute.runner import Runner
+from engine.serving.loader import LoadedModel
+from engine.serving.models.decoder import Shape
+from engine.serving.models.gpt import GPT
+
+
+def optimize(loaded: LoadedModel) -> None:
+    """Exchange the model's matrix products for faster ones, in place. Raises ConfigError; do it once, before serving."""
+    settings, model = loaded.serving, loaded.model
+    if isinstance(model, GPT):
+        model.give_head()
+    if settings.quantization != "none":
+        quantize(model, settings.quantization, loaded.device)
+    elif loaded.device.type == "cpu":
+        pack(model, getattr(torch, settings.dtype))
+
+
+def served_shape(loaded: LoadedModel) -> Shape:
+    """The model's shape with the context that the settings allow."""
+    shape, limit = loaded.model.shape, loaded.serving.max_context
+    return changed(shape, context=min(shape.context, limit)) if limit else shape
+
+
+def engine_for(loaded: LoadedModel, clock: Callable[[], float] = time.monotonic) -> EngineCore:
+    """An engine with a cache of its own. Raises ConfigError when not even one context fits into memory."""
+    settings, shape = loaded.serving, served_shape(loaded)
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    plan = plan_cache(
+        shape,
+        dtype,
+        max_batch=settings.max_batch,
+        block_size=min(settings.block_size, shape.context),
+        asked_bytes=settings.kv_cache_mib << 20,
+        available_bytes=available_bytes(loaded.device),
+    )
+    cache = PagedCache(shape, plan, loaded.device, dtype)
+    return EngineCore(
+        Runner(loaded.model, cache, loaded.device, dtype),
+        loaded.tokenizer,
+        BlockPool(plan.blocks, plan.block_size),
+        max_batch=settings.max_batch,
+        max_batch_tokens=settings.max_batch_tokens,
+        prefix_cache=settings.prefix_cache,
+        clock=clock,
+    )
