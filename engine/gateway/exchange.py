@@ -13,6 +13,7 @@ from engine.gateway.access.admission import ACCESS_REJECTIONS, Admission
 from engine.gateway.counts import Counts, Result, RowKey
 from engine.gateway.ids import RequestId, new_request_id
 from engine.gateway.ledger import Spool
+from engine.gateway.routing.compare import Sample
 from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
 from state.words import BadClass
@@ -60,6 +61,8 @@ class Exchange:
     backend: Backend
     request_id: RequestId
     attempts: int = 0
+    sample: Sample | None = None
+    """What is kept of the answer; None unless the request is shown to a shadow as well."""
     spawn_id: str = ""
     """The replica asked last."""
     outcome: BadClass = BadClass.SERVER_ERROR

@@ -66,7 +66,7 @@ class GatewayCollector(Collector):
                     labels = (route.service, route.env, backend.release_id, backend.track, spawn_id)
                     healthy.add_metric(labels, spawn_id in proxy.pool.healthy)
         yield healthy
-        yield from routing_metrics(proxy.traffic, proxy.pool.breakers, table)
+        yield from routing_metrics(proxy, table)
         yield CounterMetricFamily(
             "airboss_lines_dropped", "Ledger and count lines the disk did not take.", value=self._dropped()
         )

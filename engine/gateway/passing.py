@@ -58,6 +58,8 @@ async def pass_on(
     headers = downstream_headers(upstream.headers)
     headers.update(exchange.own_headers())
     headers.extend(exchange.call.answer_headers)
+    if exchange.sample is not None:
+        exchange.sample.add(data)
     if not is_whole:
         return await _stream(request, exchange, upstream, pool, replica, headers, data, close)
     if exchange.outcome is BadClass.OK:
@@ -97,6 +99,8 @@ async def _stream(
             exchange.is_between_events = chunk.endswith(b"\n\n")
             with pool.guard(replica):
                 chunk = await upstream.content.readany()
+            if exchange.sample is not None:
+                exchange.sample.add(chunk)
             pool.answered(replica)
     except AttemptFailed as error:
         exchange.outcome = BadClass.STREAM_BROKEN

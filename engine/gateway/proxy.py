@@ -17,6 +17,8 @@ from engine.gateway.exchange import Exchange, Recorder
 from engine.gateway.passing import cut, pass_on
 from engine.gateway.pool import AttemptFailed, HandedOver, Pool, Replica
 from engine.gateway.routing.circuit import Fault
+from engine.gateway.routing.compare import Sample
+from engine.gateway.routing.mirror import Copy, Mirrors
 from engine.gateway.routing.traffic import Traffic
 from engine.gateway.table import Choice, pick, pick_replica
 from state.words import BadClass, Track
@@ -33,12 +35,31 @@ def _url(base: str, path: str) -> URL:
     return URL(base + path, encoded=True)
 
 
+def _copy_of(exchange: Exchange, sample: Sample) -> Copy:
+    call = exchange.call
+    return Copy(
+        route=call.route,
+        request_id=str(exchange.request_id),
+        at=exchange.at,
+        path=call.path,
+        headers=call.headers,
+        body=call.body,
+        release_id=exchange.backend.release_id,
+        track=exchange.backend.track,
+        status=exchange.code,
+        latency_ms=(time.perf_counter() - exchange.started) * 1000,
+        tokens=exchange.tokens_out,
+        sample=sample,
+    )
+
+
 class Proxy:
     """Relays calls. `max_inflight` bounds this worker; `retries` the times that sent work may be asked for again."""
 
-    def __init__(self, pool: Pool, recorder: Recorder, *, max_inflight: int, retries: int) -> None:
+    def __init__(self, pool: Pool, recorder: Recorder, mirrors: Mirrors, *, max_inflight: int, retries: int) -> None:
         self.pool = pool
         self.recorder = recorder
+        self.mirrors = mirrors
         self.max_inflight = max_inflight
         self.retries = retries
         self.traffic = Traffic(pool, max_inflight, time.monotonic)
@@ -63,6 +84,8 @@ class Proxy:
             self.recorder.ended(exchange)
             return response
         self.inflight += 1
+        if not exchange.call.is_probe and self.mirrors.wants(exchange.call.route):
+            exchange.sample = Sample()
         entered = self.traffic.enter(exchange.call.route)
         try:
             async with asyncio.timeout(exchange.call.deadline_s):
@@ -83,6 +106,8 @@ class Proxy:
             self.traffic.leave(entered)
             self.traffic.spent(exchange.call.route, exchange.tokens_in + exchange.tokens_out)
             self.recorder.ended(exchange)
+            if exchange.sample is not None and exchange.sample.length:
+                self.mirrors.offer(_copy_of(exchange, exchange.sample))
 
     async def _try_until_answered(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Attempt, and attempt elsewhere, until a replica's answer is on its way to the client.

@@ -37,6 +37,7 @@ from engine.gateway.logs import log
 from engine.gateway.metrics import GatewayCollector
 from engine.gateway.pool import PING_EVERY_S, Pool
 from engine.gateway.proxy import Proxy
+from engine.gateway.routing.mirror import Mirrors
 from engine.gateway.switch import KeptTable, Switchboard
 from state.access_config import AccessConfig
 from state.words import AirbossError
@@ -87,11 +88,20 @@ class Worker:
         ledger = Segments(directory / "ledger", spec.spawn_id, max_bytes=16 << 20, keep=32)
         feedback = Segments(directory, f"feedback-{spec.spawn_id}", max_bytes=4 << 20, keep=32)
         self._snapshots = Spool(Rotated(directory / f"counts-{spec.spawn_id}.jsonl", max_bytes=8 << 20), self._disk)
-        self._spools = (self._snapshots, Spool(ledger, self._disk), Spool(feedback, self._disk))
+        mirror = Segments(directory, f"mirror-{spec.spawn_id}", max_bytes=4 << 20, keep=32)
+        self._spools = (
+            self._snapshots,
+            Spool(ledger, self._disk),
+            Spool(feedback, self._disk),
+            Spool(mirror, self._disk),
+        )
         self.counts = Counts(spec.spawn_id, time.time())
         self.pool = Pool(self.settings.ping_every_s)
         recorder = Recorder(self.counts, self._spools[1])
-        self.proxy = Proxy(self.pool, recorder, max_inflight=self.settings.max_inflight, retries=self.settings.retries)
+        mirrors = Mirrors(self.pool, self._spools[3])
+        self.proxy = Proxy(
+            self.pool, recorder, mirrors, max_inflight=self.settings.max_inflight, retries=self.settings.retries
+        )
         desk = Desk(self.settings.access, directory)
         self.front = Front(self.proxy, Feedback(self._spools[2]), desk, self.settings.max_body_bytes)
         self.kept = KeptTable(directory)
@@ -132,6 +142,7 @@ class Worker:
         listening.close()  # closes this worker's copy; the socket goes on listening for the others
         await self._drain(server)
         ticking.cancel()
+        await self.proxy.mirrors.close()
         await self._last_words()
         await self.pool.close()
         handoff.close()

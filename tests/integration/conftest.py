@@ -1,15 +1,21 @@
-"""The demo with a tiny model, for the tests that play it."""
+"""The demo with a tiny model, for the tests that play it; the gateway's deck, for those that serve."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Test files are not a package: what they share is found beside them.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from gateway_deck import Deck, opened_deck
 
 from console.demo.play import DemoWish, play_demo
 
@@ -21,6 +27,13 @@ TINY = (
     ("evaluate.resamples", 200),
     ("evaluate.max_prompt_failures", 10),
 )
+
+
+@pytest.fixture
+async def deck() -> AsyncIterator[Deck]:
+    """A gateway directory and a port, with nothing running yet."""
+    async with opened_deck() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from engine.gateway.routing.breakers import Breakers
-from engine.gateway.routing.traffic import FALLBACK_REASONS, Traffic
+from engine.gateway.proxy import Proxy
+from engine.gateway.routing.traffic import FALLBACK_REASONS
 from engine.gateway.table import RoutingTable
 
 
-def routing_metrics(traffic: Traffic, breakers: Breakers, table: RoutingTable | None) -> Iterator[Metric]:
-    """Fallbacks, circuits, retries refused, answers cut short, and how full each route is."""
+def routing_metrics(proxy: Proxy, table: RoutingTable | None) -> Iterator[Metric]:
+    """Fallbacks, circuits, retries refused, answers cut short, copies to shadows, and how full each route is."""
+    traffic, breakers = proxy.traffic, proxy.pool.breakers
     routes = table.routes if table else ()
     fallbacks = CounterMetricFamily(
         "airboss_fallback",
@@ -51,6 +52,10 @@ def routing_metrics(traffic: Traffic, breakers: Breakers, table: RoutingTable | 
     yield CounterMetricFamily(
         "airboss_capped_requests", "Requests whose max_tokens a load stage cut.", value=traffic.capped
     )
+    mirrored = CounterMetricFamily("airboss_mirror", "Copies shown to shadows, by result.", labels=("result",))
+    for result, number in proxy.mirrors.results.items():
+        mirrored.add_metric((result,), number)
+    yield mirrored
     inflight = GaugeMetricFamily(
         "airboss_route_inflight_requests", "Requests under way on a route.", labels=("service", "env")
     )
