@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from adapters.access import AccessPolicy
 from adapters.routing import Routing
 
 
@@ -83,6 +84,8 @@ class Route:
     deadline_s: float
     routing: Routing | None = None
     """How requests are treated beyond the weights; None is `adapters.routing.PLAIN`."""
+    access: AccessPolicy | None = None
+    """Answers that may be kept, texts that must not pass."""
 
 
 class TrafficRouter(Protocol):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from state.config_types import Duration, Name, Table
 from state.gateway_config import GatewayConfig
 from state.routing_config import RoutingConfig, find_loop
+from state.service_access_config import AnswerCacheConfig, SafetyConfig
 from state.words import ConfigError, Strategy, UsageError
 
 CONFIG_NAME = "airboss.toml"
@@ -48,6 +49,13 @@ class Service(Table):
     deadline: Duration = 30.0
     serving: dict[str, Any] = Field(default_factory=dict)
     routing: RoutingConfig = RoutingConfig()
+    cache: AnswerCacheConfig = AnswerCacheConfig()
+    safety: SafetyConfig = SafetyConfig()
+
+    def access_for_table(self) -> dict[str, Any] | None:
+        """What the routing table says of caching and safety; None when nothing is configured."""
+        cache, safety = self.cache.for_table(), self.safety.for_table()
+        return {"cache": cache, "safety": safety} if cache or safety else None
 
 
 class Target(Table):

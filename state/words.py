@@ -314,6 +314,7 @@ class BadClass(StrEnum):
     CLIENT_ERROR = "4xx"
     CLIENT_CANCEL = "cancel"
     QUOTA = "quota"
+    CACHED = "cached"
 
 
 COUNTS_AND_BAD: dict[BadClass, tuple[bool, bool]] = {
@@ -325,6 +326,7 @@ COUNTS_AND_BAD: dict[BadClass, tuple[bool, bool]] = {
     BadClass.CLIENT_ERROR: (False, False),
     BadClass.CLIENT_CANCEL: (False, False),
     BadClass.QUOTA: (False, False),
+    BadClass.CACHED: (False, False),
 }
 """class → (does it count as an event?, is it a bad one?). DESIGN §8."""
 

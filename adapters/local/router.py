@@ -128,6 +128,8 @@ class LocalRouter:
             )
             if routing := settings.routing.for_table(self.config.gateway.workers):
                 routes[-1]["routing"] = routing
+            if access := settings.access_for_table():
+                routes[-1]["access"] = access
         return routes
 
 

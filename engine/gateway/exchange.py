@@ -165,7 +165,7 @@ class Recorder:
                 "ttft_ms": None if exchange.ttft_s is None else round(exchange.ttft_s * 1000, 2),
                 "attempts": exchange.attempts,
                 "client_id": call.client_id,
-                "tenant": admission.tenant if admission is not None else "",
+                **(admission.notes() if admission is not None else {}),
                 "tokens": exchange.tokens_out,
             }
         )

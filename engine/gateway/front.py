@@ -22,6 +22,7 @@ from engine.gateway.routing.load import CLASS_HEADER, class_of
 from engine.gateway.routing.tracks import needs_cookies
 from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
+from state.words import BadClass
 
 BODY_TIMEOUT_S = 30.0
 MAX_BODY_BYTES = 4 << 20
@@ -74,7 +75,15 @@ class Front:
         body = await self._body(request)
         at, started = time.time(), time.perf_counter()  # a slow upload is the client's time, not the service's
         call = self._route(request, identity, env, service, rest, body)
-        return await self.proxy.relay(request, Exchange.admit(call, at, started))
+        exchange = Exchange.admit(call, at, started)
+        if (policy := call.route.access) is not None and not call.shed:
+            answer = await self.desk.before(request, exchange, policy, self.proxy.is_draining)
+            if answer is not None:
+                if exchange.outcome is BadClass.CLIENT_ERROR:
+                    self.proxy.recorder.rejected("content_policy")
+                self.proxy.recorder.ended(exchange)
+                return answer
+        return await self.proxy.relay(request, exchange)
 
     def _route(
         self, request: web.BaseRequest, identity: Identity | None, env: str, service: str, rest: str, body: bytes

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from engine.gateway.access.metrics import access_metrics
 from engine.gateway.counts import Histogram, Row, TotalKey
 from engine.gateway.front import Front
 from engine.gateway.routing.metrics import routing_metrics
@@ -35,6 +36,7 @@ class GatewayCollector(Collector):
             "airboss_time_to_first_token_seconds", "Seconds from admission to the first byte.", rows, lambda r: r.ttft
         )
         yield from self._gateway()
+        yield from access_metrics(self._front.desk, self._front.table)
 
     def _gateway(self) -> Iterator[Metric]:
         proxy, table = self._front.proxy, self._front.table

@@ -12,6 +12,9 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from engine.gateway.access.passage import Passage, violation_event
+from engine.gateway.access.refusal import refusal
+from engine.gateway.access.safety.review import Blocked
 from engine.gateway.answers import downstream_headers
 from engine.gateway.exchange import Exchange
 from engine.gateway.pool import AttemptFailed, Pool, Replica
@@ -47,6 +50,11 @@ async def pass_on(
     """
     length = upstream.content_length
     is_whole = length is not None and length <= WHOLE_BODY_LIMIT
+    admission = exchange.call.admission
+    passage = admission.passage if admission is not None and upstream.status == 200 else None
+    if passage is not None:
+        passage.begin(upstream.status, upstream.content_type, upstream.headers.get("Content-Encoding", ""))
+        is_whole = is_whole or passage.must_be_whole(upstream.content_type)
     with pool.guard(replica):
         data = await upstream.read() if is_whole else await upstream.content.readany()
     exchange.code = upstream.status
@@ -61,9 +69,15 @@ async def pass_on(
     if exchange.sample is not None:
         exchange.sample.add(data)
     if not is_whole:
-        return await _stream(request, exchange, upstream, pool, replica, headers, data, close)
+        return await _stream(request, exchange, upstream, pool, replica, headers, data, close, passage)
     if exchange.outcome is BadClass.OK:
         exchange.tokens_in, exchange.tokens_out = tokens_of(data)
+    if passage is not None:
+        try:
+            data = await passage.whole(data)
+        except Blocked as blocked:
+            exchange.outcome, exchange.code = BadClass.CLIENT_ERROR, 400
+            return refusal(blocked, exchange)
     headers.popall("Content-Length", None)
     response = web.Response(status=upstream.status, reason=upstream.reason, body=data, headers=headers)
     if close:
@@ -80,6 +94,7 @@ async def _stream(
     headers: CIMultiDict[str],
     chunk: bytes,
     close: bool,
+    passage: Passage | None,
 ) -> web.StreamResponse:
     is_events = upstream.content_type == "text/event-stream" and exchange.outcome is BadClass.OK
     watch = StreamWatch()
@@ -93,15 +108,24 @@ async def _stream(
             if is_events:
                 watch.feed(chunk)
                 exchange.tokens_in, exchange.tokens_out = watch.tokens_in, watch.tokens_out
-            exchange.is_writing = True
-            await response.write(chunk)
-            exchange.is_writing = False
-            exchange.is_between_events = chunk.endswith(b"\n\n")
+            if passage is not None:
+                chunk = await passage.chunk(chunk)
+            if chunk:
+                exchange.is_writing = True
+                await response.write(chunk)
+                exchange.is_writing = False
+                exchange.is_between_events = chunk.endswith(b"\n\n")
             with pool.guard(replica):
                 chunk = await upstream.content.readany()
             if exchange.sample is not None:
                 exchange.sample.add(chunk)
             pool.answered(replica)
+        if passage is not None and (chunk := await passage.last()):
+            await response.write(chunk)
+    except Blocked as blocked:
+        exchange.outcome = BadClass.CLIENT_ERROR
+        await response.write(violation_event(str(blocked)))
+        return response
     except AttemptFailed as error:
         exchange.outcome = BadClass.STREAM_BROKEN
         await cut(request, exchange, "stream_broken", f"the replica broke off its answer ({error}); ask again")

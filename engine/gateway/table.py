@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pydantic import TypeAdapter, ValidationError
 
 from adapters.ports import Backend, Route
+from engine.gateway.access.problems import access_problems
 from engine.gateway.routing.problems import loop_problems, routing_problems
 from state.words import Track, UsageError
 
@@ -73,6 +74,7 @@ def _route_json(route: Route) -> dict[str, object]:
     more: dict[str, object] = {"routing": asdict(route.routing)} if route.routing is not None else {}
     return {
         **more,
+        **({"access": asdict(route.access)} if route.access is not None else {}),
         "service": route.service,
         "env": route.env,
         "target": route.target,
@@ -141,6 +143,8 @@ def _route_problems(route: Route) -> Iterator[str]:
         yield f"deadline_s {route.deadline_s} must lie between 0 and a day"
     if not 0 < route.slow_ms < 86_400_000:
         yield f"slow_ms {route.slow_ms} must lie between 0 and a day"
+    if route.access is not None:
+        yield from access_problems(route.access)
     tracks = [backend.track for backend in route.backends]
     if unknown := sorted(set(tracks) - set(Track)):
         yield f"unknown track {', '.join(unknown)}"

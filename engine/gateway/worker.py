@@ -145,6 +145,7 @@ class Worker:
         await self.proxy.mirrors.close()
         await self._last_words()
         await self.pool.close()
+        await self.front.desk.close()
         handoff.close()
         await admin.cleanup()
         log("left")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.gateway.access.cache import AnswerCache
 from engine.gateway.access.identity import Identity
+from engine.gateway.access.passage import Passage
 from engine.gateway.access.quota import Quota, Ticket
+from engine.gateway.access.safety.review import Review
 from state.words import BadClass
 
 if TYPE_CHECKING:
     from engine.gateway.exchange import Exchange
 
-
-ACCESS_REJECTIONS = ("unauthenticated", "forbidden", "rate_limited", "token_limited")
+ACCESS_REJECTIONS = ("unauthenticated", "forbidden", "rate_limited", "token_limited", "content_policy")
 """Why the front desk refused a request. None of them is the service's fault."""
 
 
@@ -23,9 +25,13 @@ class Admission:
 
     identity: Identity | None
     quota: Quota
+    cache: AnswerCache
     ticket: Ticket | None = None
     answer_headers: dict[str, str] = field(default_factory=dict)
     """Said to the client with the answer."""
+    review: Review | None = None
+    passage: Passage | None = None
+    """What the answer goes through on its way to the client; None: it is passed on as it is."""
 
     @property
     def tenant(self) -> str:
@@ -37,13 +43,28 @@ class Admission:
         """The class its key or token gives it, "" for none."""
         return self.identity.request_class if self.identity else ""
 
+    @property
+    def scope(self) -> str:
+        """Within which answers may be shared: the tenant, or the one caller that has none."""
+        return self.tenant or (self.identity.name if self.identity else "")
+
     def ended(self, exchange: Exchange) -> None:
-        """The request has ended: put right what was only estimated."""
-        if self.ticket is None:
-            return
+        """The request has ended: put right what was only estimated, keep what may be given again."""
+        if self.ticket is not None:
+            self.quota.settle(self.ticket, self._tokens(exchange, self.ticket))
+        keeping = self.passage.keeping if self.passage is not None else None
+        if keeping is not None and exchange.outcome is BadClass.OK and exchange.backend is keeping.backend:
+            self.cache.put(keeping)
+
+    def notes(self) -> dict[str, object]:
+        """What the ledger says of it, beside what it says of every request."""
+        notes: dict[str, object] = {"tenant": self.tenant} if self.tenant else {}
+        if self.review is not None and self.review.verdicts:
+            notes["checks"] = dict(self.review.verdicts)
+        return notes
+
+    def _tokens(self, exchange: Exchange, ticket: Ticket) -> int:
+        """What the request took, as far as its answer says; the estimate where an answer says nothing."""
         tokens = exchange.tokens_in + exchange.tokens_out
-        if tokens and not exchange.tokens_in:
-            tokens = self.ticket.tokens  # a stream that states no usage: its own events are no count of its prompt
-        elif not tokens and exchange.outcome is BadClass.OK:
-            tokens = self.ticket.tokens
-        self.quota.settle(self.ticket, tokens)
+        is_silent = not exchange.tokens_in if tokens else exchange.outcome is BadClass.OK
+        return ticket.tokens if is_silent else tokens

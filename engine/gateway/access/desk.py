@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from aiohttp import web
 from multidict import CIMultiDict
 
+from adapters.access import AccessPolicy, CachePolicy, SafetyPolicy
 from adapters.ports import Route
 from engine.gateway.access.admission import Admission
 from engine.gateway.access.auth import CREDENTIAL_HEADERS, Authenticator, forbidden
+from engine.gateway.access.cache import HEADER, AnswerCache, Keeping, key_of
 from engine.gateway.access.identity import Identity
-from engine.gateway.access.prompt import estimated_tokens
+from engine.gateway.access.passage import Passage
+from engine.gateway.access.prompt import body_of, estimated_tokens, map_texts, texts_of
 from engine.gateway.access.quota import Quota
+from engine.gateway.access.refusal import refusal
+from engine.gateway.access.replay import replay
+from engine.gateway.access.safety.answer import encoded
+from engine.gateway.access.safety.hooks import Hooks
+from engine.gateway.access.safety.review import Blocked, CheckCounts, Review
+from engine.gateway.exchange import Exchange
 from state.access_config import AccessConfig
+from state.words import BadClass
 
 TENANT_HEADER = "X-Airboss-Tenant"
 CLASS_HEADER = "X-Airboss-Class"
 
 
 class Desk:
-    """Who may ask, and how much. Costs nothing for what is not configured."""
+    """Who may ask, how much, and what. Costs nothing for what is not configured."""
 
     def __init__(self, config: AccessConfig, gateway_dir: Path) -> None:
         """Reads keys. Raises UsageError when they cannot be used: a gateway that cannot check lets nobody in."""
         self.config = config
         self.authenticator = Authenticator(config, gateway_dir)
         self.quota = Quota(config.rate, config.workers)
+        self.cache = AnswerCache(config.cache)
+        self.checks = CheckCounts()
+        self._hooks = Hooks()
 
     def identify(self, headers: Mapping[str, str]) -> Identity | None:
         """Who asks; None when nobody is asked. Raises Refused (401)."""
@@ -36,14 +51,11 @@ class Desk:
         """Let a routed request in. None when nothing is known or wanted of it. Raises Refused (403, 429)."""
         if identity is not None and not identity.may_use(route.service):
             raise forbidden(identity, route.service)
-        admission = None
         limits = self.quota.limits_of(identity, peer) if self.quota.is_on or identity is not None else ()
         if limits:
             ticket = self.quota.admit(limits, lambda: estimated_tokens(body))
-            admission = Admission(identity, self.quota, ticket, self.quota.headers(ticket))
-        elif identity is not None:
-            admission = Admission(identity, self.quota)
-        return admission
+            return Admission(identity, self.quota, self.cache, ticket, self.quota.headers(ticket))
+        return Admission(identity, self.quota, self.cache) if identity is not None else None
 
     def upstream(self, headers: CIMultiDict[str], identity: Identity | None) -> None:
         """Tell the replica who asks, and keep the caller's credential to ourselves."""
@@ -55,3 +67,72 @@ class Desk:
             headers[TENANT_HEADER] = identity.tenant
         if identity.request_class:
             headers[CLASS_HEADER] = identity.request_class
+
+    async def before(
+        self, request: web.BaseRequest, exchange: Exchange, policy: AccessPolicy, close: bool
+    ) -> web.StreamResponse | None:
+        """Check an admitted request's prompt, and answer it from the cache; None when a replica must.
+
+        The answer's own way through is prepared here and walked in `passing.py`.
+        """
+        call = exchange.call
+        admission = call.admission or Admission(None, self.quota, self.cache)
+        exchange.call = call = replace(call, admission=admission)
+        if policy.safety is not None:
+            admission.review = self._review(exchange, admission, policy.safety)
+            try:
+                body = await _reviewed_body(admission.review, call.body)
+            except Blocked as blocked:
+                exchange.outcome, exchange.code = BadClass.CLIENT_ERROR, 400
+                return refusal(blocked, exchange)
+            if body is not call.body:
+                exchange.call = call = replace(call, body=body)
+        keeping = None
+        if policy.cache is not None and not call.is_probe:
+            keeping = self._keeping(request, exchange, admission, policy.cache)
+            kept = self.cache.get(keeping.key) if keeping is not None else None
+            result = "bypass" if keeping is None else "miss" if kept is None else "hit"
+            self.cache.count(call.route, result)
+            admission.answer_headers[HEADER] = result
+            if kept is not None:
+                exchange.outcome, exchange.code = BadClass.CACHED, 200
+                exchange.first_byte()
+                return await replay(request, kept, exchange.own_headers(), close)
+        admission.passage = Passage(admission.review, keeping)
+        call.headers.popall("Accept-Encoding", None)  # what is packed can be neither read nor given to others
+        return None
+
+    async def close(self) -> None:
+        """Close connections to hooks."""
+        await self._hooks.close()
+
+    def _review(self, exchange: Exchange, admission: Admission, policy: SafetyPolicy) -> Review:
+        route, backend = exchange.call.route, exchange.backend
+        return Review(
+            policy,
+            self._hooks,
+            self.checks,
+            route.service,
+            route.env,
+            backend.release_id,
+            backend.track,
+            admission.tenant,
+        )
+
+    def _keeping(
+        self, request: web.BaseRequest, exchange: Exchange, admission: Admission, policy: CachePolicy
+    ) -> Keeping | None:
+        call = exchange.call
+        key = key_of(call.route, exchange.backend, policy, call.path, call.body, admission.scope, request.headers)
+        return Keeping(key, policy, exchange.backend) if key is not None else None
+
+
+async def _reviewed_body(review: Review, body: bytes) -> bytes:
+    """The body with its texts as they may be passed on; the very same when nothing changed. Raises Blocked."""
+    value = body_of(body)
+    before = texts_of(value)
+    after = await review.texts("prompt", before) if review.rules("prompt") else before
+    if after == before:
+        return body
+    texts = iter(after)
+    return encoded(map_texts(value, lambda _text: next(texts)))
