@@ -163,6 +163,13 @@ def config() -> str:
     )
 
 
+def backends() -> str:
+    """Serving by vLLM or any other program."""
+    return "What computes for a service: torch, vLLM, or any command with OpenAI's API." + _readme(
+        "engine.serving.backend"
+    )
+
+
 def keys() -> str:
     """The console's keys, from its registry."""
     from console.tui.keymap import GROUPS, KEYS
@@ -192,6 +199,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "wait": ("conditions of --wait", wait),
     "scripts": ("the language of --script", scripts),
     "config": ("every field of airboss.toml", config),
+    "backends": ("serving by vLLM, llama.cpp or another program", backends),
     "keys": ("the console's keys", keys),
     "emergency": ("rolling back without an engine", emergency),
 }
