@@ -16,8 +16,6 @@ from typing import Any, TypeVar
 from engine.gateway.logs import log
 
 LISTEN_BACKLOG = 4096
-ACCEPTS_A_WAKE = 8
-"""Few, so that a burst of connections spreads over the workers instead of going to the first one awake."""
 ACCEPT_PAUSE_S = 0.2
 """How long a worker that has no descriptor left leaves new connections to the others."""
 
@@ -48,20 +46,20 @@ class Acceptor:
         self._listener.close()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_A_WAKE):
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return  # another worker took it, or the client did not wait
-            except OSError as error:  # no descriptor or no memory left: try again in a moment, serve until then
-                log("accept_paused", error=str(error))
-                self._loop.remove_reader(self._listener)
-                self._resting = self._loop.call_later(ACCEPT_PAUSE_S, self.open)
-                return
-            connection.setblocking(False)
-            task = self._loop.create_task(self._begin(connection))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+        """Take one a wake, as nginx does: a burst then spreads over the workers instead of going to the first one awake."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker took it, or the client did not wait
+        except OSError as error:  # no descriptor or no memory left: try again in a moment, serve until then
+            log("accept_paused", error=str(error))
+            self._loop.remove_reader(self._listener)
+            self._resting = self._loop.call_later(ACCEPT_PAUSE_S, self.open)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._begin(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
 
     async def _begin(self, connection: socket.socket) -> None:
         try:
