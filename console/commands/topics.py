@@ -189,6 +189,11 @@ ready in .airboss/rollback/, gives every living gateway worker a table with the 
 --force goes past that when the engine cannot do it."""
 
 
+def access() -> str:
+    """Who may ask the gateway, how much, and what."""
+    return _readme("engine.gateway.access").lstrip("\n") or "the text did not come with this program"
+
+
 TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "exit-codes": ("what each code means to a script", exit_codes),
     "options": ("what every command takes, and the environment", options),
@@ -201,6 +206,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "config": ("every field of airboss.toml", config),
     "backends": ("serving by vLLM, llama.cpp or another program", backends),
     "keys": ("the console's keys", keys),
+    "access": ("the gateway's keys, tokens, limits, kept answers and checks", access),
     "emergency": ("rolling back without an engine", emergency),
 }
 
