@@ -22,7 +22,7 @@ from engine.gateway.routing.load import CLASS_HEADER, class_of
 from engine.gateway.routing.tracks import needs_cookies
 from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
-from state.words import BadClass
+from state.words import BadClass, Track
 
 BODY_TIMEOUT_S = 30.0
 MAX_BODY_BYTES = 4 << 20
@@ -119,7 +119,7 @@ class Front:
         self._within_limits(route, body)
         deadline_s = self._deadline(request, route)
         admission = self.desk.admit(identity, route, peer, body)
-        withheld, added = self.desk.upstream(identity)
+        withheld, added = self.desk.upstream(identity, asking.request_class)
         place = self.proxy.traffic.place(table, route, asking)
         query = request.rel_url.raw_query_string
         return Call(
@@ -181,7 +181,12 @@ class Front:
         down = [
             f"{route.service} in {route.env}"
             for route in routes
-            if not any(spawn_id in pool.healthy for backend in route.backends for spawn_id, _ in backend.replicas)
+            if not any(
+                spawn_id in pool.healthy
+                for backend in route.backends
+                if backend.track != Track.SHADOW
+                for spawn_id, _ in backend.replicas
+            )
         ]
         is_serving = self.table is not None and not self.proxy.is_draining
         status = "ok" if is_serving and not down else "degraded" if is_serving else "unavailable"

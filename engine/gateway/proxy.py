@@ -149,7 +149,8 @@ class Proxy:
     def _falls_back(self, exchange: Exchange) -> bool:
         """With nowhere left on its route, the request becomes one of the fallback's, if there is one that can answer."""
         call = exchange.call
-        place = self.traffic.fall_back(call.table, call.route, call.asking, "no_replica")
+        asking = replace(call.asking, body=call.body)  # as it was let in: what was redacted or cut stays so
+        place = self.traffic.fall_back(call.table, call.route, asking, "no_replica")
         if place is None:
             return False
         deadline_s = min(call.deadline_s, place.route.deadline_s)
