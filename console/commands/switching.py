@@ -96,7 +96,9 @@ def fresh_route(plan: Plan, table: Mapping[str, Any]) -> tuple[dict[str, Any], b
         for b in route["backends"]
     ]
     # What the plan does not speak of (limits, sessions, safety) stays as it is served.
-    served = next((r for r in table["routes"] if (r["service"], r["env"]) == (plan["service"], plan["env"])), {})
+    served: dict[str, Any] = next(
+        (r for r in table["routes"] if (r["service"], r["env"]) == (plan["service"], plan["env"])), {}
+    )
     return {**served, **route, "backends": backends}, not ready
 
 
