@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from adapters.access import AccessPolicy, CachePolicy, SafetyPolicy
 from adapters.ports import Route
@@ -22,14 +23,12 @@ from engine.gateway.access.replay import replay
 from engine.gateway.access.safety.answer import encoded
 from engine.gateway.access.safety.hooks import Hooks
 from engine.gateway.access.safety.review import Blocked, CheckCounts, Review
-from engine.gateway.answers import header_line, without
 from engine.gateway.exchange import Exchange
-from engine.gateway.routing.load import CLASS_HEADER, CLASSES
 from state.access_config import AccessConfig
 from state.words import BadClass
 
 TENANT_HEADER = "X-Airboss-Tenant"
-_CREDENTIALS = frozenset(name.lower().encode() for name in CREDENTIAL_HEADERS)
+CLASS_HEADER = "X-Airboss-Class"
 
 
 class Desk:
@@ -58,14 +57,16 @@ class Desk:
             return Admission(identity, self.quota, self.cache, ticket, self.quota.headers(ticket))
         return Admission(identity, self.quota, self.cache) if identity is not None else None
 
-    def upstream(self, identity: Identity | None, request_class: str) -> tuple[frozenset[bytes], bytes]:
-        """(headers that stay here, header lines that are added): who asks and how urgently, never the credential."""
-        word = request_class if request_class != CLASSES[0] else identity.request_class if identity is not None else ""
-        urgency = header_line(CLASS_HEADER, word) if word else b""
+    def upstream(self, headers: CIMultiDict[str], identity: Identity | None) -> None:
+        """Tell the replica who asks, and keep the caller's credential to ourselves."""
         if identity is None:
-            return frozenset(), urgency
-        tenant = header_line(TENANT_HEADER, identity.tenant) if identity.tenant else b""
-        return _CREDENTIALS, tenant + urgency
+            return
+        for name in CREDENTIAL_HEADERS:
+            headers.popall(name, None)
+        if identity.tenant:
+            headers[TENANT_HEADER] = identity.tenant
+        if identity.request_class:
+            headers[CLASS_HEADER] = identity.request_class
 
     async def before(
         self, request: web.BaseRequest, exchange: Exchange, policy: AccessPolicy, close: bool
@@ -98,8 +99,7 @@ class Desk:
                 exchange.first_byte()
                 return await replay(request, kept, exchange.own_headers(), close)
         admission.passage = Passage(admission.review, keeping)
-        # What is packed can be neither read nor given to others.
-        exchange.call = replace(call, lines=without(call.lines, b"accept-encoding"))
+        call.headers.popall("Accept-Encoding", None)  # what is packed can be neither read nor given to others
         return None
 
     async def close(self) -> None:
