@@ -48,18 +48,20 @@ class ApiKey(BaseModel):
     request_class: str = Field(default="", alias="class")
     services: tuple[str, ...] = ()
     expires: datetime | None = None
+    created: datetime | None = None
+    created_by: str = ""
     requests_per_minute: _Limit = None
     tokens_per_minute: _Limit = None
     burst: _Limit = None
 
-    @field_validator("name", "tenant", "request_class")
+    @field_validator("name", "tenant", "request_class", "created_by")
     @classmethod
     def _is_word(cls, value: str) -> str:
         if value and not WORD.fullmatch(value):
             raise ValueError("must be 1-64 of A-Z, a-z, 0-9 and _ . @ : -")
         return value
 
-    @field_validator("expires")
+    @field_validator("expires", "created")
     @classmethod
     def _has_offset(cls, value: datetime | None) -> datetime | None:
         if value is not None and value.tzinfo is None:

@@ -66,7 +66,9 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
         (
             ("serve", f"{_C}.serve:serve", "one model server in the foreground"),
             ("load", f"{_C}.serve:load", "send a service requests"),
+            ("export", f"{_C}.export:export", "a model in another program's format"),
             ("bench", f"{_C}.bench:bench", "measure this machine, ours beside the others"),
+            ("gateway", f"{_C}.gateway:gateway", "API keys of who may ask"),
             ("config", f"{_C}.workspace:config", "the configuration in effect"),
             ("state", f"{_C}.state:state", "check, back up, restore the store"),
             ("help", f"{_C}.help:help_", "exit-codes, options, scripts, config, ..."),

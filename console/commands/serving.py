@@ -43,7 +43,7 @@ def serve(
 ) -> Outcome:
     """Serve until Ctrl-C or TERM. Raises what kept the model from being served."""
     serving = serving_table(backend, settings, argv)
-    bundle, release_id, digest = _bundle(context, model) if backend in (None, "torch") else _foreign(context, model)
+    bundle, release_id, digest = find_bundle(context, model) if backend in (None, "torch") else _foreign(context, model)
     address = None if socket_path is not None else _address(listen)
     if socket_path is not None and socket_path.exists():
         raise UsageError(f"{socket_path} is there already", hint="name a path that does not exist")
@@ -76,7 +76,7 @@ def serve(
         return Outcome.printed(asyncio.run(_run(spec, str(inner.absolute()), address, release_id)))
 
 
-def _bundle(context: Context, model: str) -> tuple[Path, str, str]:
+def find_bundle(context: Context, model: str) -> tuple[Path, str, str]:
     """Directory, name and digest of what is to be served."""
     directory = Path(model).expanduser()
     if not (directory / "release.json").is_file():
@@ -93,10 +93,10 @@ def _bundle(context: Context, model: str) -> tuple[Path, str, str]:
 
 
 def _foreign(context: Context, model: str) -> tuple[Path, str, str]:
-    """As `_bundle`, but anything on the disk will do: a program that is not ours knows what it can load."""
+    """As `find_bundle`, but anything on the disk will do: a program that is not ours knows what it can load."""
     path = Path(model).expanduser()
     if (path / "release.json").is_file() or not path.exists():
-        return _bundle(context, model)
+        return find_bundle(context, model)
     return path.resolve(), path.name, ""
 
 

@@ -163,6 +163,13 @@ def config() -> str:
     )
 
 
+def backends() -> str:
+    """Serving by vLLM or any other program."""
+    return "What computes for a service: torch, vLLM, or any command with OpenAI's API." + _readme(
+        "engine.serving.backend"
+    )
+
+
 def keys() -> str:
     """The console's keys, from its registry."""
     from console.tui.keymap import GROUPS, KEYS
@@ -173,6 +180,11 @@ def keys() -> str:
     return "Keys of the console; the same letter is the same verb everywhere:\n\n" + "\n\n".join(parts)
 
 
+def routing() -> str:
+    """What a route does beyond weights."""
+    return "Routing at the gateway: [service.NAME.routing] in airboss.toml" + _readme("engine.gateway.routing")
+
+
 def emergency() -> str:
     """Rolling back without an engine."""
     return """\
@@ -180,6 +192,11 @@ def emergency() -> str:
 ready in .airboss/rollback/, gives every living gateway worker a table with the good release at 100 %, and leaves a record in
 .airboss/spill/ that the engine imports when it is back. Look first with --dry-run. It refuses (exit 6) while an engine answers;
 --force goes past that when the engine cannot do it."""
+
+
+def access() -> str:
+    """Who may ask the gateway, how much, and what."""
+    return _readme("engine.gateway.access").lstrip("\n") or "the text did not come with this program"
 
 
 TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
@@ -192,7 +209,10 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "wait": ("conditions of --wait", wait),
     "scripts": ("the language of --script", scripts),
     "config": ("every field of airboss.toml", config),
+    "backends": ("serving by vLLM, llama.cpp or another program", backends),
+    "routing": ("what the gateway does with requests beyond weights", routing),
     "keys": ("the console's keys", keys),
+    "access": ("the gateway's keys, tokens, limits, kept answers and checks", access),
     "emergency": ("rolling back without an engine", emergency),
 }
 

@@ -8,18 +8,18 @@ import re
 from collections.abc import Iterable, Mapping
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 HOP_BY_HOP = frozenset(
     {
-        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-        "trailers", "transfer-encoding", "upgrade",
+        b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
+        b"trailer", b"trailers", b"transfer-encoding", b"upgrade",
     }
 )  # fmt: skip
 """RFC 9110 §7.6.1: these speak of one connection, not of the request."""
-_NOT_UPSTREAM = HOP_BY_HOP | {"host", "content-length", "content-encoding", "expect", "x-request-id"}
+_NOT_UPSTREAM = HOP_BY_HOP | {b"host", b"content-length", b"content-encoding", b"expect", b"x-request-id"}
 """Ours to set, or no longer true: the server has already inflated a compressed body."""
-_NOT_DOWNSTREAM = HOP_BY_HOP | {"x-request-id"}
+_NOT_DOWNSTREAM = HOP_BY_HOP | {b"x-request-id", b"content-length"}
+"""The length of what we pass on is stated by us: no length may stand twice."""
 _CLIENT_ID = re.compile(r"[\w.@:-]{1,64}")
 
 
@@ -51,37 +51,57 @@ def json_answer(body: object, status: int = 200) -> web.Response:
     return web.Response(status=status, body=json.dumps(body).encode(), content_type="application/json")
 
 
-def _dropped(headers: Mapping[str, str], always: frozenset[str]) -> frozenset[str]:
-    connection = headers.get("Connection", "")
-    return always | {name.strip().lower() for name in connection.split(",")} if connection else always
+def header_line(name: str, value: str) -> bytes:
+    """One header, ready to be sent. Nothing in `value` (a claim of somebody's token, say) can end the line early."""
+    kept = value if value.isprintable() else "".join(ch for ch in value if ch.isprintable())
+    return f"{name}: {kept}\r\n".encode()
 
 
-def upstream_headers(headers: Mapping[str, str], peer: str) -> CIMultiDict[str]:
-    """A client's headers as a replica gets them. `x-airboss-*` is ours alone, so a client's own are left out."""
-    drop = _dropped(headers, _NOT_UPSTREAM)
-    kept = CIMultiDict(
-        (name, value)
-        for name, value in headers.items()
-        if (lower := name.lower()) not in drop and not lower.startswith("x-airboss-")
-    )
+def without(lines: bytes, name: bytes) -> bytes:
+    """Header lines without those of `name` (lower case)."""
+    prefix = name + b":"
+    return b"".join(line for line in lines.splitlines(keepends=True) if not line.lower().startswith(prefix))
+
+
+def upstream_lines(
+    raw_headers: Iterable[tuple[bytes, bytes]], peer: str, withheld: frozenset[bytes] = frozenset()
+) -> bytes:
+    """A client's headers as a replica gets them: lines, ready to be sent.
+
+    `x-airboss-*` is ours alone, so a client's own are left out, and so is what is `withheld` (lower case); the peer is
+    added to `X-Forwarded-For`.
+    """
+    lines, forwarded = _kept(raw_headers, _NOT_UPSTREAM | withheld if withheld else _NOT_UPSTREAM)
     if peer:
-        kept["X-Forwarded-For"] = ", ".join((*headers_all(headers, "X-Forwarded-For"), peer))
-    return kept
+        forwarded.append(peer.encode())
+    if forwarded:
+        lines.append(b"X-Forwarded-For: %s\r\n" % b", ".join(forwarded))
+    return b"".join(lines)
 
 
-def headers_all(headers: Mapping[str, str], name: str) -> Iterable[str]:
-    """Every value of a header that may stand several times."""
-    return (value for key, value in headers.items() if key.lower() == name.lower())
+def downstream_lines(raw_headers: Iterable[tuple[bytes, bytes]], ours: Mapping[str, str] | None = None) -> bytes:
+    """A replica's headers as the client gets them: lines, ready to be sent, without those that we state (`ours`)."""
+    drop = _NOT_DOWNSTREAM | {name.lower().encode() for name in ours} if ours else _NOT_DOWNSTREAM
+    return b"".join(_kept(raw_headers, drop)[0])
 
 
-def downstream_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """A replica's headers as the client gets them, before ours are added."""
-    drop = _dropped(headers, _NOT_DOWNSTREAM)
-    return CIMultiDict(
-        (name, value)
-        for name, value in headers.items()
-        if (lower := name.lower()) not in drop and not lower.startswith("x-airboss-")
-    )
+def _kept(raw_headers: Iterable[tuple[bytes, bytes]], always: frozenset[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """(the lines that pass, the values of X-Forwarded-For). What `Connection` names does not pass either."""
+    lines, forwarded, named = [], [], b""
+    for name, value in raw_headers:
+        lower = name.lower()
+        if lower in always or lower.startswith(b"x-airboss-"):
+            if lower == b"connection":
+                named += b"," + value
+        elif lower == b"x-forwarded-for":
+            forwarded.append(value)
+        else:
+            lines.append(b"%s: %s\r\n" % (name, value))
+    if named:
+        drop = {word.strip().lower() for word in named.split(b",")}
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in drop]
+        forwarded = [] if b"x-forwarded-for" in drop else forwarded
+    return lines, forwarded
 
 
 def client_id(headers: Mapping[str, str], peer: str) -> str:

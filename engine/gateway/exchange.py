@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from aiohttp import web
-from multidict import CIMultiDict
-
 from adapters.ports import Backend, Route
 from engine.gateway.access.admission import ACCESS_REJECTIONS, Admission
 from engine.gateway.counts import Counts, Result, RowKey
 from engine.gateway.ids import RequestId, new_request_id
 from engine.gateway.ledger import Spool
+from engine.gateway.relayed import Relayed
 from engine.gateway.routing.compare import Sample
 from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
@@ -27,7 +25,8 @@ class Call:
     route: Route
     chosen: Backend
     path: str
-    headers: CIMultiDict[str]
+    lines: bytes
+    """Its headers, as the replica gets them, before those that differ between attempts."""
     body: bytes
     client_id: str
     is_openai: bool
@@ -70,10 +69,12 @@ class Exchange:
     ttft_s: float | None = None
     tokens_in: int = 0
     tokens_out: int = 0
-    response: web.StreamResponse | None = None
+    response: Relayed | None = None
     """Set once a byte may have reached the client: from then on nothing can be taken back."""
     is_writing: bool = False
     """Waiting for the client to take bytes; a deadline that passes now is the client's."""
+    is_event_stream: bool = False
+    """What is passed on are server-sent events."""
     is_between_events: bool = False
     """What was passed on ends with a whole server-sent event."""
 
@@ -109,6 +110,11 @@ class Exchange:
         if self.call.admission is not None:
             headers.update(self.call.admission.answer_headers)
         return headers
+
+    def own_lines(self) -> bytes:
+        """The same as header lines, for an answer that is passed on."""
+        said = [*self.own_headers().items(), *self.call.answer_headers]
+        return "".join([f"{name}: {value}\r\n" for name, value in said]).encode()
 
 
 REJECTIONS = (

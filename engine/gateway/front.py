@@ -13,7 +13,7 @@ from aiohttp import web
 from adapters.ports import Route
 from engine.gateway.access.desk import Desk
 from engine.gateway.access.identity import Identity
-from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_headers
+from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_lines
 from engine.gateway.exchange import Call, Exchange
 from engine.gateway.feedback import Feedback, read_feedback
 from engine.gateway.proxy import Proxy
@@ -22,7 +22,7 @@ from engine.gateway.routing.load import CLASS_HEADER, class_of
 from engine.gateway.routing.tracks import needs_cookies
 from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
-from state.words import BadClass
+from state.words import BadClass, Track
 
 BODY_TIMEOUT_S = 30.0
 MAX_BODY_BYTES = 4 << 20
@@ -119,8 +119,7 @@ class Front:
         self._within_limits(route, body)
         deadline_s = self._deadline(request, route)
         admission = self.desk.admit(identity, route, peer, body)
-        to_replica = upstream_headers(headers, peer)
-        self.desk.upstream(to_replica, identity)
+        withheld, added = self.desk.upstream(identity, asking.request_class)
         place = self.proxy.traffic.place(table, route, asking)
         query = request.rel_url.raw_query_string
         return Call(
@@ -128,7 +127,7 @@ class Front:
             route=place.route,
             chosen=place.chosen,
             path=f"{rest}?{query}" if query else rest,
-            headers=to_replica,
+            lines=upstream_lines(request.raw_headers, peer, withheld) + added,
             body=place.body,
             client_id=caller,
             deadline_s=min(deadline_s, place.route.deadline_s),
@@ -166,6 +165,8 @@ class Front:
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
+            if request.content.is_eof():  # it came with the head, as small bodies do: there is nothing to wait for
+                return await request.read()
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -180,7 +181,12 @@ class Front:
         down = [
             f"{route.service} in {route.env}"
             for route in routes
-            if not any(spawn_id in pool.healthy for backend in route.backends for spawn_id, _ in backend.replicas)
+            if not any(
+                spawn_id in pool.healthy
+                for backend in route.backends
+                if backend.track != Track.SHADOW
+                for spawn_id, _ in backend.replicas
+            )
         ]
         is_serving = self.table is not None and not self.proxy.is_draining
         status = "ok" if is_serving and not down else "degraded" if is_serving else "unavailable"

@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
-import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
 
 from engine.gateway.access.passage import Passage, violation_event
 from engine.gateway.access.refusal import refusal
 from engine.gateway.access.safety.review import Blocked
-from engine.gateway.answers import downstream_headers
+from engine.gateway.answers import downstream_lines
 from engine.gateway.exchange import Exchange
 from engine.gateway.pool import AttemptFailed, Pool, Replica
+from engine.gateway.relayed import Relayed
 from engine.gateway.stream import StreamWatch, tokens_of
+from engine.gateway.wire import Answer
 from state.words import BadClass
 
 WHOLE_BODY_LIMIT = 1 << 20
@@ -37,70 +37,59 @@ def outcome_of(status: int) -> BadClass:
 
 
 async def pass_on(
-    request: web.BaseRequest,
-    exchange: Exchange,
-    upstream: aiohttp.ClientResponse,
-    pool: Pool,
-    replica: Replica,
-    close: bool,
+    request: web.BaseRequest, exchange: Exchange, answer: Answer, pool: Pool, replica: Replica, close: bool
 ) -> web.StreamResponse:
     """Pass the answer on; `close` ends the client's connection with it.
 
     Raises AttemptFailed only while no byte has been passed on. A stream that breaks later is recorded in `exchange`.
     """
-    length = upstream.content_length
+    length = answer.content_length
     is_whole = length is not None and length <= WHOLE_BODY_LIMIT
     admission = exchange.call.admission
-    passage = admission.passage if admission is not None and upstream.status == 200 else None
+    passage = admission.passage if admission is not None and answer.status == 200 else None
     if passage is not None:
-        passage.begin(upstream.status, upstream.content_type, upstream.headers.get("Content-Encoding", ""))
-        is_whole = is_whole or passage.must_be_whole(upstream.content_type)
+        passage.begin(answer.status, answer.content_type, answer.header(b"content-encoding").decode(errors="replace"))
+        is_whole = is_whole or passage.must_be_whole(answer.content_type)
     with pool.guard(replica):
-        data = await upstream.read() if is_whole else await upstream.content.readany()
-    exchange.code = upstream.status
-    exchange.outcome = outcome_of(upstream.status)
+        data = await answer.read() if is_whole else await answer.readany()
+    exchange.code = answer.status
+    exchange.outcome = outcome_of(answer.status)
     if exchange.outcome is BadClass.DEADLINE and not exchange.call.is_patient:
         exchange.outcome = BadClass.CLIENT_CANCEL
     if exchange.outcome is BadClass.OK:
         exchange.first_byte()
-    headers = downstream_headers(upstream.headers)
-    headers.update(exchange.own_headers())
-    headers.extend(exchange.call.answer_headers)
     if exchange.sample is not None:
         exchange.sample.add(data)
-    if not is_whole:
-        return await _stream(request, exchange, upstream, pool, replica, headers, data, close, passage)
-    if exchange.outcome is BadClass.OK:
+    if is_whole and exchange.outcome is BadClass.OK:
         exchange.tokens_in, exchange.tokens_out = tokens_of(data)
-    if passage is not None:
+    if is_whole and passage is not None:
         try:
             data = await passage.whole(data)
         except Blocked as blocked:
             exchange.outcome, exchange.code = BadClass.CLIENT_ERROR, 400
             return refusal(blocked, exchange)
-    headers.popall("Content-Length", None)
-    response = web.Response(status=upstream.status, reason=upstream.reason, body=data, headers=headers)
+    ours = admission.answer_headers if admission is not None else None
+    lines = downstream_lines(answer.headers, ours) + exchange.own_lines()
+    response = Relayed(answer.status, lines, data if is_whole else None)
     if close:
         response.force_close()
-    return response
+    return response if is_whole else await _stream(request, exchange, answer, pool, replica, response, data, passage)
 
 
 async def _stream(
     request: web.BaseRequest,
     exchange: Exchange,
-    upstream: aiohttp.ClientResponse,
+    answer: Answer,
     pool: Pool,
     replica: Replica,
-    headers: CIMultiDict[str],
+    response: Relayed,
     chunk: bytes,
-    close: bool,
     passage: Passage | None,
-) -> web.StreamResponse:
-    is_events = upstream.content_type == "text/event-stream" and exchange.outcome is BadClass.OK
+) -> Relayed:
+    exchange.is_event_stream = answer.content_type == "text/event-stream"
+    is_events = exchange.is_event_stream and exchange.outcome is BadClass.OK
     watch = StreamWatch()
-    response = exchange.response = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
-    if close:
-        response.force_close()
+    exchange.response = response
     try:
         exchange.is_writing = True
         await response.prepare(request)
@@ -116,7 +105,7 @@ async def _stream(
                 exchange.is_writing = False
                 exchange.is_between_events = chunk.endswith(b"\n\n")
             with pool.guard(replica):
-                chunk = await upstream.content.readany()
+                chunk = await answer.readany()
             if exchange.sample is not None:
                 exchange.sample.add(chunk)
             pool.answered(replica)
@@ -146,7 +135,7 @@ async def cut(request: web.BaseRequest, exchange: Exchange, code: str, message: 
     if exchange.is_writing:
         transport.abort()
         return
-    if response.content_type == "text/event-stream" and exchange.is_between_events:
+    if exchange.is_event_stream and exchange.is_between_events:
         error = {"error": {"message": message, "type": "upstream_error", "param": None, "code": code}}
         with suppress(ConnectionError):  # the client left in this very moment; there is no one to tell
             await response.write(f"data: {json.dumps(error)}\n\n".encode())

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import TracebackType
 
-import aiohttp
-
+from adapters.ports import Route
 from engine.gateway.health import Health, Ping, after_break, after_ping, after_silence
 from engine.gateway.logs import log
 from engine.gateway.routing.breakers import Breakers
 from engine.gateway.routing.circuit import Fault
+from engine.gateway.wire import BrokeOff, ConnectFailed, NotHttp, Wire
 
 PING_EVERY_S = 0.25
 PING_TIMEOUT_S = 1.0
-CONNECT_TIMEOUT_S = 1.0
 FIRST_PINGS_S = 0.4
 """How long a new table waits for the first word of replicas it brings in."""
 DOUBT_S = 0.5
 """How long a request with nowhere to go waits for the ping that may clear a replica just ejected."""
-IDLE_CONNECTION_S = 4.0
-"""Below the 5 s after which common servers close an idle connection, so that we are the one who closes it."""
 
 
 class AttemptFailed(Exception):
@@ -44,8 +42,7 @@ class Replica:
 
     spawn_id: str
     address: str
-    session: aiohttp.ClientSession
-    base_url: str
+    wire: Wire
     health: Health
     answered_at: float = float("-inf")
     """When a request last got an answer, on the monotonic clock."""
@@ -57,24 +54,28 @@ class Replica:
     task: asyncio.Task[None] | None = None
 
 
-def open_replica(spawn_id: str, address: str) -> Replica:
-    """A replica with its own connection pool; no connection is opened yet. The gateway bounds what is in flight."""
-    connector: aiohttp.BaseConnector
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
-        connector = aiohttp.UnixConnector(path=path, limit=0, keepalive_timeout=IDLE_CONNECTION_S)
-        base_url = "http://replica"
-    else:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ttl_dns_cache=10)
-        base_url = address.rstrip("/")
-    session = aiohttp.ClientSession(
-        connector=connector,
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-    )
-    return Replica(spawn_id, address, session, base_url, Health.unproven(time.time()))
+class Guard:
+    """Turns the ways a replica breaks off into AttemptFailed, and ejects it where its connection is to blame."""
+
+    __slots__ = ("_pool", "_replica")
+
+    def __init__(self, pool: Pool, replica: Replica) -> None:
+        self._pool = pool
+        self._replica = replica
+
+    def __enter__(self) -> None:
+        """Nothing: what counts is how it is left."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, ConnectFailed | BrokeOff):
+            self._pool.broke(self._replica, f"{type(error).__name__}: {error}")
+            raise AttemptFailed(error, was_sent=isinstance(error, BrokeOff)) from error
+        if isinstance(error, NotHttp):  # no reason to believe it is gone
+            raise AttemptFailed(error, was_sent=True) from error
 
 
 class Pool:
@@ -88,7 +89,6 @@ class Pool:
         self._answering: set[str] = set()
         self.inflight: dict[str, int] = {}
         self._ping_every_s = ping_every_s
-        self._closing: set[asyncio.Task[None]] = set()
 
     async def bring_in(self, addresses: dict[str, str]) -> None:
         """Open what is new and wait, briefly, for the first word of each."""
@@ -100,7 +100,8 @@ class Pool:
                 continue
             if known is not None:
                 self._close(known)
-            replica = self.replicas[spawn_id] = open_replica(spawn_id, address)
+            replica = Replica(spawn_id, address, Wire(address), Health.unproven(time.time()))
+            self.replicas[spawn_id] = replica
             self.inflight.setdefault(spawn_id, 0)
             replica.task = asyncio.create_task(self._watch(replica), name=f"ping {spawn_id}")
             new.append(replica)
@@ -110,6 +111,13 @@ class Pool:
                     await asyncio.gather(*(replica.first_word.wait() for replica in new))
             for replica in new:
                 self._become(replica, after_silence(replica.health, time.time()))
+
+    def arrange(self, routes: Iterable[Route]) -> None:
+        """Take the tracks of a new table: who is left out is settled among the siblings that there are now."""
+        self.breakers.arrange(routes)
+        for spawn_id in self.replicas:
+            if self.breakers.is_disturbed(spawn_id):
+                self._choose_healthy(spawn_id)
 
     def retire_all_but(self, spawn_ids: Iterable[str]) -> None:
         """Let go of replicas the table no longer names, each after its last request."""
@@ -151,19 +159,9 @@ class Pool:
             replica.doubt = asyncio.get_running_loop().create_future()
         replica.ping_now.set()
 
-    @contextmanager
-    def guard(self, replica: Replica) -> Iterator[None]:
-        """Turn the ways a replica breaks off into AttemptFailed, and eject it where its connection is to blame."""
-        try:
-            yield
-        except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
-            self.broke(replica, f"{type(error).__name__}: {error}")
-            raise AttemptFailed(error, was_sent=False) from error
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
-            self.broke(replica, f"{type(error).__name__}: {error}")
-            raise AttemptFailed(error, was_sent=True) from error
-        except aiohttp.ClientError as error:  # an answer that is not HTTP, say: no reason to believe it is gone
-            raise AttemptFailed(error, was_sent=True) from error
+    def guard(self, replica: Replica) -> Guard:
+        """Around everything that is asked of the replica or read from it."""
+        return Guard(self, replica)
 
     async def settle(self, spawn_ids: Iterable[str]) -> bool:
         """Wait for the ping of replicas in doubt, if any of these is. True when there was something to wait for."""
@@ -174,10 +172,12 @@ class Pool:
         return True
 
     async def close(self) -> None:
-        """Close every connection."""
-        for replica in list(self.replicas.values()):
+        """Close every connection, and see the pings end."""
+        replicas = list(self.replicas.values())
+        for replica in replicas:
             self._close(replica)
-        await asyncio.gather(*self._closing, return_exceptions=True)
+            replica.wire.abort()
+        await asyncio.gather(*(r.task for r in replicas if r.task is not None), return_exceptions=True)
 
     async def _watch(self, replica: Replica) -> None:
         while True:
@@ -229,20 +229,23 @@ class Pool:
             replica.doubt.set_result(None)
         if replica.task is not None:
             replica.task.cancel()
-        closing = asyncio.create_task(replica.session.close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        replica.wire.close()
 
 
 async def _ping(replica: Replica) -> tuple[Ping, str]:
     """Ask the replica whether it is ready to generate."""
     try:
-        async with asyncio.timeout(PING_TIMEOUT_S), replica.session.get(f"{replica.base_url}/ready") as answer:
-            body = await answer.content.read(300)
-            if answer.status == 200:
-                return Ping.READY, ""
-            return Ping.NOT_READY, f"/ready answered {answer.status}: {body.decode(errors='replace')}"
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            answer = await replica.wire.get("/ready")
+            try:
+                if answer.status == 200:
+                    await answer.readany()
+                    return Ping.READY, ""
+                said = (await answer.readany())[:300].decode(errors="replace")
+                return Ping.NOT_READY, f"/ready answered {answer.status}: {said}"
+            finally:
+                answer.close()
     except TimeoutError:
         return Ping.TIMEOUT, f"/ready did not answer within {PING_TIMEOUT_S:g} s"
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (OSError, NotHttp) as error:
         return Ping.REFUSED, f"{type(error).__name__}: {error}"

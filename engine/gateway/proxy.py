@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
 from dataclasses import replace
 from itertools import count
 
-import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from engine.gateway.answers import error_answer
 from engine.gateway.exchange import Exchange, Recorder
@@ -21,18 +18,14 @@ from engine.gateway.routing.compare import Sample
 from engine.gateway.routing.mirror import Copy, Mirrors
 from engine.gateway.routing.traffic import Traffic
 from engine.gateway.table import Choice, pick, pick_replica
+from engine.gateway.wire import Answer
 from state.words import BadClass, Track
 
 RETRY_AFTER_S = "1"
-DEADLINE_HEADER = "X-Airboss-Deadline-Ms"
+DEADLINE_HEADER = b"X-Airboss-Deadline-Ms"
 """Tells the replica when nobody will wait any longer, so that it does not work for no one."""
 CLIENT_CLOSED = 499
 """The code a request has in the ledger when its client left before an answer (nginx's word for it)."""
-
-
-@functools.lru_cache(maxsize=512)
-def _url(base: str, path: str) -> URL:
-    return URL(base + path, encoded=True)
 
 
 def _copy_of(exchange: Exchange, sample: Sample) -> Copy:
@@ -42,7 +35,7 @@ def _copy_of(exchange: Exchange, sample: Sample) -> Copy:
         request_id=str(exchange.request_id),
         at=exchange.at,
         path=call.path,
-        headers=call.headers,
+        lines=call.lines,
         body=call.body,
         release_id=exchange.backend.release_id,
         track=exchange.backend.track,
@@ -156,7 +149,8 @@ class Proxy:
     def _falls_back(self, exchange: Exchange) -> bool:
         """With nowhere left on its route, the request becomes one of the fallback's, if there is one that can answer."""
         call = exchange.call
-        place = self.traffic.fall_back(call.table, call.route, call.asking, "no_replica")
+        asking = replace(call.asking, body=call.body)  # as it was let in: what was redacted or cut stays so
+        place = self.traffic.fall_back(call.table, call.route, asking, "no_replica")
         if place is None:
             return False
         deadline_s = min(call.deadline_s, place.route.deadline_s)
@@ -219,13 +213,11 @@ class Proxy:
         tried = failed | {choice.spawn_id}
         return pick_replica(choice.backend, self.pool.healthy, self.pool.inflight, 0, tried) is not None
 
-    async def _send(self, replica: Replica, exchange: Exchange) -> aiohttp.ClientResponse:
+    async def _send(self, replica: Replica, exchange: Exchange) -> Answer:
         call = exchange.call
-        headers = call.headers.copy()
-        headers["X-Request-Id"] = str(exchange.request_id)
-        headers[DEADLINE_HEADER] = str(exchange.remaining_ms())
-        url = _url(replica.base_url, call.path)
-        asked = replica.session.post(url, data=call.body, headers=headers, allow_redirects=False)
+        own = b"X-Request-Id: %s\r\n%s: %d\r\n"
+        lines = own % (str(exchange.request_id).encode(), DEADLINE_HEADER, exchange.remaining_ms())
+        asked = replica.wire.post(call.path, call.lines + lines, call.body)
         limit_s = call.route.routing.retry.answer_timeout_s if call.route.routing is not None else 0.0
         if not limit_s:
             return await asked

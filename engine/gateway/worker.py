@@ -33,6 +33,7 @@ from engine.gateway.feedback import Feedback
 from engine.gateway.front import MAX_BODY_BYTES, Front
 from engine.gateway.handoff import Handoff
 from engine.gateway.ledger import Rotated, Segments, Spool
+from engine.gateway.listening import Acceptor, raise_descriptor_limit, run
 from engine.gateway.logs import log
 from engine.gateway.metrics import GatewayCollector
 from engine.gateway.pool import PING_EVERY_S, Pool
@@ -42,9 +43,6 @@ from engine.gateway.switch import KeptTable, Switchboard
 from state.access_config import AccessConfig
 from state.words import AirbossError
 
-LISTEN_BACKLOG = 4096
-ACCEPTS_A_WAKE = 8
-"""Few, so that a burst of connections spreads over the workers instead of going to the first one awake."""
 LINGER_S = 2.0
 """How long a leaving worker still answers on open connections, telling each client to close, before it closes them."""
 DRAIN_S = 18.0
@@ -66,14 +64,6 @@ class Settings:
     ping_every_s: float = PING_EVERY_S
     max_body_bytes: int = MAX_BODY_BYTES
     access: AccessConfig = field(default_factory=AccessConfig)
-
-
-class SharedListener(socket.socket):
-    """The inherited socket. asyncio sizes the kernel's queue by how many it accepts at a time; here they differ."""
-
-    def listen(self, backlog: int = LISTEN_BACKLOG, /) -> None:
-        """Listen with the full queue, whatever is asked: shrinking it would turn connections away for all workers."""
-        super().listen(LISTEN_BACKLOG)
 
 
 class Worker:
@@ -131,8 +121,8 @@ class Worker:
             access_log=None,
             lingering_time=2.0,
         )
-        listener = SharedListener(fileno=os.dup(self.settings.listen_fd))
-        listening = await loop.create_server(server, sock=listener, backlog=ACCEPTS_A_WAKE)
+        listening = Acceptor(socket.socket(fileno=os.dup(self.settings.listen_fd)), server)
+        listening.open()
         gc.collect()
         gc.freeze()  # what is loaded by now lives for ever; walking it in each full collection would stall requests
         ticking = asyncio.create_task(self._tick())
@@ -223,7 +213,8 @@ async def _serve(spec: ChildSpec) -> int:
 
 def body(spec: ChildSpec) -> int:
     """The child's life."""
-    return asyncio.run(_serve(spec))
+    raise_descriptor_limit()
+    return run(_serve(spec))
 
 
 def main(argv: list[str]) -> int:

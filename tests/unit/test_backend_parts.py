@@ -12,7 +12,7 @@ from engine.serving.backend.launch import Places, plan_launch, refuse_what_canno
 from engine.serving.backend.profiles import mapped
 from engine.serving.backend.pulse import MISSES, Pulse
 from engine.serving.backend.rewrite import generated, rewrite
-from engine.serving.backend.settings import backend_of, backend_settings
+from engine.serving.backend.settings import VllmSettings, backend_of, backend_settings
 from engine.serving.front.errors import ApiError
 from state.words import ConfigError, OperationFailed, UsageError
 
@@ -30,6 +30,10 @@ def test_torch_is_meant_when_nothing_is_said_and_a_service_overrides_its_release
 def test_what_only_torch_knows_may_stand_in_a_release_but_not_in_a_services_table() -> None:
     command = {"backend": "command", "command": ["serve", "{port}"]}
     assert backend_settings({"max_batch": 4, "request_deadline_s": 9}, command).request_deadline_s == 9
+    vllm = backend_settings({"quantization": "int8", "dtype": "float16", "max_queue": 3}, {"backend": "vllm"})
+    assert isinstance(vllm, VllmSettings) and (vllm.quantization, vllm.dtype) == ("", "float16")
+    made_for_it = backend_settings({"backend": "vllm", "quantization": "awq"}, {})
+    assert isinstance(made_for_it, VllmSettings) and made_for_it.quantization == "awq"
     with pytest.raises(ConfigError, match="max_batch cannot be used"):
         backend_settings({}, {**command, "max_batch": 4})
     with pytest.raises(ConfigError, match=r"neither \{port\} nor \{socket\}"):

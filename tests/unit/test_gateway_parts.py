@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.ports import Backend, Route
-from engine.gateway.answers import upstream_headers
+from engine.gateway.answers import header_line, upstream_lines
 from engine.gateway.counts import Counts, Result, RowKey
 from engine.gateway.feedback import read_feedback
 from engine.gateway.front import split_path
@@ -186,8 +186,18 @@ def test_an_error_event_is_seen_and_generated_text_is_not_taken_for_one() -> Non
 
 def test_headers_named_by_connection_do_not_pass() -> None:
     sent = {"Connection": "close, X-Secret", "X-Secret": "1", "Te": "trailers", "X-Forwarded-For": "9.9.9.9", "A": "b"}
-    got = upstream_headers(sent, "10.0.0.1")
-    assert dict(got) == {"X-Forwarded-For": "9.9.9.9, 10.0.0.1", "A": "b"}
+    got = upstream_lines([(name.encode(), value.encode()) for name, value in sent.items()], "10.0.0.1")
+    assert got == b"A: b\r\nX-Forwarded-For: 9.9.9.9, 10.0.0.1\r\n"
+
+
+def test_no_value_ends_its_header_line_early() -> None:
+    assert (
+        header_line("X-Airboss-Tenant", "a\r\nX-Secret: 1\n\u2028é") == "X-Airboss-Tenant: aX-Secret: 1é\r\n".encode()
+    )
+
+
+def test_withheld_headers_stay_here() -> None:
+    assert upstream_lines([(b"AUTHORIZATION", b"x"), (b"A", b"b")], "", frozenset({b"authorization"})) == b"A: b\r\n"
 
 
 @pytest.mark.parametrize(

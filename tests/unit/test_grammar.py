@@ -145,15 +145,17 @@ def test_help_is_a_value_and_is_printed_by_nobody(capsys: pytest.CaptureFixture[
 def _leaves() -> Iterator[tuple[str, Leaf]]:
     ctx = click.Context(root)
     for name in root.list_commands(ctx):
-        command = root.get_command(ctx, name)
-        if isinstance(command, Noun):
-            for inner in command.list_commands(ctx):
-                found = command.get_command(ctx, inner)
-                assert isinstance(found, Leaf)
-                yield f"{name} {inner}", found
-        else:
-            assert isinstance(command, Leaf)
-            yield name, command
+        yield from _below(name, root.get_command(ctx, name))
+
+
+def _below(name: str, command: click.Command | None) -> Iterator[tuple[str, Leaf]]:
+    """The command itself, or every verb of the noun, a noun of its own below it included."""
+    if isinstance(command, Noun):
+        for inner, found in command.commands.items():
+            yield from _below(f"{name} {inner}", found)
+    else:
+        assert isinstance(command, Leaf)
+        yield name, command
 
 
 @pytest.mark.parametrize(("name", "leaf"), list(_leaves()), ids=[name for name, _ in _leaves()])

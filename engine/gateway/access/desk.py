@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from adapters.access import AccessPolicy, CachePolicy, SafetyPolicy
 from adapters.ports import Route
@@ -23,12 +22,14 @@ from engine.gateway.access.replay import replay
 from engine.gateway.access.safety.answer import encoded
 from engine.gateway.access.safety.hooks import Hooks
 from engine.gateway.access.safety.review import Blocked, CheckCounts, Review
+from engine.gateway.answers import header_line, without
 from engine.gateway.exchange import Exchange
+from engine.gateway.routing.load import CLASS_HEADER, CLASSES
 from state.access_config import AccessConfig
 from state.words import BadClass
 
 TENANT_HEADER = "X-Airboss-Tenant"
-CLASS_HEADER = "X-Airboss-Class"
+_CREDENTIALS = frozenset(name.lower().encode() for name in CREDENTIAL_HEADERS)
 
 
 class Desk:
@@ -57,16 +58,14 @@ class Desk:
             return Admission(identity, self.quota, self.cache, ticket, self.quota.headers(ticket))
         return Admission(identity, self.quota, self.cache) if identity is not None else None
 
-    def upstream(self, headers: CIMultiDict[str], identity: Identity | None) -> None:
-        """Tell the replica who asks, and keep the caller's credential to ourselves."""
+    def upstream(self, identity: Identity | None, request_class: str) -> tuple[frozenset[bytes], bytes]:
+        """(headers that stay here, header lines that are added): who asks and how urgently, never the credential."""
+        word = request_class if request_class != CLASSES[0] else identity.request_class if identity is not None else ""
+        urgency = header_line(CLASS_HEADER, word) if word else b""
         if identity is None:
-            return
-        for name in CREDENTIAL_HEADERS:
-            headers.popall(name, None)
-        if identity.tenant:
-            headers[TENANT_HEADER] = identity.tenant
-        if identity.request_class:
-            headers[CLASS_HEADER] = identity.request_class
+            return frozenset(), urgency
+        tenant = header_line(TENANT_HEADER, identity.tenant) if identity.tenant else b""
+        return _CREDENTIALS, tenant + urgency
 
     async def before(
         self, request: web.BaseRequest, exchange: Exchange, policy: AccessPolicy, close: bool
@@ -99,7 +98,8 @@ class Desk:
                 exchange.first_byte()
                 return await replay(request, kept, exchange.own_headers(), close)
         admission.passage = Passage(admission.review, keeping)
-        call.headers.popall("Accept-Encoding", None)  # what is packed can be neither read nor given to others
+        # What is packed can be neither read nor given to others.
+        exchange.call = replace(call, lines=without(call.lines, b"accept-encoding"))
         return None
 
     async def close(self) -> None:

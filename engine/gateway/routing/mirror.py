@@ -8,8 +8,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from multidict import CIMultiDict
-
 from adapters.ports import Backend, Route
 from adapters.routing import Mirror
 from engine.gateway.ledger import Spool
@@ -34,7 +32,7 @@ class Copy:
     request_id: str
     at: float
     path: str
-    headers: CIMultiDict[str]
+    lines: bytes
     body: bytes
     release_id: str
     track: str
@@ -119,18 +117,11 @@ class Mirrors:
             self.results["no_replica"] += 1
             return
         deadline_s = _rules(copy.route).deadline_s
-        headers = copy.headers.copy()
-        headers.update(
-            {
-                "X-Request-Id": copy.request_id,
-                SHADOW_HEADER: "1",
-                "X-Airboss-Deadline-Ms": str(int(deadline_s * 1000)),
-            }
-        )
+        own = f"X-Request-Id: {copy.request_id}\r\n{SHADOW_HEADER}: 1\r\nX-Airboss-Deadline-Ms: {int(deadline_s * 1000)}\r\n"
         replica, started = self._pool.begin(choice.spawn_id), time.perf_counter()
         heard: Heard | None = None
         try:
-            heard = await ask_shadow(replica, copy.path, headers, copy.body, deadline_s)
+            heard = await ask_shadow(replica, copy.path, copy.lines + own.encode(), copy.body, deadline_s)
             result = "error" if heard.status >= 500 else "ok"
         except TimeoutError:
             result = "deadline"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
 from engine.gateway.pool import Replica
 from engine.gateway.routing.compare import Sample
 from engine.gateway.stream import StreamWatch, tokens_of
+from engine.gateway.wire import BrokeOff, ConnectFailed, NotHttp
 
 SHADOW_HEADER = "X-Airboss-Shadow"
 """Tells a model server, and all behind it, that no one gets this answer and nothing may come of it."""
@@ -30,24 +27,21 @@ class Heard:
     tokens: int
 
 
-async def ask_shadow(replica: Replica, path: str, headers: CIMultiDict[str], body: bytes, deadline_s: float) -> Heard:
-    """The whole answer. Raises ShadowFailed, and TimeoutError at the deadline."""
+async def ask_shadow(replica: Replica, path: str, lines: bytes, body: bytes, deadline_s: float) -> Heard:
+    """The whole answer to the request with header `lines`. Raises ShadowFailed, and TimeoutError at the deadline."""
     sample, watch = Sample(), StreamWatch()
     try:
-        async with (
-            asyncio.timeout(deadline_s),
-            replica.session.post(
-                URL(replica.base_url + path, encoded=True), data=body, headers=headers, allow_redirects=False
-            ) as answer,
-        ):
+        async with asyncio.timeout(deadline_s):
+            answer = await replica.wire.post(path, lines, body)
             is_events = answer.content_type == "text/event-stream"
-            async for chunk in answer.content.iter_any():
-                sample.add(chunk)
-                if is_events:
-                    watch.feed(chunk)
-    except (aiohttp.ClientError, OSError) as error:
-        if isinstance(error, TimeoutError):
-            raise
+            try:
+                while chunk := await answer.readany():
+                    sample.add(chunk)
+                    if is_events:
+                        watch.feed(chunk)
+            finally:
+                answer.close()
+    except (ConnectFailed, BrokeOff, NotHttp) as error:
         raise ShadowFailed(f"{type(error).__name__}: {error}") from error
     tokens = watch.tokens_out if is_events else tokens_of(bytes(sample.head))[1]
     return Heard(answer.status, sample, tokens)

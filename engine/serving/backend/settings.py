@@ -88,6 +88,15 @@ Settings = CommandSettings | VllmSettings
 _KINDS: dict[str, type[CommandSettings] | type[VllmSettings]] = {"command": CommandSettings, "vllm": VllmSettings}
 
 
+_TORCH_ONLY = set(ServingSettings.model_fields) - set(ForeignSettings.model_fields)
+
+
+def _for_foreign(release: Mapping[str, Any]) -> dict[str, Any]:
+    """What a release that was made for torch says to any server; the same word may mean something else to vLLM."""
+    meant = set(ForeignSettings.model_fields) | {"dtype"}
+    return {name: value for name, value in release.items() if name in meant or name not in ServingSettings.model_fields}
+
+
 def backend_of(release: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
     """Which backend is meant: `torch` unless something else is said. Raises ConfigError for one there is not."""
     kind = overrides.get("backend", release.get("backend", TORCH))
@@ -102,8 +111,8 @@ def backend_of(release: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
 def backend_settings(release: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
     """The settings in effect of a foreign backend. Raises ConfigError naming the field that cannot be meant."""
     kind = _KINDS[backend_of(release, overrides)]
-    own_engines = set(ServingSettings.model_fields) - set(kind.model_fields)
-    kept = {name: value for name, value in release.items() if name not in own_engines}
+    kept = _for_foreign(release) if release.get("backend", TORCH) == TORCH else dict(release)
+    kept = {name: value for name, value in kept.items() if name in kind.model_fields or name not in _TORCH_ONLY}
     try:
         return kind.model_validate({**kept, **overrides})
     except ValidationError as error:

@@ -7,7 +7,6 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from engine.gateway.access.desk import Desk
-from engine.gateway.counts import Counts
-from engine.gateway.exchange import Recorder
-from engine.gateway.feedback import Feedback
+from adapters.local.child import ChildSpec
 from engine.gateway.front import Front
-from engine.gateway.ledger import Segments, Spool
+from engine.gateway.ledger import Spool
 from engine.gateway.metrics import GatewayCollector, render
-from engine.gateway.pool import Pool
-from engine.gateway.proxy import Proxy
-from engine.gateway.switch import KeptTable, Switchboard
+from engine.gateway.switch import Switchboard
 from engine.gateway.table import parse_table
+from engine.gateway.worker import Worker
 from state.access_config import AccessConfig
 
 
@@ -67,6 +62,8 @@ class House:
         self.backend = Backend()
         self.url = ""
         self.front: Front
+        self.switchboard: Switchboard
+        self.spool: Spool
         self.session: aiohttp.ClientSession
         self.revision = 0
         self._closers: list[Any] = []
@@ -81,13 +78,11 @@ class House:
         await runner.setup()
         await web.UnixSite(runner, str(self.root / "b.sock")).start()
         self._closers.append(runner.cleanup)
-        disk = ThreadPoolExecutor(1)
-        self.spool = Spool(Segments(self.root, "ledger", max_bytes=1 << 20, keep=2), disk)
-        self.counts = Counts("g-1", time.time())
-        pool = Pool()
-        proxy = Proxy(pool, Recorder(self.counts, self.spool), max_inflight=64, retries=1)
-        self.front = Front(proxy, Feedback(self.spool), Desk(access, self.root))
-        self.switchboard = Switchboard(self.front, pool, self.counts, KeptTable(self.root))
+        payload = {"listen_fd": -1, "gateway_dir": str(self.root), "fd_socket": "", "max_inflight": 64,
+                   "access": access.model_dump(mode="json")}  # fmt: skip
+        worker = Worker(ChildSpec("g-1", "gateway", self.root, "", "", payload))
+        self.front, self.switchboard, pool = worker.front, worker.switchboard, worker.pool
+        self.spool = worker.proxy.recorder.ledger
         await self.put(**route)
         server = web.Server(self.front.handle, handler_cancellation=True, access_log=None)
         listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
@@ -99,7 +94,7 @@ class House:
             listening.close()
             await server.shutdown(0.1)
             await pool.close()
-            disk.shutdown()
+            await self.front.desk.close()
 
         self._closers.append(close)
         return self
@@ -147,7 +142,7 @@ class House:
         """The lines that were written down so far."""
         while (writing := self.spool.flush()) is not None:
             writing.result(timeout=5)
-        path = self.root / "ledger-1.jsonl"
+        path = self.root / "ledger" / "g-1-1.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     async def _ready(self, request: web.Request) -> web.Response:

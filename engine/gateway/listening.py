@@ -1,0 +1,86 @@
+"""Taking connections from the shared listening socket, and the event loop that serves them.
+
+We accept by ourselves, as a loop's own server does not know that the socket is shared: uvloop would shrink the kernel's
+queue to what it accepts at a time, and would take a whole burst of connections while the other workers sleep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from engine.gateway.logs import log
+
+LISTEN_BACKLOG = 4096
+ACCEPT_PAUSE_S = 0.2
+"""How long a worker that has no descriptor left leaves new connections to the others."""
+
+T = TypeVar("T")
+
+
+class Acceptor:
+    """Accepts for one worker. `listener` is its own copy of the shared socket, and closed with the acceptor."""
+
+    def __init__(self, listener: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+        self._listener = listener
+        self._factory = factory
+        self._loop = asyncio.get_running_loop()
+        self._beginning: set[asyncio.Task[Any]] = set()
+        self._resting: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Begin to accept. The queue is always as long as it can be: it is everybody's."""
+        self._listener.setblocking(False)
+        self._listener.listen(LISTEN_BACKLOG)
+        self._loop.add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Accept no more. Never `shutdown`: that would end it for every worker."""
+        if self._resting is not None:
+            self._resting.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        """Take one a wake, as nginx does: a burst then spreads over the workers instead of going to the first one awake."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker took it, or the client did not wait
+        except OSError as error:  # no descriptor or no memory left: try again in a moment, serve until then
+            log("accept_paused", error=str(error))
+            self._loop.remove_reader(self._listener)
+            self._resting = self._loop.call_later(ACCEPT_PAUSE_S, self.open)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._begin(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._factory, connection)
+        except OSError:  # it was reset between accept and now; nobody is there to answer
+            connection.close()
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many descriptors as this process may have: an idle connection is one, and a proxied request is two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a hard limit above the kernel's own: what we have must do
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on uvloop, or on asyncio's own loop where there is no uvloop for this Python."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError as error:
+        log("no_uvloop", error=str(error), consequence="the gateway serves at about half its speed")
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
