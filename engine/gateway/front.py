@@ -62,7 +62,7 @@ class Front:
         env, service, rest = split_path(path)
         if rest == "/v1/models" and request.method == "GET":
             return self._models(request, env, identity)
-        if ".." in request.path or not (rest.startswith("/v1/") or rest == "/generate"):
+        if ".." in (request.path if "%" in path else path) or not (rest.startswith("/v1/") or rest == "/generate"):
             message = (
                 f"there is nothing at {path[:200]}; this gateway serves /v1/…, /generate and /{{env}}/{{service}}/v1/…"
             )
@@ -166,7 +166,7 @@ class Front:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             if request.content.is_eof():  # it came with the head, as small bodies do: there is nothing to wait for
-                return await request.read()
+                return self._bounded(request.content.read_nowait())
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -174,6 +174,11 @@ class Front:
         except TimeoutError:
             message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
             raise Refused("body_too_slow", error_answer(408, "invalid_request", "body_too_slow", message)) from None
+
+    def _bounded(self, body: bytes) -> bytes:
+        if len(body) > self.max_body_bytes:  # it came packed, and its stated length was that of the packing
+            raise web.HTTPRequestEntityTooLarge(self.max_body_bytes, len(body))
+        return body
 
     def _healthz(self) -> web.Response:
         pool = self.proxy.pool

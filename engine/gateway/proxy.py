@@ -32,7 +32,7 @@ def _copy_of(exchange: Exchange, sample: Sample) -> Copy:
     call = exchange.call
     return Copy(
         route=call.route,
-        request_id=str(exchange.request_id),
+        request_id=exchange.id_text,
         at=exchange.at,
         path=call.path,
         lines=call.lines,
@@ -216,7 +216,7 @@ class Proxy:
     async def _send(self, replica: Replica, exchange: Exchange) -> Answer:
         call = exchange.call
         own = b"X-Request-Id: %s\r\n%s: %d\r\n"
-        lines = own % (str(exchange.request_id).encode(), DEADLINE_HEADER, exchange.remaining_ms())
+        lines = own % (exchange.id_text.encode(), DEADLINE_HEADER, exchange.remaining_ms())
         asked = replica.wire.post(call.path, call.lines + lines, call.body)
         limit_s = call.route.routing.retry.answer_timeout_s if call.route.routing is not None else 0.0
         if not limit_s:
