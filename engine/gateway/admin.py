@@ -104,6 +104,8 @@ class Admin:
                 "since": replica.health.since,
                 "misses": replica.health.misses,
                 "last_error": replica.health.last_error,
+                "circuit_open": pool.breakers.is_open(replica.spawn_id),
+                "takes_requests": replica.spawn_id in pool.healthy,
                 "inflight": pool.inflight.get(replica.spawn_id, 0),
                 "retired": replica.is_retired,
             }

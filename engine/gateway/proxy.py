@@ -117,7 +117,8 @@ class Proxy:
                 may_wait = False
                 if await self._doubt_cleared(exchange, failed):
                     continue
-            if choice is None and self._falls_back(exchange):
+            if choice is None and self._falls_back(exchange, failure):
+                failure = None
                 failed.clear()
                 continue
             if choice is None:
@@ -146,13 +147,15 @@ class Proxy:
         failed.difference_update(self.pool.healthy)
         return waited
 
-    def _falls_back(self, exchange: Exchange) -> bool:
+    def _falls_back(self, exchange: Exchange, failure: AttemptFailed | None) -> bool:
         """With nowhere left on its route, the request becomes one of the fallback's, if there is one that can answer."""
         call = exchange.call
         asking = replace(call.asking, body=call.body)  # as it was let in: what was redacted or cut stays so
         place = self.traffic.fall_back(call.table, call.route, asking, "no_replica")
         if place is None:
             return False
+        if failure is not None:
+            self.recorder.attempt_failed(exchange, exchange.backend)
         deadline_s = min(call.deadline_s, place.route.deadline_s)
         exchange.call = replace(
             call,

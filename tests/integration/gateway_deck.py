@@ -329,7 +329,7 @@ def event(value: Mapping[str, Any]) -> bytes:
 
 
 def streams(events: int, then: str) -> Behave:
-    """Sends so many events, and then: "waits" (until the gateway leaves) or "dies"."""
+    """Sends so many events, and then: "ends" properly, "waits" until the gateway leaves, or "dies"."""
 
     async def behave(raw: Raw, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(EVENTS_HEAD + b"".join(event({"choices": [{"text": f"w{n} "}]}) for n in range(events)))
@@ -337,6 +337,9 @@ def streams(events: int, then: str) -> Behave:
         if then == "dies":
             writer.transport.abort()
             raise ConnectionError
+        if then == "ends":
+            writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+            return
         await reader.read()
         raw.gone.set()
         raise ConnectionError

@@ -35,10 +35,8 @@ class Faulty:
 
     async def is_left_out(self) -> bool:
         async with self.deck.admin("w0") as admin:
-            page = await admin.metrics()
-        return any(
-            'replica="s1"' in line and line.endswith(" 1.0") for line in page.splitlines() if "circuit_open{" in line
-        )
+            (seen,) = [replica for replica in await admin.health() if replica["spawn_id"] == "s1"]
+        return bool(seen["circuit_open"]) and not seen["takes_requests"]
 
 
 @pytest.fixture
@@ -144,4 +142,5 @@ async def test_a_client_gone_in_mid_stream_is_known_to_the_replica_before_it_sen
         return await faulty.deck.classes(["w0"]) == {"cancel": 1}
 
     await until(counted, 5)
-    assert not await faulty.is_left_out()
+    async with faulty.deck.admin("w0") as admin:
+        assert [(r["circuit_open"], r["takes_requests"]) for r in await admin.health()] == [(False, True)]

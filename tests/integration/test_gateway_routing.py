@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from gateway_deck import Behave, Deck, Load, Raw, babbles, hangs, says, until
+from gateway_deck import Behave, Deck, Load, Raw, babbles, hangs, says, streams, until
 
 Replicas = Callable[..., Awaitable[list[Raw]]]
 
@@ -366,3 +366,24 @@ async def test_three_hundred_weight_changes_under_load_cost_no_request(deck: Dec
 @pytest.mark.long
 async def test_a_thousand_weight_changes_under_load_cost_no_request(deck: Deck, replicas: Replicas) -> None:
     await switched_under_load(deck, replicas, 1000)
+
+
+async def test_streams_are_mirrored_too_and_compared_by_what_they_said(
+    deck: Deck, replicas: Replicas, session: aiohttp.ClientSession
+) -> None:
+    await replicas(s1=streams(4, then="ends"), h1=streams(3, then="ends"))
+    routing = {"mirror": {"share": 100.0}}
+    await serve(
+        deck, route(deck, backend(deck, "stable", 100, "s1"), backend(deck, "shadow", 0, "h1"), routing=routing)
+    )
+    asked = {"model": "chat", "prompt": "x", "stream": True}
+    async with session.post(f"{deck.url}/v1/completions", json=asked) as answer:
+        assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+
+    async def written() -> bool:
+        return (deck.dir / "mirror-w0-1.jsonl").exists()
+
+    await until(written, 5)
+    line = json.loads((deck.dir / "mirror-w0-1.jsonl").read_text())
+    assert (line["result"], line["tokens"], line["shadow_tokens"]) == ("ok", 4, 3)
+    assert line["distance"] == round(1 - 2 * 3 / 7, 4)  # three words of four and three are the same

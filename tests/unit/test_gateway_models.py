@@ -119,10 +119,11 @@ def test_a_request_may_lower_its_class_and_never_raise_it(granted: str, asked: s
 
 @given(st.integers(1, 200), st.integers(0, 400))
 def test_a_lower_class_is_turned_away_no_later_than_a_higher_one(max_inflight: int, inflight: int) -> None:
-    limits = LoadLimits(batch=80, background=50)
-    admitted = [decide_load(limits, max_inflight, inflight, name).is_admitted for name in CLASSES]
+    limits = LoadLimits(max_inflight=max_inflight, batch=80, background=50)
+    admitted = [decide_load(limits, 256, inflight, name).is_admitted for name in CLASSES]
     assert admitted == sorted(admitted, reverse=True)
     assert admitted[0] == (inflight < max_inflight)
+    assert decide_load(LoadLimits(), 256, inflight, "interactive").is_admitted  # the worker's own limit sees to it
 
 
 def test_stages_cut_answers_then_turn_to_the_fallback_then_shed() -> None:

@@ -33,7 +33,9 @@ def class_of(asked: str, granted: str = "") -> str:
 def decide_load(limits: LoadLimits, max_inflight: int, inflight: int, request_class: str) -> LoadDecision:
     """What to do with a request of `request_class` while `inflight` are on the route; `max_inflight` is the worker's."""
     limit = limits.max_inflight or max_inflight
-    if inflight * 100 >= getattr(limits, request_class) * limit:
+    share: int = getattr(limits, request_class)
+    is_bounded = limits.max_inflight > 0 or share < 100  # else the worker's own limit turns it away, and says so
+    if is_bounded and inflight * 100 >= share * limit:
         return LoadDecision(is_admitted=False)
     cap, wants_fallback = 0, False
     for stage in limits.stages:
