@@ -111,7 +111,9 @@ class CharTokenizer:
     def from_json(cls, value: Mapping[str, Any]) -> CharTokenizer:
         """The value of `tokenizer.json`. Raises ValueError if it is not a character vocabulary."""
         if value.get("type") != "char":
-            raise ValueError(f"tokenizer type is {value.get('type')!r}; this model server knows 'char'")
+            raise ValueError(
+                f"tokenizer type is {value.get('type')!r}; this model server knows 'char', and Hugging Face's tokenizer.json"
+            )
         chars = value.get("chars")
         if not chars or not isinstance(chars, list):
             raise ValueError("'chars' must be a list of characters")

@@ -122,7 +122,7 @@ def no_json(root: Path) -> None:
         (reach_outside, r"lists a file outside the bundle"),
         (link, r"config\.json is a symbolic link"),
         (other_tokenizer, r"3 characters in its tokenizer, but a model of 4"),
-        (other_shape, r"does not fit its config\.json"),
+        (other_shape, r"do not fit its config\.json"),
         (other_architecture, r"architecture is 'llama'"),
         (pickle_for_weights, r"is no safetensors file"),
         (no_json, r"serving\.json is not JSON"),

@@ -122,6 +122,10 @@ def _release_baseline(known: Mapping[str, Any], heldout: str, device: torch.devi
         loaded = load_bundle(Path(str(known.get("bundle_path"))), known.get("digest") or None)
     except AirbossError as error:
         return Baseline(name, np.zeros(0), trouble=error.message)
+    if not isinstance(loaded.model, GPT) or not isinstance(loaded.tokenizer, CharTokenizer):
+        return Baseline(
+            name, np.zeros(0), trouble=f"{name} reads no characters: its loss is not comparable with this model's"
+        )
     model = loaded.model.to(device=device, dtype=torch.float32)
     nats = model_nats(model, loaded.tokenizer, heldout, threads=threads)
     return Baseline(name, nats, answer_all(model, loaded.tokenizer))
