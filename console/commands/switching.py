@@ -95,7 +95,11 @@ def fresh_route(plan: Plan, table: Mapping[str, Any]) -> tuple[dict[str, Any], b
         {**b, "replicas": [list(pair) for pair in chosen.items()]} if b["track"] == "stable" else b
         for b in route["backends"]
     ]
-    return {**route, "backends": backends}, not ready
+    # What the plan does not speak of (limits, sessions, safety) stays as it is served.
+    served: dict[str, Any] = next(
+        (r for r in table["routes"] if (r["service"], r["env"]) == (plan["service"], plan["env"])), {}
+    )
+    return {**served, **route, "backends": backends}, not ready
 
 
 def _is_ready(address: str) -> bool:

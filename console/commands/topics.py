@@ -180,6 +180,11 @@ def keys() -> str:
     return "Keys of the console; the same letter is the same verb everywhere:\n\n" + "\n\n".join(parts)
 
 
+def routing() -> str:
+    """What a route does beyond weights."""
+    return "Routing at the gateway: [service.NAME.routing] in airboss.toml" + _readme("engine.gateway.routing")
+
+
 def emergency() -> str:
     """Rolling back without an engine."""
     return """\
@@ -205,6 +210,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "scripts": ("the language of --script", scripts),
     "config": ("every field of airboss.toml", config),
     "backends": ("serving by vLLM, llama.cpp or another program", backends),
+    "routing": ("what the gateway does with requests beyond weights", routing),
     "keys": ("the console's keys", keys),
     "access": ("the gateway's keys, tokens, limits, kept answers and checks", access),
     "emergency": ("rolling back without an engine", emergency),

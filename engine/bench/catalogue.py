@@ -7,5 +7,9 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.gateway.bench",
         "one gateway worker beside nginx, HAProxy, a bare aiohttp proxy and LiteLLM",
     ),
+    "serving": (
+        "engine.bench.serving.bench",
+        "our model server beside the seed's, transformers and vLLM, with the same weights",
+    ),
 }
 """Each module has `add_options(parser)` and `measure(options) -> Report`; a new benchmark is one module and one row."""

@@ -22,7 +22,7 @@ from engine.gateway.routing.load import CLASS_HEADER, class_of
 from engine.gateway.routing.tracks import needs_cookies
 from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
-from state.words import BadClass
+from state.words import BadClass, Track
 
 BODY_TIMEOUT_S = 30.0
 MAX_BODY_BYTES = 4 << 20
@@ -62,7 +62,7 @@ class Front:
         env, service, rest = split_path(path)
         if rest == "/v1/models" and request.method == "GET":
             return self._models(request, env, identity)
-        if ".." in request.path or not (rest.startswith("/v1/") or rest == "/generate"):
+        if ".." in (request.path if "%" in path else path) or not (rest.startswith("/v1/") or rest == "/generate"):
             message = (
                 f"there is nothing at {path[:200]}; this gateway serves /v1/…, /generate and /{{env}}/{{service}}/v1/…"
             )
@@ -119,7 +119,7 @@ class Front:
         self._within_limits(route, body)
         deadline_s = self._deadline(request, route)
         admission = self.desk.admit(identity, route, peer, body)
-        withheld, added = self.desk.upstream(identity)
+        withheld, added = self.desk.upstream(identity, asking.request_class)
         place = self.proxy.traffic.place(table, route, asking)
         query = request.rel_url.raw_query_string
         return Call(
@@ -166,7 +166,7 @@ class Front:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             if request.content.is_eof():  # it came with the head, as small bodies do: there is nothing to wait for
-                return await request.read()
+                return self._bounded(request.content.read_nowait())
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -175,13 +175,23 @@ class Front:
             message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
             raise Refused("body_too_slow", error_answer(408, "invalid_request", "body_too_slow", message)) from None
 
+    def _bounded(self, body: bytes) -> bytes:
+        if len(body) > self.max_body_bytes:  # it came packed, and its stated length was that of the packing
+            raise web.HTTPRequestEntityTooLarge(self.max_body_bytes, len(body))
+        return body
+
     def _healthz(self) -> web.Response:
         pool = self.proxy.pool
         routes = self.table.routes if self.table else ()
         down = [
             f"{route.service} in {route.env}"
             for route in routes
-            if not any(spawn_id in pool.healthy for backend in route.backends for spawn_id, _ in backend.replicas)
+            if not any(
+                spawn_id in pool.healthy
+                for backend in route.backends
+                if backend.track != Track.SHADOW
+                for spawn_id, _ in backend.replicas
+            )
         ]
         is_serving = self.table is not None and not self.proxy.is_draining
         status = "ok" if is_serving and not down else "degraded" if is_serving else "unavailable"

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from adapters.ports import Route
 from engine.gateway.health import Health, Ping, after_break, after_ping, after_silence
 from engine.gateway.logs import log
 from engine.gateway.routing.breakers import Breakers
@@ -110,6 +111,13 @@ class Pool:
                     await asyncio.gather(*(replica.first_word.wait() for replica in new))
             for replica in new:
                 self._become(replica, after_silence(replica.health, time.time()))
+
+    def arrange(self, routes: Iterable[Route]) -> None:
+        """Take the tracks of a new table: who is left out is settled among the siblings that there are now."""
+        self.breakers.arrange(routes)
+        for spawn_id in self.replicas:
+            if self.breakers.is_disturbed(spawn_id):
+                self._choose_healthy(spawn_id)
 
     def retire_all_but(self, spawn_ids: Iterable[str]) -> None:
         """Let go of replicas the table no longer names, each after its last request."""

@@ -32,7 +32,7 @@ def _copy_of(exchange: Exchange, sample: Sample) -> Copy:
     call = exchange.call
     return Copy(
         route=call.route,
-        request_id=str(exchange.request_id),
+        request_id=exchange.id_text,
         at=exchange.at,
         path=call.path,
         lines=call.lines,
@@ -150,7 +150,8 @@ class Proxy:
     def _falls_back(self, exchange: Exchange, failure: AttemptFailed | None) -> bool:
         """With nowhere left on its route, the request becomes one of the fallback's, if there is one that can answer."""
         call = exchange.call
-        place = self.traffic.fall_back(call.table, call.route, call.asking, "no_replica")
+        asking = replace(call.asking, body=call.body)  # as it was let in: what was redacted or cut stays so
+        place = self.traffic.fall_back(call.table, call.route, asking, "no_replica")
         if place is None:
             return False
         if failure is not None:
@@ -218,7 +219,7 @@ class Proxy:
     async def _send(self, replica: Replica, exchange: Exchange) -> Answer:
         call = exchange.call
         own = b"X-Request-Id: %s\r\n%s: %d\r\n"
-        lines = own % (str(exchange.request_id).encode(), DEADLINE_HEADER, exchange.remaining_ms())
+        lines = own % (exchange.id_text.encode(), DEADLINE_HEADER, exchange.remaining_ms())
         asked = replica.wire.post(call.path, call.lines + lines, call.body)
         limit_s = call.route.routing.retry.answer_timeout_s if call.route.routing is not None else 0.0
         if not limit_s:

@@ -90,7 +90,7 @@ class Switchboard:
 
     async def serve(self, table: RoutingTable) -> None:
         """Bring in the table's replicas, then switch: one assignment, between two requests."""
-        self._pool.breakers.arrange(table.routes)
+        self._pool.arrange(table.routes)
         await self._pool.bring_in(table.replicas())
         self._counts.serve(table)
         self._front.table = table

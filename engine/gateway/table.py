@@ -35,9 +35,12 @@ class RoutingTable:
     default_env: str
     routes: tuple[Route, ...]
     _by_name: dict[tuple[str, str], Route] = field(init=False, repr=False, compare=False)
+    _services: dict[str, list[str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {(route.service, route.env): route for route in self.routes})
+        services = {env: sorted(r.service for r in self.routes if r.env == env) for env in self.envs()}
+        object.__setattr__(self, "_services", services)
 
     def route(self, service: str, env: str) -> Route | None:
         """The route of `service` in `env`, or None."""
@@ -49,7 +52,7 @@ class RoutingTable:
 
     def services(self, env: str) -> list[str]:
         """Services that have a route in `env`."""
-        return sorted(route.service for route in self.routes if route.env == env)
+        return self._services.get(env, [])
 
     def replicas(self) -> dict[str, str]:
         """spawn_id → address of every replica in the table."""
@@ -206,9 +209,11 @@ def pick(
     A track of weight 0 other than stable is never a refuge: it may be the release that was just rolled back.
     `exclude` holds the replicas that already failed this request. None when nothing is left.
     """
+    if choice := pick_replica(first, healthy, inflight, turn, exclude):
+        return choice
     others = [b for b in route.backends if b.track == Track.STABLE or (b.weight > 0 and b.track != Track.SHADOW)]
     others.sort(key=lambda b: (b.track != Track.STABLE, -b.weight, b.track))
-    for backend in (first, *(b for b in others if b is not first)):
+    for backend in others:
         if choice := pick_replica(backend, healthy, inflight, turn, exclude):
             return choice
     return None
@@ -218,6 +223,9 @@ def pick_replica(
     backend: Backend, healthy: Container[str], inflight: Mapping[str, int], turn: int, exclude: Container[str] = ()
 ) -> Choice | None:
     """The healthy replica of `backend` with the least in flight; among equals `turn` goes round."""
+    if len(backend.replicas) == 1:
+        ((spawn_id, address),) = backend.replicas
+        return Choice(backend, spawn_id, address) if spawn_id in healthy and spawn_id not in exclude else None
     able = [replica for replica in backend.replicas if replica[0] in healthy and replica[0] not in exclude]
     if not able:
         return None

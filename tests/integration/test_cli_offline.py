@@ -288,6 +288,7 @@ class Gateway:
         for name in ("good", "bad"):
             self._start(str(BACKEND), self.sock(name), name)
         route = self.route([("stable", "charlm-1", 75, "good"), ("canary", "charlm-2", 25, "bad")])
+        route["routing"] = {"max_body_bytes": 100_000}
         self.table = {"revision": 12, "issued_at": time.time(), "default_env": "production", "routes": [route]}
         (paths.gateway / "table.json").write_text(json.dumps(self.table))
         plan = {"service": "chat", "env": "production", "made_at": time.time(), "to_release": "charlm-1",
@@ -363,7 +364,9 @@ def test_an_emergency_rollback_moves_all_traffic_and_leaves_a_record(gateway: Ga
     assert ran.code == 0, ran.err
     assert "rolled back: chat in production is charlm-1, table revision 1012, 1 of 1 workers" in ran.out
     assert gateway.releases(40) == {"charlm-1"}
-    assert json.loads((paths.gateway / "table.json").read_text())["revision"] == 1012
+    kept = json.loads((paths.gateway / "table.json").read_text())
+    assert kept["revision"] == 1012
+    assert kept["routes"][0]["routing"]["max_body_bytes"] == 100_000  # the route's limits stay as they were
     (record,) = [json.loads(path.read_text()) for path in (paths.state / "spill").glob("*.json")]
     assert (record["service"], record["env"], record["to_release"]) == ("chat", "production", "charlm-1")
     assert (record["reason"], record["table_revision"], record["uid"]) == ("answers are empty", 1012, os.getuid())

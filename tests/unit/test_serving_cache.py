@@ -114,6 +114,13 @@ def test_sequences_that_must_give_way_are_computed_again_and_say_the_same() -> N
     assert tight == roomy
 
 
+def test_sequences_of_very_different_lengths_are_read_apart_and_say_the_same() -> None:
+    prompts = {1: "a", 2: LETTERS, 3: "bc", 4: "xyz", 5: "q"}
+    alone = {number: answers(engine(), {number: prompt})[0][number] for number, prompt in prompts.items()}
+    assert answers(engine(), prompts)[0] == alone
+    assert answers(engine(block_size=2), prompts)[0] == alone
+
+
 @pytest.mark.parametrize("budget", [512, 9])
 def test_a_shared_prefix_is_computed_once_and_changes_no_answer(budget: int) -> None:
     prompts = {1: "abcdefghijklmnop" + "q", 2: "abcdefghijklmnop" + "xyz", 3: "abcdefghijk", 4: "zzz"}

@@ -24,11 +24,11 @@ from engine.gateway.access.safety.hooks import Hooks
 from engine.gateway.access.safety.review import Blocked, CheckCounts, Review
 from engine.gateway.answers import header_line, without
 from engine.gateway.exchange import Exchange
+from engine.gateway.routing.load import CLASS_HEADER, CLASSES
 from state.access_config import AccessConfig
 from state.words import BadClass
 
 TENANT_HEADER = "X-Airboss-Tenant"
-CLASS_HEADER = "X-Airboss-Class"
 _CREDENTIALS = frozenset(name.lower().encode() for name in CREDENTIAL_HEADERS)
 
 
@@ -58,12 +58,14 @@ class Desk:
             return Admission(identity, self.quota, self.cache, ticket, self.quota.headers(ticket))
         return Admission(identity, self.quota, self.cache) if identity is not None else None
 
-    def upstream(self, identity: Identity | None) -> tuple[frozenset[bytes], bytes]:
-        """(headers that stay here, header lines that are added): who asks, and never the caller's credential."""
+    def upstream(self, identity: Identity | None, request_class: str) -> tuple[frozenset[bytes], bytes]:
+        """(headers that stay here, header lines that are added): who asks and how urgently, never the credential."""
+        word = request_class if request_class != CLASSES[0] else identity.request_class if identity is not None else ""
+        urgency = header_line(CLASS_HEADER, word) if word else b""
         if identity is None:
-            return frozenset(), b""
-        said = ((TENANT_HEADER, identity.tenant), (CLASS_HEADER, identity.request_class))
-        return _CREDENTIALS, b"".join(header_line(name, value) for name, value in said if value)
+            return frozenset(), urgency
+        tenant = header_line(TENANT_HEADER, identity.tenant) if identity.tenant else b""
+        return _CREDENTIALS, tenant + urgency
 
     async def before(
         self, request: web.BaseRequest, exchange: Exchange, policy: AccessPolicy, close: bool

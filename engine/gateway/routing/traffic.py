@@ -89,8 +89,11 @@ class Traffic:
         """The route's retry budget; a new one when its rules changed."""
         key, rules = (route.service, route.env), (route.routing or PLAIN).retry
         budget = self._retries.get(key)
+        if budget is not None and budget.rules is rules:
+            return budget
         if budget is None or budget.rules != rules:
             budget = self._retries[key] = RetryBudget(rules, self._clock)
+        budget.rules = rules  # equal, and of the newest table: the next look is at the object alone
         return budget
 
     @property

@@ -1,7 +1,7 @@
 """Attention of one step over the paged cache: who reads what is laid out once, then done on every layer.
 
-Sequences that compute one token are read together, in groups of like length: their blocks are gathered and each query
-sees its own past. A sequence that computes several is read by itself, causally. With fewer key heads than query heads
+Sequences that compute one token are read together, through a window that is kept from step to step, or in groups of
+like length gathered from their blocks. A sequence that computes several is read by itself, causally. With fewer key heads than query heads
 (grouped-query attention, Ainslie et al. 2023) the query heads of a group are taken as so many queries of one key head.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from engine.serving.compute.kv_cache import PagedCache
+from engine.serving.compute.window import Window
 from engine.serving.models.decoder import Shape
 
 
@@ -22,6 +24,8 @@ from engine.serving.models.decoder import Shape
 class Row:
     """Some consecutive tokens of one sequence: they go to positions `start`, `start`+1, … of the blocks in `table`."""
 
+    number: int
+    """Whose tokens they are; never used for two sequences."""
     table: Sequence[int]
     start: int
     tokens: Sequence[int]
@@ -39,10 +43,12 @@ class _Group:
 
     first: int
     count: int
-    table: Tensor
-    """int64 [count * blocks]."""
+    table: Tensor | None
+    """int64 [count * blocks]; None for the one group that is read through the window."""
+    length: int
+    """How many places of each are read."""
     mask: Tensor | None
-    """[count, 1, 1, S], what is added to the scores; None where all tables are full."""
+    """[count, 1, 1, length], what is added to the scores; None where all are equally long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,11 @@ class _Segment:
 
 
 def order(rows: Sequence[Row], block_size: int) -> list[int]:
-    """The rows' places in a step: single tokens first, the longest sequence first, then the rest."""
+    """The rows' places in a step: single tokens first, those of like length together, then the rest."""
 
-    def key(index: int) -> tuple[bool, int]:
-        return len(rows[index].tokens) > 1, -_blocks(rows[index], block_size)
+    def key(index: int) -> tuple[bool, int, int]:
+        # Rounded, so that rows of about the same length keep their places while they grow.
+        return len(rows[index].tokens) > 1, -_blocks(rows[index], block_size).bit_length(), rows[index].number
 
     return sorted(range(len(rows)), key=key)
 
@@ -75,9 +82,16 @@ class StepAttention:
     """The `Attend` of one step. `rows` must be in the order that `order` gives."""
 
     def __init__(
-        self, rows: Sequence[Row], cache: PagedCache, shape: Shape, positions: Tensor, slots: Tensor, dtype: torch.dtype
+        self,
+        rows: Sequence[Row],
+        cache: PagedCache,
+        window: Window,
+        shape: Shape,
+        positions: Tensor,
+        slots: Tensor,
+        dtype: torch.dtype,
     ) -> None:
-        self._cache = cache
+        self._cache, self._window = cache, window
         self._shape = shape
         self._slots = slots
         self._device, self._dtype = positions.device, dtype
@@ -92,16 +106,17 @@ class StepAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See Attend."""
         self._cache.store(layer, self._slots, key, value)
-        parts = [self._decode(layer, group, query) for group in self._groups]
+        parts = [self._decode(layer, group, query, key, value) for group in self._groups]
         parts += [self._extend(layer, segment, query, key, value) for segment in self._segments]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _decode(self, layer: int, group: _Group, query: Tensor) -> Tensor:
-        shape, count = self._shape, group.count
-        keys, values = self._cache.read(layer, group.table, count)
-        grouped = query[group.first : group.first + count].reshape(
-            count, shape.n_kv_head, shape.n_head // shape.n_kv_head, shape.head_dim
-        )
+    def _decode(self, layer: int, group: _Group, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        shape, count, where = self._shape, group.count, slice(group.first, group.first + group.count)
+        if group.table is None:
+            keys, values = self._window.read(layer, key[where], value[where], group.length)
+        else:
+            keys, values = self._cache.read(layer, group.table, count)
+        grouped = query[where].reshape(count, shape.n_kv_head, shape.n_head // shape.n_kv_head, shape.head_dim)
         seen = functional.scaled_dot_product_attention(
             grouped, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=group.mask
         )
@@ -125,26 +140,36 @@ class StepAttention:
         return seen.transpose(1, 2).reshape(segment.count, shape.n_head * shape.head_dim)
 
     def _grouped(self, rows: Sequence[Row], positions: Tensor) -> list[_Group]:
-        """Rows come longest first; a group ends where half of what it reads would be padding."""
+        """One group through the window; groups of like length where half of what that reads would be padding."""
+        if not rows:
+            return []
         size = self._cache.block_size
+        longest = max(row.end for row in rows)
+        if longest * len(rows) <= 2 * sum(row.end for row in rows):
+            followed = self._window.follow(
+                [row.number for row in rows], [row.start for row in rows], [row.table for row in rows]
+            )
+            if followed is not None:
+                return [_Group(0, len(rows), None, longest, self._past(rows, longest, positions[: len(rows)]))]
         groups, first = [], 0
-        while first < len(rows):
-            longest = _blocks(rows[first], size)
-            end = first + 1
-            while end < len(rows) and _blocks(rows[end], size) * 2 >= longest:
-                end += 1
-            groups.append(self._group(rows[first:end], first, longest, positions[first:end]))
-            first = end
+        for _, alike in groupby(rows, key=lambda row: _blocks(row, size).bit_length()):
+            group = list(alike)
+            blocks = max(_blocks(row, size) for row in group)
+            groups.append(self._gathered(group, first, blocks, positions[first : first + len(group)]))
+            first += len(group)
         return groups
 
-    def _group(self, rows: Sequence[Row], first: int, blocks: int, positions: Tensor) -> _Group:
-        dump, size = self._cache.dump, self._cache.block_size
+    def _gathered(self, rows: Sequence[Row], first: int, blocks: int, positions: Tensor) -> _Group:
+        dump, length = self._cache.dump, blocks * self._cache.block_size
         table = [[*row.table[:blocks], *([dump] * (blocks - len(row.table)))] for row in rows]
-        mask = None
-        if any(row.end != blocks * size for row in rows):
-            columns = torch.arange(blocks * size, device=self._device)
-            mask = self._mask(columns > positions[:, None])[:, None, None]
-        return _Group(first, len(rows), self._ints(table).flatten(), mask)
+        return _Group(first, len(rows), self._ints(table).flatten(), length, self._past(rows, length, positions))
+
+    def _past(self, rows: Sequence[Row], length: int, positions: Tensor) -> Tensor | None:
+        """What hides all but each row's own past, [rows, 1, 1, length]."""
+        if all(row.end == length for row in rows):
+            return None
+        columns = torch.arange(length, device=self._device)
+        return self._mask(columns > positions[:, None])[:, None, None]
 
     def _segment(self, row: Row, first: int, positions: Tensor) -> _Segment:
         count = len(row.tokens)

@@ -152,7 +152,7 @@ class EngineCore:
     def _compute(self, chunks: list[Chunk], step: _Step) -> None:
         """Run chunks together. Out of memory: run halves, down to the one request that alone is too much."""
         rows = [
-            Row(g.table, g.computed, g.tokens[g.computed : g.computed + chunk.count], chunk.samples)
+            Row(g.number, g.table, g.computed, g.tokens[g.computed : g.computed + chunk.count], chunk.samples)
             for chunk in chunks
             for g in (chunk.generation,)
         ]

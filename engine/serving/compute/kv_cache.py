@@ -79,6 +79,11 @@ class PagedCache:
         self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
 
     @property
+    def bytes_per_token(self) -> int:
+        """What one token takes, all layers together."""
+        return self.nbytes // ((self.blocks + 1) * self.block_size)
+
+    @property
     def nbytes(self) -> int:
         """Bytes reserved, all layers together."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))

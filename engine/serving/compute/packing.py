@@ -34,6 +34,16 @@ class PackedLinear(nn.Module):
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
         return out
 
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """See Linear.times."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "mul")
+        return out
+
+    def swish(self, x: Tensor) -> Tensor:
+        """See Linear.swish."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "swish", [], "")
+        return out
+
     def gelu(self, x: Tensor) -> Tensor:
         """See Linear.gelu."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
@@ -55,6 +65,8 @@ def can_pack(dtype: torch.dtype) -> bool:
         pairs = (
             (packed(x), plain(x)),
             (packed.plus(x, residual), plain.plus(x, residual)),
+            (packed.times(x, residual), plain.times(x, residual)),
+            (packed.swish(x), plain.swish(x)),
             (packed.gelu(x), plain.gelu(x)),
         )
     except (RuntimeError, AttributeError, NotImplementedError):

@@ -30,6 +30,15 @@ class _Quantized(nn.Module):
         out: Tensor = residual + self(x)
         return out
 
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """See Linear.times."""
+        out: Tensor = other * self(x)
+        return out
+
+    def swish(self, x: Tensor) -> Tensor:
+        """See Linear.swish."""
+        return functional.silu(self(x))
+
     def gelu(self, x: Tensor) -> Tensor:
         """See Linear.gelu."""
         return functional.gelu(self(x))

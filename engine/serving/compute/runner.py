@@ -11,7 +11,11 @@ from torch import Tensor
 from engine.serving.compute.attention import Row, StepAttention, order
 from engine.serving.compute.graphs import DecodeGraphs
 from engine.serving.compute.kv_cache import PagedCache
+from engine.serving.compute.window import Window
 from engine.serving.models.decoder import Decoder
+
+WINDOW_BYTES = 512 << 20
+"""The most that a batch's keys and values may take beside their blocks, so as not to be gathered at every step."""
 
 
 class StepRunner(Protocol):
@@ -29,6 +33,7 @@ class Runner:
         self._model = model
         self._device, self._dtype = device, dtype
         self.cache = cache
+        self._window = Window(cache, WINDOW_BYTES)
         self._graphs = DecodeGraphs(model, cache, dtype) if device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -51,7 +56,7 @@ class Runner:
             ],
         ]
         tokens, positions, slots = torch.tensor(numbers, dtype=torch.int64).to(self._device, non_blocking=True)
-        attend = StepAttention(ordered, self.cache, self._model.shape, positions, slots, self._dtype)
+        attend = StepAttention(ordered, self.cache, self._window, self._model.shape, positions, slots, self._dtype)
         hidden = self._model.hidden(tokens, positions, attend)
         return self._model.head(hidden[self._ends(rows, places)]).float()
 

@@ -14,6 +14,15 @@ class Linear(nn.Linear):
         out: Tensor = residual + self(x)
         return out
 
+    def swish(self, x: Tensor) -> Tensor:
+        """x [..., in] -> the SiLU (Elfwing et al. 2018) of this of x [..., out]."""
+        return functional.silu(self(x))
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """x [..., in], other [..., out] -> other times this of x."""
+        out: Tensor = other * self(x)
+        return out
+
     def gelu(self, x: Tensor) -> Tensor:
         """x [..., in] -> the exact GELU (Hendrycks and Gimpel 2016) of this of x [..., out]."""
         return functional.gelu(self(x))

@@ -1,7 +1,7 @@
 """The Llama family: RMS norms, rotary positions, grouped key heads, a gated perceptron (Touvron et al. 2023; Llama 3, Qwen 2 and 3).
 
 On a CPU at batch 1 a step is hundreds of small operations, and each costs as much as its arithmetic. So query, key and
-value are one product, gate and up another, and the rotation is three operations on queries and keys together, with
+value are one product, what follows a product is part of it where a backend can do that, and the rotation is three operations on queries and keys together, with
 sines and cosines looked up once a step.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.serving.models.decoder import Attend, Shape
+from engine.serving.models.linear import Linear
 from engine.serving.models.llama_config import LlamaConfig
 
 
@@ -39,13 +40,14 @@ class Layer(nn.Module):
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         heads = config.n_head + 2 * config.n_kv_head
         self.norm_1 = RMSNorm(config.n_embd, config.norm_eps)
-        self.qkv = nn.Linear(config.n_embd, heads * config.head_dim, bias=config.qkv_bias)
+        self.qkv = Linear(config.n_embd, heads * config.head_dim, bias=config.qkv_bias)
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.has_qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.has_qk_norm else None
-        self.out = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=config.out_bias)
+        self.out = Linear(config.n_head * config.head_dim, config.n_embd, bias=config.out_bias)
         self.norm_2 = RMSNorm(config.n_embd, config.norm_eps)
-        self.gate_up = nn.Linear(config.n_embd, 2 * config.n_inner, bias=config.mlp_bias)
-        self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.mlp_bias)
+        self.gate = Linear(config.n_embd, config.n_inner, bias=config.mlp_bias)
+        self.up = Linear(config.n_embd, config.n_inner, bias=config.mlp_bias)
+        self.down = Linear(config.n_inner, config.n_embd, bias=config.mlp_bias)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """x [T, C]; cos, sin [T, 1, D] as `Llama.rotation` makes them -> [T, C]."""
@@ -56,10 +58,9 @@ class Layer(nn.Module):
             turning = torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
         turned = torch.addcmul(turning * cos, turning.roll(self.head_dim // 2, -1), sin)
         query, key = turned.split_with_sizes((self.n_head, self.n_kv_head), dim=1)
-        x = x + self.out(attend(self.index, query, key, value))
-        gate, up = self.gate_up(self.norm_2(x)).chunk(2, dim=-1)
-        out: Tensor = x + self.down(functional.silu(gate) * up)
-        return out
+        x = self.out.plus(attend(self.index, query, key, value), x)
+        inner = self.norm_2(x)
+        return self.down.plus(self.up.times(inner, self.gate.swish(inner)), x)
 
 
 class Llama(nn.Module):
@@ -73,7 +74,7 @@ class Llama(nn.Module):
             self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
             self.layers = nn.ModuleList(Layer(config, index) for index in range(config.n_layer))
             self.norm = RMSNorm(config.n_embd, config.norm_eps)
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.register_buffer("rotations", rotation_table(config), persistent=False)
         self.rotations: Tensor
         self.tie()
@@ -139,14 +140,21 @@ def weight_sources(config: LlamaConfig) -> Mapping[str, tuple[str, ...]]:
     joined = {
         "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         "out": ("self_attn.o_proj",),
-        "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+        "gate": ("mlp.gate_proj",),
+        "up": ("mlp.up_proj",),
         "down": ("mlp.down_proj",),
         "norm_1": ("input_layernorm",),
         "norm_2": ("post_attention_layernorm",),
     }
     if config.has_qk_norm:
         joined |= {"q_norm": ("self_attn.q_norm",), "k_norm": ("self_attn.k_norm",)}
-    biased = {"qkv": config.qkv_bias, "out": config.out_bias, "gate_up": config.mlp_bias, "down": config.mlp_bias}
+    biased = {
+        "qkv": config.qkv_bias,
+        "out": config.out_bias,
+        "gate": config.mlp_bias,
+        "up": config.mlp_bias,
+        "down": config.mlp_bias,
+    }
     for index in range(config.n_layer):
         for ours, theirs in joined.items():
             for kind in ("weight", "bias") if biased.get(ours) else ("weight",):
