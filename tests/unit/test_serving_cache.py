@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from engine.serving.compute.assemble import engine_for
 from engine.serving.compute.blocks import BlockPool
 from engine.serving.compute.core import EngineCore, StepReport
+from engine.serving.compute.graphs import DecodeGraphs
 from engine.serving.compute.kv_cache import CachePlan, PagedCache, bytes_per_token, plan_cache
 from engine.serving.compute.runner import Runner
 from engine.serving.loader import LoadedModel
@@ -144,3 +147,27 @@ def test_a_cache_too_small_for_one_context_is_refused_with_what_would_fit() -> N
     plan = plan_cache(shape, torch.bfloat16, max_batch=4, block_size=16, asked_bytes=0, available_bytes=300 << 20)
     assert 8192 <= plan.blocks * 16 < 4 * 8192
     assert plan.nbytes <= 300 << 20
+
+
+def test_steps_replayed_over_fixed_memory_give_the_same_answers() -> None:
+    """What a GPU replays, here computed anew each time from the same fixed inputs: padding and tables are the same."""
+    prompts = {number: LETTERS[: 3 * number] for number in range(1, 6)}
+    alone, _ = answers(engine(), prompts)
+    loaded = model()
+    cache = PagedCache(loaded.model.shape, CachePlan(64, 4, 0), torch.device("cpu"), torch.float32)
+    runner = Runner(loaded.model, cache, torch.device("cpu"), torch.float32)
+    replays = []
+
+    def capture(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        fixed = compute()
+
+        def replay() -> Tensor:
+            replays.append(1)
+            return fixed.copy_(compute())
+
+        return replay
+
+    runner._graphs = DecodeGraphs(loaded.model, cache, torch.float32, capture)
+    core = EngineCore(runner, loaded.tokenizer, BlockPool(64, 4), max_batch=6, max_batch_tokens=512)
+    assert answers(core, prompts)[0] == alone
+    assert len(replays) >= 19

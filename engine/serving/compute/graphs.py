@@ -6,7 +6,7 @@ block and their logits are thrown away. The idea is gpt-fast's and nano-vllm's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,12 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    graph: torch.cuda.CUDAGraph
+    replay: Callable[[], Tensor]
+    """Computes anew from what the inputs hold now; returns the logits float32 [batch, V], the same memory each time."""
     inputs: Tensor
     """int64 [3, batch]: tokens, positions, slots."""
     table: Tensor
     """int64 [batch * blocks]."""
-    logits: Tensor
 
 
 class _Attention:
@@ -54,14 +54,46 @@ class _Attention:
         return seen.reshape(self._rows, shape.n_head * shape.head_dim)
 
 
-class DecodeGraphs:
-    """The graphs of one model over one cache."""
+class CudaCapture:
+    """Records a computation on the GPU once, to be replayed; all recordings share one pool of memory."""
 
-    def __init__(self, model: Decoder, cache: PagedCache, dtype: torch.dtype) -> None:
-        self._model, self._cache, self._dtype = model, cache, dtype
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """What replays `compute`."""
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            # Libraries set themselves up at their first calls, which a graph must not contain.
+            for _ in range(2):
+                compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = compute()
+        self._pool = self._pool or graph.pool()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
+
+
+class DecodeGraphs:
+    """The graphs of one model over one cache. `capture` makes a computation over fixed memory replayable."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        cache: PagedCache,
+        dtype: torch.dtype,
+        capture: Callable[[Callable[[], Tensor]], Callable[[], Tensor]],
+    ) -> None:
+        self._model, self._cache, self._dtype, self._capture = model, cache, dtype, capture
         self._device = cache.keys[0].device
         self._graphs: dict[tuple[int, int], _Graph] = {}
-        self._pool: Any = None
 
     def run(self, rows: Sequence[Row]) -> Tensor | None:
         """Logits float32 [rows, V] of rows of one token each; None when the batch is larger than any graph."""
@@ -71,7 +103,7 @@ class DecodeGraphs:
         size, dump = self._cache.block_size, self._cache.dump
         longest = max(-(-row.end // size) for row in rows)
         blocks = 1 << (longest - 1).bit_length()
-        graph = self._graphs.get((batch, blocks)) or self._capture(batch, blocks)
+        graph = self._graphs.get((batch, blocks)) or self._new(batch, blocks)
         padding = batch - len(rows)
         numbers = [
             [*(row.tokens[0] for row in rows), *([0] * padding)],
@@ -82,30 +114,19 @@ class DecodeGraphs:
             *([*row.table[:blocks], *([dump] * (blocks - len(row.table[:blocks])))] for row in rows),
             *([[dump] * blocks] * padding),
         ]
-        graph.inputs.copy_(torch.tensor(numbers, dtype=torch.int64).pin_memory(), non_blocking=True)
-        graph.table.copy_(torch.tensor(tables, dtype=torch.int64).flatten().pin_memory(), non_blocking=True)
-        graph.graph.replay()
+        graph.inputs.copy_(torch.tensor(numbers, dtype=torch.int64), non_blocking=True)
+        graph.table.copy_(torch.tensor(tables, dtype=torch.int64).flatten(), non_blocking=True)
         # A copy: the next replay writes over what this one gave.
-        return graph.logits[: len(rows)].clone()
+        return graph.replay()[: len(rows)].clone()
 
-    def _capture(self, batch: int, blocks: int) -> _Graph:
+    def _new(self, batch: int, blocks: int) -> _Graph:
         inputs = torch.zeros(3, batch, dtype=torch.int64, device=self._device)
         inputs[2] = self._cache.dump * self._cache.block_size
         table = torch.full((batch * blocks,), self._cache.dump, dtype=torch.int64, device=self._device)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            # Libraries set themselves up at their first calls, which a graph must not contain.
-            for _ in range(2):
-                self._step(inputs, table)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            logits = self._step(inputs, table)
-        self._pool = self._pool or graph.pool()
-        captured = self._graphs[batch, blocks] = _Graph(graph, inputs, table, logits)
-        return captured
 
-    def _step(self, inputs: Tensor, table: Tensor) -> Tensor:
-        attend = _Attention(self._cache, self._model, inputs, table, self._dtype)
-        return self._model.head(self._model.hidden(inputs[0], inputs[1], attend)).float()
+        def compute() -> Tensor:
+            attend = _Attention(self._cache, self._model, inputs, table, self._dtype)
+            return self._model.head(self._model.hidden(inputs[0], inputs[1], attend)).float()
+
+        captured = self._graphs[batch, blocks] = _Graph(self._capture(compute), inputs, table)
+        return captured

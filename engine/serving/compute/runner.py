@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.serving.compute.attention import Row, StepAttention, order
-from engine.serving.compute.graphs import DecodeGraphs
+from engine.serving.compute.graphs import CudaCapture, DecodeGraphs
 from engine.serving.compute.kv_cache import PagedCache
 from engine.serving.compute.window import Window
 from engine.serving.models.decoder import Decoder
@@ -34,7 +34,7 @@ class Runner:
         self._device, self._dtype = device, dtype
         self.cache = cache
         self._window = Window(cache, WINDOW_BYTES)
-        self._graphs = DecodeGraphs(model, cache, dtype) if device.type == "cuda" else None
+        self._graphs = DecodeGraphs(model, cache, dtype, CudaCapture()) if device.type == "cuda" else None
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Row]) -> Tensor:
