@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace as changed
 
 import torch
+from torch import nn
 
 from engine.serving.compute.blocks import BlockPool
 from engine.serving.compute.core import EngineCore
@@ -28,6 +32,19 @@ def optimize(loaded: LoadedModel) -> None:
         quantize(model, settings.quantization, loaded.device)
     elif loaded.device.type == "cpu":
         pack(model, getattr(torch, settings.dtype))
+    _own_memory(model)
+
+
+def _own_memory(model: nn.Module) -> None:
+    """Give what was not exchanged memory of its own, and the rest back to the system.
+
+    One tensor that still looks into the mapped file would keep every page of it in memory, beside the packed weights.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it keeps what it has; nothing breaks
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def served_shape(loaded: LoadedModel) -> Shape:
