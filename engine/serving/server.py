@@ -34,6 +34,9 @@ from state.words import AirbossError, ExitCode, OperationFailed
 DEATH_LINGER_S = 3.0
 """A server whose engine died answers 503 this long, so that the gateway hears it, and then ends to be replaced."""
 _STOP_TIMEOUT_S = 5.0
+SWITCH_S = 0.0005
+"""How long the engine's thread may wait for the front to let the interpreter go: a step has hundreds of operations, and
+after each of them it asks for the interpreter back. The default, 5 ms, is as long as a step."""
 
 
 def main(argv: list[str]) -> int:
