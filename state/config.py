@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from state.autoscale_config import Autoscale
 from state.config_types import Duration, Name, Table
 from state.gateway_config import GatewayConfig
 from state.routing_config import RoutingConfig, find_loop
@@ -44,6 +45,7 @@ class Service(Table):
     slo: Slo = Slo()
     pipeline: Name | None = None
     replicas: int = Field(default=1, ge=1, le=64)
+    autoscale: Autoscale | None = None
     prober: bool = True
     prober_interval: Duration = 5.0
     deadline: Duration = 30.0
