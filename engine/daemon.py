@@ -33,6 +33,7 @@ from engine.api.app import make_app
 from engine.api.events import EventHub
 from engine.api.peer import PeerProtocol
 from engine.api.reader import Reader
+from engine.autoscaling.scaler import Scaler
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
 from engine.observe.observer import Observer, Outside
@@ -101,6 +102,7 @@ class Engine:
         self.controller = Controller(
             self.store, self.world, self._metrics(), self.config, self._changed, asyncio.Event()
         )
+        self.scaler = Scaler(self.store, self.config, self.runtime.replicas, self._scaled)
         self.runner = PipelineRunner(
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
             on_change=lambda ref: self._changed(ref, ""),
@@ -108,7 +110,7 @@ class Engine:
         self.reader = Reader(
             self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
-            chain=self.store.read_now(self._verified), registry=self.registry.client,
+            chain=self.store.read_now(self._verified), registry=self.registry.client, load=self.scaler.watcher,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
@@ -147,6 +149,7 @@ class Engine:
             asyncio.create_task(self._guard(work, name), name=name)
             for name, work in (
                 ("controller", self.controller.run()),
+                ("autoscaler", self.scaler.run()),
                 ("registry", self.queue.run()),
                 ("observer", self.observer.run()),
                 ("router", self._keep_published()),
@@ -235,6 +238,10 @@ class Engine:
         self._republish.set()
         self.controller.wake.set()
         self._changed(f"serving/{owner}", "")
+
+    def _scaled(self, ref: str, message: str) -> None:
+        self.controller.wake.set()
+        self._changed(ref, message)
 
     def _changed(self, ref: str, message: str) -> None:
         self.events.publish(ref, message)

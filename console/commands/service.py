@@ -6,7 +6,7 @@ import click
 
 from console.commands.refs import name_of, ref_of
 from console.commands.requests import LocalRequest, ViewRequest
-from console.commands.tree import Noun, leaf
+from console.commands.tree import DURATION, Noun, leaf
 
 service = Noun(
     "service",
@@ -40,6 +40,25 @@ def show(name: str, env: str | None) -> ViewRequest:
 def replicas(env: str | None, filter_: str) -> ViewRequest:
     """Processes that serve."""
     return ViewRequest("serving", filter=filter_, env=env)
+
+
+@leaf(
+    service,
+    "capacity",
+    examples=(
+        ("airboss service capacity chat --env production", "what the load of the last five minutes needs"),
+        ("airboss service capacity chat --window 1h -o json", "of the last hour, for a program"),
+    ),
+)
+@click.argument("name")
+@click.option("-e", "--env", help="In this environment (default: each where it is served).")
+@click.option("--window", type=DURATION, default=300.0, metavar="T", help="Measured over T, at most 1h (default: 5m).")
+def capacity(name: str, env: str | None, window: float) -> ViewRequest:
+    """How much SERVICE could take: arrival rate, time in service, and by Little's law the replicas that the load needs.
+
+    Measured at the replicas by the engine. Headroom supposes that a replica stays as fast when more is going on in it.
+    """
+    return ViewRequest("capacity", env=env, ref=ref_of("service", name), args={"window_s": window})
 
 
 @leaf(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from console.commands import describe, describe_release, describe_service, health_tables, tables
+from console.commands import capacity, describe, describe_release, describe_service, health_tables, tables
 from console.commands.refs import name_of
 from console.commands.requests import ViewRequest
 from console.commands.source import Source
@@ -126,6 +126,11 @@ def _service(request: ViewRequest, source: Source, _context: Context) -> Outcome
     return describe_service.service(rows, replicas)
 
 
+def _capacity(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    params = {"env": request.env, "window_s": int(request.args["window_s"])}
+    return capacity.capacity(source.get(f"/v1/services/{name_of(request.ref)}/capacity", params))
+
+
 def _pipelines(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     return tables.pipelines(source.get("/v1/pipelines"), request.filter)
 
@@ -214,6 +219,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "fleet": _fleet,
     "service": _service,
     "serving": _serving,
+    "capacity": _capacity,
     "rollouts": _rollouts,
     "rollout": _rollout,
     "releases": _releases,

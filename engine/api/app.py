@@ -18,6 +18,7 @@ from engine.access import Actor
 from engine.api.reader import Reader
 from engine.api.schemas import VerbRequest
 from engine.api.views import records, rollouts
+from engine.api.views.capacity import capacity_views
 from engine.operations.desk import Desk
 from engine.operations.door import do
 from engine.pipelines.catalogue import pipeline_of
@@ -135,6 +136,11 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     async def serving(request: Request) -> Any:
         return reader.serving()
 
+    async def capacity(request: Request) -> Any:
+        name, env = request.path_params["name"], request.query_params.get("env", "")
+        window_s = float(_number(request, "window_s", 300))
+        return await store.read(lambda s: capacity_views(s, reader.config, reader.load, name, env, window_s))
+
     async def audit_list(request: Request) -> Any:
         after, limit = _number(request, "after", 0), min(_number(request, "limit", 200), 5000)
         ref = request.query_params.get("ref", "").replace("/", ":", 1)
@@ -194,6 +200,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/silences": silences,
         "/v1/slos": slos,
         "/v1/serving": serving,
+        "/v1/services/{name}/capacity": capacity,
         "/v1/audit": audit_list,
         "/v1/audit/verify": audit_verify,
         "/v1/lineage": lineage,

@@ -26,6 +26,7 @@ from engine.api.schemas import (
     StatusView,
 )
 from engine.api.views import fleet, records, rollouts
+from engine.autoscaling.watcher import LoadWatcher
 from engine.observe.observer import Observer
 from state.audit import ChainState
 from state.config import Config
@@ -54,6 +55,7 @@ class Reader:
     started_at: float
     chain: ChainState
     registry: Callable[[], Awaitable[Registry]]
+    load: LoadWatcher
     demo: dict[str, Any] = field(default_factory=dict)
 
     async def status(self) -> StatusView:

@@ -284,6 +284,31 @@ class ReplicaView(_Model):
     detail: str
 
 
+class CapacityView(_Model):
+    """What a service's replicas did in the last seconds, and what that load needs (Little's law); None: nothing measured."""
+
+    service: str
+    env: str
+    window_s: float
+    """Seconds that were really seen, of those asked for."""
+    replicas: int
+    concurrency: int
+    """Requests one replica does well at once."""
+    wanted: int
+    """Replicas that are meant to be there."""
+    autoscaled: bool
+    target: float
+    requests: int
+    arrival_rate: float | None = None
+    service_time_s: float | None = None
+    wait_s: float | None = None
+    in_service: float | None = None
+    utilisation: float | None = None
+    recommended_concurrency: int | None = None
+    recommended_replicas: int | None = None
+    headroom_rps: float | None = None
+
+
 class LineageNode(_Model):
     """A record and what it was made from (or, forward, what was made from it)."""
 

@@ -11,6 +11,7 @@ from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
 from engine.operations.desk import Desk, env_of, noun
 from engine.rollouts import planning, records
 from engine.rollouts.by_hand import apply_verb
+from engine.rollouts.wanted import wanted_replicas
 from engine.verbs import VERBS, rollout_refusal
 from state.models import Rollout
 from state.words import Conflict, Denied, UsageError
@@ -37,7 +38,8 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     planning.check_names(ops.config, wish.service, wish.env)
     ops.permit(request, actor, wish.env, service)
     stable = await ops.store.read(lambda s: planning.check_deploy(s, ops.config, wish))
-    policy = planning.policy_for(ops.config, wish)
+    wanted = await ops.store.read(lambda s: wanted_replicas(s, ops.config, service, wish.env))
+    policy = {**planning.policy_for(ops.config, wish), "replicas": wanted}
     plan = planning.deploy_plan(wish, stable, policy)
     if stable == wish.release_id:
         return VerbResult(

@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 
 from engine.api.schemas import PlanLine, PlanView
 from engine.rollouts import records
+from engine.rollouts.wanted import wanted_replicas
 from engine.rollouts.world import verified_releases, way_back
 from state import audit, clock, ids
 from state.config import Config, Policy, Step
@@ -207,7 +208,10 @@ def rollback_policy(session: Session, config: Config, service: str, env: str, li
         "auto_promote": True,
         "replicas": settings.replicas,
     }
-    return {**plain, **(came.policy if came else {}), "is_rollback": True}
+    kept = {**plain, **(came.policy if came else {}), "is_rollback": True}
+    if settings.autoscale is not None:
+        kept["replicas"] = wanted_replicas(session, config, service, env)
+    return kept
 
 
 def rollback_target(session: Session, service: str, env: str, to: str | None) -> str:

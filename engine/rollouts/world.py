@@ -16,6 +16,7 @@ from adapters.ports import Backend, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import effects as fx
 from engine.rollouts import records
 from engine.rollouts.machine import ReplicaFacts
+from engine.rollouts.wanted import wanted_replicas
 from state.config import Config
 from state.models import Release, Rollout, TrackState
 from state.store import Store
@@ -64,8 +65,15 @@ class World:
     _plans: dict[str, Any] = field(default_factory=dict)
 
     async def scale(self, service: str, env: str, release_id: str, replicas: int) -> None:
-        """Have so many replicas of the release."""
-        spec, allow = await self.store.read(lambda s: self._spec(s, service, env, release_id, replicas))
+        """Have so many replicas of the release; of one that shall serve, no fewer than its autoscaler has decided."""
+
+        def read(session: Session) -> tuple[ReplicaSetSpec, bool]:
+            count = replicas
+            if replicas and self.config.service[service].autoscale is not None:
+                count = max(replicas, wanted_replicas(session, self.config, service, env))
+            return self._spec(session, service, env, release_id, count)
+
+        spec, allow = await self.store.read(read)
         await self.runtime.ensure(spec, allow_faults=allow)
 
     async def replica_facts(self, seen: records.Opened, release_id: str, *, probe: bool) -> ReplicaFacts:
@@ -117,8 +125,10 @@ class World:
         """Have what a track serves; stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
         kept = await self.store.read(self._kept)
         for service, env, release_id in sorted(await self.store.read(self._served)):
-            wanted = [r for r in self.runtime.replicas(service, env) if r.release_id == release_id and r.is_wanted]
-            if len(wanted) < self.config.service[service].replicas:
+            there = [r for r in self.runtime.replicas(service, env) if r.release_id == release_id and r.is_wanted]
+            wanted = await self._wanted(service, env)
+            # Too many are an autoscaler's to give back; without one a rollout may have its reasons.
+            if len(there) < wanted or (len(there) > wanted and self.config.service[service].autoscale is not None):
                 await self._keep(service, env, release_id)
         for service in self.config.service:
             for env in self.config.environment:
@@ -132,9 +142,12 @@ class World:
     async def _keep(self, service: str, env: str, release_id: str) -> None:
         """Have the release's replicas; one that cannot be had now is tried again at the next look."""
         try:
-            await self.scale(service, env, release_id, self.config.service[service].replicas)
+            await self.scale(service, env, release_id, await self._wanted(service, env))
         except (AirbossError, OSError) as error:
             log.error("%s in %s: %s cannot be had: %s", service, env, release_id, error)
+
+    async def _wanted(self, service: str, env: str) -> int:
+        return await self.store.read(lambda s: wanted_replicas(s, self.config, service, env))
 
     def _served(self, session: Session) -> set[tuple[str, str, str]]:
         rows = session.exec(select(TrackState).where(TrackState.weight > 0))

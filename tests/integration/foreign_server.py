@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -41,6 +42,7 @@ class World:
     stalled = False
     aborted = 0
     seen: dict[str, object] | None = None
+    load: Path | None = None
 
 
 async def completions(request: Request) -> Response:
@@ -83,7 +85,10 @@ async def seen(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    return PlainTextResponse(METRICS)
+    if World.load is None:
+        return PlainTextResponse(METRICS)
+    busy = World.load.read_text()
+    return PlainTextResponse(f"# TYPE llamacpp:requests_processing gauge\nllamacpp:requests_processing {busy}\n")
 
 
 def main() -> None:
@@ -92,6 +97,7 @@ def main() -> None:
     parser.add_argument("--uds")
     parser.add_argument("--mode", default="ok")
     parser.add_argument("--pids")
+    parser.add_argument("--load", type=Path, help="a file that says how many requests are running")
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     print("loading the model", file=sys.stderr)
@@ -115,7 +121,7 @@ def main() -> None:
             Route("/health", lambda request: PlainTextResponse("OK")),
         ]
     )
-    World.stalled = options.mode == "mute"
+    World.stalled, World.load = options.mode == "mute", options.load
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=options.port or 0, uds=options.uds, log_level="warning")
     )
