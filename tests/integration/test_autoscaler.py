@@ -62,7 +62,7 @@ class Place:
 
     async def until(self, ready: int) -> None:
         """The world has what is wanted, and so many replicas are ready."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             await self.world.retire()
             there = self.runtime.replicas("chat", "dev")

@@ -61,7 +61,7 @@ class Replica:
         except httpx.TransportError:
             return {"ready": False, "reason": "not there yet"}
 
-    def until(self, holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def until(self, holds: Callable[[], bool], timeout_s: float = 90.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not holds():
             assert time.monotonic() < deadline, self.log.read_text()
@@ -81,7 +81,7 @@ class Replica:
         return [line for line in found if line["event"] == event]
 
     def end(self) -> tuple[int, str]:
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=90)
         return code, str(json.loads(self.spec.exit_path.read_text())["cause"])
 
     def term(self) -> tuple[int, str]:
@@ -365,7 +365,7 @@ def test_airboss_serve_puts_a_command_behind_a_port(tmp_path: Path) -> None:
     with log.open("w") as err:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=err, cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while " is served at " not in log.read_text():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
