@@ -28,6 +28,7 @@ BODY_S = 30.0
 STALL_S = 30.0
 """How long a client may take no byte of what waits for it. Then it is gone, and its slot is free."""
 MAX_HEADER_BYTES = 64 << 10
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -38,7 +39,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **more)
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
+        self._head_bytes = 0
+        self._is_head = self._is_new = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection that never asks anything is closed like an idle one."""
@@ -51,24 +53,29 @@ class GuardedProtocol(HttpToolsProtocol):
         self.resume_writing()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Headers are bounded; the parser itself would collect them without end."""
+        super().data_received(data)
+        if not self._is_head or self.transport.is_closing():
+            return
+        # What came together with a request's first byte may be the end of the one before.
+        if not self._is_new:
+            self._head_bytes += len(data)
+        self._is_new = False
+        if self._head_bytes > MAX_HEADER_BYTES:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
     def on_message_begin(self) -> None:
         """A request begins: its headers must come soon."""
         super().on_message_begin()
-        self._header_bytes = 0
+        self._head_bytes = 0
+        self._is_head, self._is_new = True, True
         self._expect(HEADERS_S)
-
-    def on_url(self, url: bytes) -> None:
-        """See on_header."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Headers are bounded; httptools itself would collect them without end."""
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The body must come soon."""
+        self._is_head = False
         self._expect(BODY_S)
         super().on_headers_complete()
 
@@ -90,12 +97,6 @@ class GuardedProtocol(HttpToolsProtocol):
             self._writing = None
         if self.flow is not None:
             super().resume_writing()
-
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > MAX_HEADER_BYTES:
-            # Inside a parser's callback an exception becomes uvicorn's 400, which closes the connection.
-            raise ValueError("the request's headers are too large")
 
     def _expect(self, seconds: float | None) -> None:
         if self._reading is not None:
