@@ -18,6 +18,7 @@ from console.commands.tree import DURATION, leaf
         ("airboss serve charlm-3", "a release of this workspace, on http://127.0.0.1:8000"),
         ("airboss serve ./bundle --listen 127.0.0.1:0", "a bundle's directory; a free port, printed on stderr"),
         ("airboss serve charlm-3 --socket /tmp/m.sock", "on a Unix socket"),
+        ("airboss serve charlm-3 --batch in.jsonl --out out.jsonl", "an OpenAI batch file; again: what is left of it"),
         (
             "airboss serve ./m.gguf --backend command -- llama-server -m {model} --host {host} --port {port}",
             "by another program that speaks OpenAI's API",
@@ -37,6 +38,8 @@ from console.commands.tree import DURATION, leaf
     "--backend", type=click.Choice(("torch", "vllm", "command")), help="Who computes (default: the release says)."
 )
 @click.option("--serving", multiple=True, metavar="KEY=VALUE", help="A serving setting, as in [service.X.serving].")
+@click.option("--batch", type=click.Path(path_type=Path), metavar="FILE", help="Answer this batch file, then end.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where the batch's answers are appended.")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGV...]")
 def serve(
     model: str,
@@ -46,12 +49,19 @@ def serve(
     allow_faults: bool,
     backend: str | None,
     serving: tuple[str, ...],
+    batch: Path | None,
+    out: Path | None,
     argv: tuple[str, ...],
 ) -> LocalRequest:
     """Serve one release by itself, without engine or gateway, until Ctrl-C.
 
     It speaks /v1/completions, /v1/chat/completions, /generate, /ready and /metrics. Every file's sha256 is checked first.
     """
+    if batch is not None or out is not None:
+        return LocalRequest(
+            "console.commands.batching:batch",
+            {"model": model, "batch": batch, "out": out, "threads": threads, "settings": serving},
+        )
     return LocalRequest(
         "console.commands.serving:serve",
         {

@@ -115,7 +115,7 @@ async def _run(spec: Path, inner: str, address: tuple[str, int] | None, name: st
         shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     else:
         shown = inner
-    child = _start(spec)
+    child = start_child(spec)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -136,10 +136,10 @@ async def _run(spec: Path, inner: str, address: tuple[str, int] | None, name: st
             server.close()
 
 
-def _start(spec: Path) -> subprocess.Popen[bytes]:
+def start_child(spec: Path, module: str = MODULE) -> subprocess.Popen[bytes]:
     """The child, in its own session: Ctrl-C comes to us, and goes on to it as TERM, so that it drains once."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", MODULE, str(spec)],
+        [sys.executable, "-P", "-m", module, str(spec)],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,

@@ -6,11 +6,12 @@ anything before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from engine.serving.request import FinishReason
+from engine.serving.request import ErrorKind, FinishReason
 
 if TYPE_CHECKING:
     from engine.serving.compute.core import Finished, StepReport
@@ -32,6 +33,7 @@ _LATENCY = (
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+_SOURCES = ("local_compute", "local_cache_hit")
 _CHOICES = (1, 2, 5, 10, 20)
 _LABELS = ("engine", "model_name")
 
@@ -43,10 +45,31 @@ class ServingMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._labels = ("0", model_name)
+        self.on_finished: Callable[[int, Finished], None] = lambda number, finished: None
+        """Called in the engine's thread, before the update that says so, with what an ended generation amounted to."""
         self._running = self._gauge("num_requests_running", "Requests that have a slot")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a slot")
+        self._waiting_why = self._gauges(
+            "num_requests_waiting_by_reason", "Requests that wait, by why", "reason", ("capacity", "deferred")
+        )
+        sleep = self._gauges(
+            "engine_sleep_state",
+            "1: the state the engine is in",
+            "sleep_state",
+            ("awake", "weights_offloaded", "discard_all"),
+        )
+        sleep["awake"].set(1)
         self._cache_usage = self._gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1")
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of finished requests")
+        self._cached_prompt_tokens = self._counter(
+            "prompt_tokens_cached", "Prompt tokens of finished requests that the prefix cache had"
+        )
+        self._by_source = self._counters(
+            "prompt_tokens_by_source", "Prompt tokens of finished requests, by where they came from", "source", _SOURCES
+        )
+        self._prefix_queries = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache")
+        self._prefix_hits = self._counter("prefix_cache_hits", "Prompt tokens found there")
+        self._corrupted = self._counter("corrupted_requests", "Requests whose logits were not numbers")
         self._generation_tokens = self._counter("generation_tokens", "Tokens generated")
         self._preemptions = self._counter("num_preemptions", "Requests put back to waiting")
         self._success = self._counters(
@@ -72,6 +95,9 @@ class ServingMetrics:
         self._longest = self._histogram(
             "request_max_num_generation_tokens", "The longest answer a request may get", _TOKENS
         )
+        self._computed = self._histogram(
+            "request_prefill_kv_computed_tokens", "Prompt tokens of a request that had to be computed", _TOKENS
+        )
         self._iteration = self._histogram("iteration_tokens_total", "Tokens computed in a step", _TOKENS)
 
     def record_step(self, step: StepReport) -> None:
@@ -82,13 +108,24 @@ class ServingMetrics:
             self._first_token.observe(seconds)
         for seconds in step.gaps_s:
             self._gap.observe(seconds)
-        for finished in step.finished:
+        self._preemptions.inc(step.preemptions)
+        self._prefix_queries.inc(step.prefix_queries)
+        self._prefix_hits.inc(step.prefix_hits)
+        ended = [update for update in step.updates if update.finish is not None]
+        self._corrupted.inc(sum(update.error is ErrorKind.NOT_A_NUMBER for update in ended))
+        for update, finished in zip(ended, step.finished, strict=True):
             self.record_finished(finished)
+            self.on_finished(update.number, finished)
 
     def record_finished(self, finished: Finished) -> None:
         """Count a request that ended, whichever way."""
         self._success[finished.reason].inc()
         self._prompt_tokens.inc(finished.prompt_tokens)
+        computed = finished.prompt_tokens - finished.cached_tokens
+        self._cached_prompt_tokens.inc(finished.cached_tokens)
+        self._by_source["local_compute"].inc(computed)
+        self._by_source["local_cache_hit"].inc(finished.cached_tokens)
+        self._computed.observe(computed)
         self._queue.observe(finished.queue_s)
         self._inference.observe(finished.prefill_s + finished.decode_s)
         self._prefill.observe(finished.prefill_s)
@@ -113,6 +150,7 @@ class ServingMetrics:
         """Set the gauges."""
         self._running.set(running)
         self._waiting.set(waiting)
+        self._waiting_why["capacity"].set(waiting)
         self._cache_usage.set(cache_usage)
 
     def describe_cache(self, *, blocks: int, block_size: int, dtype: str) -> None:
@@ -139,6 +177,10 @@ class ServingMetrics:
         return Histogram(f"vllm:{name}", help_text, _LABELS, buckets=buckets, registry=self.registry).labels(
             *self._labels
         )
+
+    def _gauges(self, name: str, help_text: str, label: str, values: tuple[str, ...]) -> dict[str, Gauge]:
+        family = Gauge(f"vllm:{name}", help_text, (*_LABELS, label), registry=self.registry)
+        return {value: family.labels(*self._labels, value) for value in values}
 
     def _counters(self, name: str, help_text: str, label: str, values: tuple[str, ...]) -> dict[str, Counter]:
         family = Counter(f"vllm:{name}", help_text, (*_LABELS, label), registry=self.registry)

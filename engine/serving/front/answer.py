@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from engine.serving.front.errors import ApiError, ClientGone
-from engine.serving.front.formats import DONE, Form, Result, best, event
+from engine.serving.front.formats import DONE, Form, Result, Usage, best, event
 from engine.serving.front.intake import Intake
 from engine.serving.front.ticket import Piece, Ticket
 from engine.serving.front.trace import TraceContext
@@ -35,6 +35,7 @@ class Answer:
         route: str,
         trace: TraceContext | None,
         span: RequestSpan,
+        is_quiet: bool = False,
     ) -> None:
         self._intake = intake
         self._ticket = ticket
@@ -43,6 +44,7 @@ class Answer:
         self._route = route
         self._trace = trace
         self._span = span
+        self._is_quiet = is_quiet
         self._is_over = False
         self._watcher: asyncio.Task[None] | None = None
 
@@ -68,7 +70,7 @@ class Answer:
             for piece in await self._pieces():
                 results[piece.index].add(piece)
         self.end(200)
-        return self._form.whole(best(results, self._ticket.call), self._ticket.completion_tokens)
+        return self._form.whole(best(results, self._ticket.call), self.usage())
 
     async def stream(self, pieces: list[Piece], write: Callable[[bytes], Awaitable[None]]) -> None:
         """Events from the first texts to [DONE]. Raises ApiError or ClientGone when it breaks off."""
@@ -82,7 +84,7 @@ class Answer:
             if self._ticket.is_done:
                 break
             pieces = await self._ticket.pieces()
-        closing = self._form.closing(self._ticket.completion_tokens)
+        closing = self._form.closing(self.usage())
         if closing is not None:
             await write(event(closing))
         await write(DONE)
@@ -95,6 +97,11 @@ class Answer:
         if self._watcher is not None:
             self._watcher.cancel()
         self._intake.close(self._ticket)
+        self._span.end(status, code)
+        if not self._is_quiet:
+            self._write_line(status, code)
+
+    def _write_line(self, status: int, code: str) -> None:
         ticket, now = self._ticket, time.monotonic()
         log(
             "request",
@@ -112,12 +119,18 @@ class Answer:
             ttft_ms=round((ticket.first_token_at - ticket.arrived_at) * 1000, 1) if ticket.first_token_at else None,
             latency_ms=round((now - ticket.arrived_at) * 1000, 1),
         )
-        self._span.end(status, code)
 
     @property
     def headers(self) -> dict[str, str]:
         """What every response says of the request."""
         return {"x-request-id": self._request_id}
+
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        ticket = self._ticket
+        # Several answers to one prompt find it in the cache; counted is a prompt once.
+        cached = min(ticket.call.prompt_tokens, ticket.cached_tokens // ticket.call.best_of)
+        return Usage(ticket.call.prompt_tokens, ticket.completion_tokens, cached)
 
     async def _pieces(self) -> list[Piece]:
         """The ticket's, ending the answer when it ends badly. Raises what it raises."""

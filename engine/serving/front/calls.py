@@ -47,8 +47,7 @@ class Call:
     include_usage: bool = False
     echo: bool = False
     logprobs: int | None = None
-    """What the caller wants to see; the samples may carry them for `best_of` or stop tokens alone."""
-    stop_token_ids: frozenset[int] = frozenset()
+    """What the caller wants to see; the samples may carry them for `best_of` alone."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -155,7 +154,7 @@ def _call(
         )
     prompts = [_truncated(prompt, body.truncate_prompt_tokens, wanted, card) for prompt in prompts]
     params = _params(body, card, logprobs)
-    if params.logprobs is None and (best_of > body.n or body.stop_token_ids):
+    if params.logprobs is None and best_of > body.n:
         params = replace(params, logprobs=0)
     samples: list[Sample] = []
     for prompt in prompts:
@@ -175,7 +174,6 @@ def _call(
         include_usage=body.stream_options.include_usage,
         echo=echo,
         logprobs=logprobs,
-        stop_token_ids=frozenset(body.stop_token_ids),
     )
 
 
@@ -196,6 +194,7 @@ def _params(body: Body, card: ModelCard, logprobs: int | None) -> SamplingParams
         repetition_penalty=body.repetition_penalty,
         logit_bias=_bias(body.logit_bias, size),
         logprobs=None if logprobs is None else min(logprobs, size),
+        stop_token_ids=frozenset(body.stop_token_ids),
         ignore_eos=body.ignore_eos,
     )
 

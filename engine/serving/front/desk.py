@@ -35,6 +35,7 @@ class Desk:
         self.intake = intake
         self._engine = engine
         self._metrics = metrics
+        metrics.on_finished = intake.on_finished
         self.tracer: Tracer = NoTracer()
         self._served = frozenset(name for name in (service, release_id) if name)
 
@@ -78,8 +79,12 @@ class Desk:
         tenant: str = "",
         queue_class: QueueClass = QueueClass.INTERACTIVE,
         trace: TraceContext | None = None,
+        is_quiet: bool = False,
     ) -> Answer:
-        """Admit a request. Raises ApiError; otherwise the caller must bring the answer to its end."""
+        """Admit a request. Raises ApiError; otherwise the caller must bring the answer to its end.
+
+        A quiet one has no log line.
+        """
         card = self.card()
         ticket = self.intake.admit(call, card.settings, deadline_s, tenant=tenant, queue_class=queue_class)
         self._metrics.record_request(n=call.n, max_tokens=max(sample.params.max_tokens for sample in call.samples))
@@ -88,5 +93,12 @@ class Desk:
         )
         span = self.tracer.begin(endpoint.path, self.name, request_id, ticket, trace)
         return Answer(
-            self.intake, ticket, endpoint.form(envelope), request_id, endpoint.path, span.context or trace, span
+            self.intake,
+            ticket,
+            endpoint.form(envelope),
+            request_id,
+            endpoint.path,
+            span.context or trace,
+            span,
+            is_quiet,
         )

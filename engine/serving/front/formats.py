@@ -77,20 +77,30 @@ class Envelope:
         """What `echo` puts before the text of choice `index`."""
         return self.call.prompts[index // self.call.n].text if self.call.echo else ""
 
-    def usage(self, completion_tokens: int) -> dict[str, int]:
-        """Tokens in, out, and together."""
-        prompt = self.call.prompt_tokens
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of an answer."""
+
+    prompt: int
+    completion: int
+    cached: int
+    """Of the prompt's, those that had been computed before."""
+
+    def body(self) -> dict[str, Any]:
+        """As OpenAI words it."""
         return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt + completion_tokens,
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
         }
 
 
 class Form(Protocol):
     """How one endpoint words one answer."""
 
-    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result], usage: Usage) -> dict[str, Any]:
         """The answer of a request that did not stream."""
         ...
 
@@ -98,7 +108,7 @@ class Form(Protocol):
         """One event of a stream."""
         ...
 
-    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+    def closing(self, usage: Usage) -> dict[str, Any] | None:
         """The last event, with the token counts, when there is to be one."""
         ...
 
@@ -110,19 +120,19 @@ class CompletionForm:
         self._envelope = envelope
         self._offsets: dict[int, int] = {}
 
-    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result], usage: Usage) -> dict[str, Any]:
         """See Form."""
         choices = [self._choice(result.index, result.text, result.finish, result.logprobs) for result in results]
-        return {**self._envelope.object("text_completion", choices), "usage": self._envelope.usage(completion_tokens)}
+        return {**self._envelope.object("text_completion", choices), "usage": usage.body()}
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         """See Form."""
         choice = self._choice(piece.index, piece.text, piece.finish, piece.logprobs)
         return _with_usage(self._envelope, self._envelope.object("text_completion", [choice]))
 
-    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+    def closing(self, usage: Usage) -> dict[str, Any] | None:
         """See Form."""
-        return _closing(self._envelope, "text_completion", completion_tokens)
+        return _closing(self._envelope, "text_completion", usage)
 
     def _choice(
         self, index: int, text: str, finish: FinishReason | None, news: Sequence[TokenLogprobs]
@@ -143,7 +153,7 @@ class ChatForm:
         self._envelope = envelope
         self._begun: set[int] = set()
 
-    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result], usage: Usage) -> dict[str, Any]:
         """See Form."""
         choices = [
             {
@@ -154,7 +164,7 @@ class ChatForm:
             }
             for result in results
         ]
-        return {**self._envelope.object("chat.completion", choices), "usage": self._envelope.usage(completion_tokens)}
+        return {**self._envelope.object("chat.completion", choices), "usage": usage.body()}
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         """See Form. A choice's first event names the role."""
@@ -168,9 +178,9 @@ class ChatForm:
         }
         return _with_usage(self._envelope, self._envelope.object("chat.completion.chunk", [choice]))
 
-    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+    def closing(self, usage: Usage) -> dict[str, Any] | None:
         """See Form."""
-        return _closing(self._envelope, "chat.completion.chunk", completion_tokens)
+        return _closing(self._envelope, "chat.completion.chunk", usage)
 
     def _logprobs(self, news: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         if self._envelope.call.logprobs is None:
@@ -185,9 +195,9 @@ class GenerateForm:
         self._envelope = envelope
         self._has_begun = False
 
-    def whole(self, results: Sequence[Result], completion_tokens: int) -> dict[str, Any]:
+    def whole(self, results: Sequence[Result], usage: Usage) -> dict[str, Any]:
         """See Form."""
-        return {"text": self._envelope.prompt_text(0) + results[0].text, "tokens_generated": completion_tokens}
+        return {"text": self._envelope.prompt_text(0) + results[0].text, "tokens_generated": usage.completion}
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         """See Form."""
@@ -195,9 +205,9 @@ class GenerateForm:
         self._has_begun = True
         return {"text": text, "finish_reason": piece.finish}
 
-    def closing(self, completion_tokens: int) -> dict[str, Any] | None:
+    def closing(self, usage: Usage) -> dict[str, Any] | None:
         """See Form."""
-        return {"text": "", "tokens_generated": completion_tokens}
+        return {"text": "", "tokens_generated": usage.completion}
 
 
 def _with_usage(envelope: Envelope, body: dict[str, Any]) -> dict[str, Any]:
@@ -205,10 +215,10 @@ def _with_usage(envelope: Envelope, body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "usage": None} if envelope.call.include_usage else body
 
 
-def _closing(envelope: Envelope, kind: str, completion_tokens: int) -> dict[str, Any] | None:
+def _closing(envelope: Envelope, kind: str, usage: Usage) -> dict[str, Any] | None:
     if not envelope.call.include_usage:
         return None
-    return {**envelope.object(kind, []), "usage": envelope.usage(completion_tokens)}
+    return {**envelope.object(kind, []), "usage": usage.body()}
 
 
 def event(body: Mapping[str, Any]) -> bytes:

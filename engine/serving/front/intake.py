@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from engine.serving.front.calls import Call
 from engine.serving.front.errors import ApiError, deadline_passed, failed, invalid, unavailable
@@ -19,6 +20,9 @@ from engine.serving.front.ticket import Ticket
 from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.request import ErrorKind, Update
 from engine.serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from engine.serving.compute.core import Finished
 
 _RATE_WINDOW_S = 10.0
 
@@ -32,6 +36,7 @@ class Intake:
         self._tickets: dict[int, Ticket] = {}
         """By the engine's number of each generation."""
         self._settings: dict[int, ServingSettings] = {}
+        self._finished: dict[int, Finished] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._places: Counter[QueueClass] = Counter()
         self._quotas = Quotas()
@@ -120,6 +125,10 @@ class Intake:
         """From the engine's thread: news of requests."""
         self._loop.call_soon_threadsafe(self._route, updates)
 
+    def on_finished(self, number: int, finished: Finished) -> None:
+        """From the engine's thread, before the update that says so: what an ended generation amounted to."""
+        self._finished[number] = finished
+
     def on_state(self, state: LoopState) -> None:
         """From the engine's thread: it serves, stopped or died."""
         self._loop.call_soon_threadsafe(self._state_changed, state)
@@ -127,8 +136,13 @@ class Intake:
     def _route(self, updates: Sequence[Update]) -> None:
         for update in updates:
             ticket = self._tickets.get(update.number)
-            if ticket is not None and ticket.put(update) and self._engine is not None:
-                self._engine.cancel(update.number)
+            finished = self._finished.pop(update.number, None)
+            if ticket is None:
+                continue
+            if finished is not None:
+                ticket.cached_tokens += finished.cached_tokens
+                ticket.scheduled_at = ticket.scheduled_at or ticket.arrived_at + finished.queue_s
+            ticket.put(update)
 
     def _state_changed(self, state: LoopState) -> None:
         self.changed.set()

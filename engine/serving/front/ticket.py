@@ -42,7 +42,9 @@ class Ticket:
         self.queue_class = queue_class
         self.arrived_at = arrived_at
         self.scheduled_at = 0.0
-        """When the engine gave the first generation a slot; 0: not known (yet)."""
+        """When the engine began with the first generation that ended; 0: none has ended well yet."""
+        self.cached_tokens = 0
+        """Prompt tokens that the prefix cache had, of all generations together."""
         self.first_token_at = 0.0
         self._progress = [_Progress(sample) for sample in call.samples]
         self._open = len(self._progress)
@@ -79,26 +81,17 @@ class Ticket:
         """How each generation that ended did."""
         return [progress.finish.value for progress in self._progress if progress.finish is not None]
 
-    def put(self, news: Update | ApiError | ClientGone) -> bool:
-        """Hand over news, or the reason there will be none. True: the generation met a stop token, and can be dropped.
-
-        Whoever does not stream is woken only at the end.
-        """
+    def put(self, news: Update | ApiError | ClientGone) -> None:
+        """Hand over news, or the reason there will be none. Whoever does not stream is woken only at the end."""
         if not isinstance(news, Update):
             self._news.append(news)
             self._wake.set()
-            return False
+            return
         progress = self._progress[news.number - self.number]
         if progress.finish is not None:
-            return False
+            return
         if not self.first_token_at:
             self.first_token_at = time.monotonic()
-        meets_stop = bool(self.call.stop_token_ids) and any(
-            lp.token in self.call.stop_token_ids for lp in news.logprobs
-        )
-        if meets_stop:
-            # The token is not shown, and neither is what it would have completed.
-            news = Update(news.number, "", news.completion_tokens, FinishReason.STOP)
         progress.completion_tokens = news.completion_tokens
         if news.finish is not None and news.error is None:
             progress.finish = news.finish
@@ -106,7 +99,6 @@ class Ticket:
         self._news.append(news)
         if self.call.stream or news.error is not None or self._open == 0:
             self._wake.set()
-        return meets_stop
 
     async def pieces(self) -> list[Piece]:
         """What came since the last call, in order, steps of one generation merged; waits for some.
