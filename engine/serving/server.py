@@ -29,6 +29,7 @@ from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.metrics import ServingMetrics
 from engine.serving.settings import ServingSettings
 from engine.serving.startup import calm_openmp, prepare, read_payload, seconds_since_spawn, thread_count
+from engine.serving.tracing import make_tracer
 from state.words import AirbossError, ExitCode, OperationFailed
 
 DEATH_LINGER_S = 3.0
@@ -71,6 +72,7 @@ def body(spec: ChildSpec) -> int:
 
 async def _serve(spec: ChildSpec) -> int:
     payload = read_payload(spec)
+    serving = {**serving_of(payload.bundle), **payload.serving}
     intake = Intake(asyncio.get_running_loop())
     metrics = ServingMetrics(payload.service or payload.release_id)
     engine = EngineLoop(partial(prepare, payload, spec.digest), metrics, intake)
@@ -83,6 +85,8 @@ async def _serve(spec: ChildSpec) -> int:
         intake=intake,
         metrics=metrics,
         jobs_dir=payload.jobs_dir,
+        # Before the engine's thread begins: it imports torch, and two imports at once may wait for each other.
+        tracer=make_tracer(str(serving.get("otlp_endpoint", "")), payload.service or payload.release_id),
     )
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -75,7 +75,7 @@ def collector(setting: str) -> str:
 
 
 def make_tracer(setting: str, service: str) -> Tracer:
-    """The tracer that the settings and the environment ask for. Imports OpenTelemetry if any: call it in a thread."""
+    """The tracer that the settings and the environment ask for. Importing OpenTelemetry takes a moment: call it first."""
     url = collector(setting)
     if not url:
         return NoTracer()

@@ -66,7 +66,7 @@ class Answer:
     async def whole(self) -> dict[str, Any]:
         """The body of the complete answer. Raises ApiError or ClientGone."""
         results = [Result(at) for at in range(len(self._ticket.call.samples))]
-        while not self._ticket.is_done:
+        while any(result.finish is None for result in results):
             for piece in await self._pieces():
                 results[piece.index].add(piece)
         self.end(200)

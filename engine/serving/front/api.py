@@ -35,7 +35,7 @@ from engine.serving.logs import log
 from engine.serving.loop import EngineLoop
 from engine.serving.metrics import ServingMetrics
 from engine.serving.settings import ServingSettings
-from engine.serving.tracing import make_tracer
+from engine.serving.tracing import Tracer
 
 
 class Front:
@@ -51,10 +51,13 @@ class Front:
         intake: Intake,
         metrics: ServingMetrics,
         jobs_dir: Path | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._metrics = metrics
         self._injector: FaultInjector | None = None
-        self.desk = Desk(service=service, release_id=release_id, engine=engine, intake=intake, metrics=metrics)
+        self.desk = Desk(
+            service=service, release_id=release_id, engine=engine, intake=intake, metrics=metrics, tracer=tracer
+        )
         self.jobs = Jobs(self.desk, JobStore(jobs_dir))
         self._status = Status(
             service=service, release_id=release_id, identity=identity, engine=engine, intake=intake, metrics=metrics
@@ -73,8 +76,7 @@ class Front:
         )
 
     async def on_serving(self) -> None:
-        """The engine serves: send spans where they are wanted, and take up the jobs of an earlier process."""
-        self.desk.tracer = await asyncio.to_thread(make_tracer, self.desk.settings.otlp_endpoint, self.desk.name)
+        """The engine serves: take up the jobs of an earlier process."""
         await self.jobs.recover()
 
     async def close(self) -> None:

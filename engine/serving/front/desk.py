@@ -30,13 +30,14 @@ class Desk:
         engine: EngineLoop,
         intake: Intake,
         metrics: ServingMetrics,
+        tracer: Tracer | None = None,
     ) -> None:
         self.name = service or release_id
         self.intake = intake
         self._engine = engine
         self._metrics = metrics
         metrics.on_finished = intake.on_finished
-        self.tracer: Tracer = NoTracer()
+        self.tracer: Tracer = tracer or NoTracer()
         self._served = frozenset(name for name in (service, release_id) if name)
 
     def card(self) -> ModelCard:

@@ -11,17 +11,18 @@ _NONE = "0"
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """The caller's place in a trace; ids in lower-case hexadecimal."""
+    """A place in a trace: the caller's, or that of our own span; ids in lower-case hexadecimal."""
 
     trace_id: str
     parent_id: str
+    """The span's id: that of the caller, whose child ours is."""
     is_sampled: bool
     state: str = ""
     """`tracestate`, passed on as it came."""
 
     def facts(self) -> dict[str, object]:
-        """What a log line says of it."""
-        return {"trace_id": self.trace_id, "parent_id": self.parent_id}
+        """What a log line says of it: the span by which the line is found in the trace."""
+        return {"trace_id": self.trace_id, "span_id": self.parent_id}
 
 
 def read_traceparent(header: str | None, state: str = "") -> TraceContext | None:
