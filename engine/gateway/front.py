@@ -24,8 +24,6 @@ from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
 from state.words import BadClass, Track
 
-BODY_TIMEOUT_S = 30.0
-MAX_BODY_BYTES = 4 << 20
 ENV_HEADER = "X-Airboss-Env"
 PROBE_HEADER = "X-Airboss-Probe"
 _NO_COOKIES: dict[str, str] = {}
@@ -34,12 +32,12 @@ _NO_COOKIES: dict[str, str] = {}
 class Front:
     """Handles every request on the public port. `table` is replaced whole; a request keeps the one it met."""
 
-    def __init__(self, proxy: Proxy, feedback: Feedback, desk: Desk, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, proxy: Proxy, feedback: Feedback, desk: Desk) -> None:
         self.table: RoutingTable | None = None
         self.proxy = proxy
         self.feedback = feedback
         self.desk = desk
-        self.max_body_bytes = max_body_bytes
+        self.limits = desk.config.requests
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -48,6 +46,8 @@ class Front:
         except Refused as refused:
             self.proxy.recorder.rejected(refused.reason)
             response = refused.answer
+            if not request.content.is_eof():  # its body is not read on: the connection cannot be used again
+                response.force_close()
         if self.proxy.is_draining and not response.prepared:
             response.force_close()
         return response
@@ -159,25 +159,26 @@ class Front:
         return self.table
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        too_large = f"the body is larger than the {self.max_body_bytes} bytes this gateway takes"
-        if (request.content_length or 0) > self.max_body_bytes:
+        limits = self.limits
+        too_large = f"the body is larger than the {limits.max_body_bytes} bytes this gateway takes"
+        if (request.content_length or 0) > limits.max_body_bytes:
             raise Refused("body_too_large", error_answer(413, "invalid_request", "body_too_large", too_large))
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             if request.content.is_eof():  # it came with the head, as small bodies do: there is nothing to wait for
                 return self._bounded(request.content.read_nowait())
-            async with asyncio.timeout(BODY_TIMEOUT_S):
+            async with asyncio.timeout(limits.body_timeout):
                 return await request.read()
         except web.HTTPRequestEntityTooLarge:
             raise Refused("body_too_large", error_answer(413, "invalid_request", "body_too_large", too_large)) from None
         except TimeoutError:
-            message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
+            message = f"the body did not arrive within {limits.body_timeout:g} s"
             raise Refused("body_too_slow", error_answer(408, "invalid_request", "body_too_slow", message)) from None
 
     def _bounded(self, body: bytes) -> bytes:
-        if len(body) > self.max_body_bytes:  # it came packed, and its stated length was that of the packing
-            raise web.HTTPRequestEntityTooLarge(self.max_body_bytes, len(body))
+        if len(body) > self.limits.max_body_bytes:  # it came packed, and its stated length was that of the packing
+            raise web.HTTPRequestEntityTooLarge(self.limits.max_body_bytes, len(body))
         return body
 
     def _healthz(self) -> web.Response:

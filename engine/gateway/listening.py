@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -19,13 +20,24 @@ LISTEN_BACKLOG = 4096
 ACCEPT_PAUSE_S = 0.2
 """How long a worker that has no descriptor left leaves new connections to the others."""
 
+HANDSHAKE_TIMEOUT_S = 10.0
+
 T = TypeVar("T")
 
 
 class Acceptor:
-    """Accepts for one worker. `listener` is its own copy of the shared socket, and closed with the acceptor."""
+    """Accepts for one worker. `listener` is its own copy of the shared socket, and closed with the acceptor.
 
-    def __init__(self, listener: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+    `tls` says what a new connection is to be encrypted with; None is plain HTTP.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        factory: Callable[[], asyncio.Protocol],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        self._tls = tls
         self._listener = listener
         self._factory = factory
         self._loop = asyncio.get_running_loop()
@@ -63,8 +75,13 @@ class Acceptor:
 
     async def _begin(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._factory, connection)
-        except OSError:  # it was reset between accept and now; nobody is there to answer
+            if self._tls is None:
+                await self._loop.connect_accepted_socket(self._factory, connection)
+            else:
+                await self._loop.connect_accepted_socket(
+                    self._factory, connection, ssl=self._tls(), ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+                )
+        except OSError:  # reset between accept and now, or no handshake came of it; nobody is there to answer
             connection.close()
 
 

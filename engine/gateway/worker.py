@@ -10,8 +10,10 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,12 +27,15 @@ from aiohttp.web_protocol import RequestHandler
 from pydantic import TypeAdapter
 
 from adapters.local.child import ChildSpec, run_child
+from engine.gateway import logs
 from engine.gateway.access.desk import Desk
+from engine.gateway.access.door import Door
+from engine.gateway.access.tls import certificates_of
 from engine.gateway.admin import Admin
 from engine.gateway.counts import Counts
 from engine.gateway.exchange import Recorder
 from engine.gateway.feedback import Feedback
-from engine.gateway.front import MAX_BODY_BYTES, Front
+from engine.gateway.front import Front
 from engine.gateway.handoff import Handoff
 from engine.gateway.ledger import Rotated, Segments, Spool
 from engine.gateway.listening import Acceptor, raise_descriptor_limit, run
@@ -62,7 +67,6 @@ class Settings:
     retries: int = 1
     drain_s: float = DRAIN_S
     ping_every_s: float = PING_EVERY_S
-    max_body_bytes: int = MAX_BODY_BYTES
     access: AccessConfig = field(default_factory=AccessConfig)
 
 
@@ -93,9 +97,10 @@ class Worker:
             self.pool, recorder, mirrors, max_inflight=self.settings.max_inflight, retries=self.settings.retries
         )
         desk = Desk(self.settings.access, directory)
-        self.front = Front(self.proxy, Feedback(self._spools[2]), desk, self.settings.max_body_bytes)
+        self.front = Front(self.proxy, Feedback(self._spools[2]), desk)
         self.kept = KeptTable(directory)
         self.switchboard = Switchboard(self.front, self.pool, self.counts, self.kept)
+        self._certificates = certificates_of(self.settings.access, directory)
         self._leave = asyncio.Event()
 
     async def run(self) -> int:
@@ -105,7 +110,7 @@ class Worker:
             loop.add_signal_handler(number, self._leave.set)
         _forget_old_counts(self.settings.gateway_dir)
         await self._serve_kept_table()
-        collector = GatewayCollector(self.front, lambda: sum(spool.dropped for spool in self._spools))
+        collector = GatewayCollector(self.front, lambda: logs.lost + sum(spool.dropped for spool in self._spools))
         protocol = Admin(self.spec, self.front, self.switchboard, collector, self._leave.set)
         admin = web.AppRunner(protocol.app(), access_log=None)
         await admin.setup()
@@ -114,14 +119,8 @@ class Worker:
         os.chmod(self.spec.socket, 0o600)
         handoff = Handoff(Path(self.settings.fd_socket), self.settings.listen_fd)
         handoff.open()
-        server = web.Server(
-            self.front.handle,
-            request_factory=self._request,
-            handler_cancellation=True,
-            access_log=None,
-            lingering_time=2.0,
-        )
-        listening = Acceptor(socket.socket(fileno=os.dup(self.settings.listen_fd)), server)
+        server = self.door()
+        listening = Acceptor(socket.socket(fileno=os.dup(self.settings.listen_fd)), server, self.tls)
         listening.open()
         gc.collect()
         gc.freeze()  # what is loaded by now lives for ever; walking it in each full collection would stall requests
@@ -141,6 +140,15 @@ class Worker:
         log("left")
         return 0
 
+    def door(self) -> Door:
+        """The public HTTP server, not yet listening."""
+        return Door(self.front.handle, self.settings.access.requests, self._request)
+
+    @property
+    def tls(self) -> Callable[[], ssl.SSLContext] | None:
+        """What connections are encrypted with; None: they are not."""
+        return self._certificates.context if self._certificates is not None else None
+
     def _request(
         self,
         message: RawRequestMessage,
@@ -150,7 +158,7 @@ class Worker:
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         loop = asyncio.get_running_loop()
-        size = self.settings.max_body_bytes
+        size = self.settings.access.requests.max_body_bytes
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=size)
 
     async def _serve_kept_table(self) -> None:

@@ -226,7 +226,7 @@ async def test_a_reader_that_is_slow_slows_the_replica_and_not_the_memory(deck: 
 
 async def test_deadline_shedding_and_bad_input_are_answered_clearly(deck: Deck) -> None:
     deck.backend("s1")
-    deck.worker("w0", max_inflight=2, max_body_bytes=10_000)
+    deck.worker("w0", max_inflight=2, access={"requests": {"max_body_bytes": 10_000}})
     await deck.backends_up("s1")
     await deck.is_up("w0")
     async with aiohttp.ClientSession() as session:

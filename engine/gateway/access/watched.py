@@ -16,15 +16,25 @@ LOOK_EVERY_S = 1.0
 
 
 class Watched(Generic[T]):
-    """What `load(path)` made of the file last. A version that cannot be used leaves the one before in force."""
+    """What `load(path)` made of the file last. A version that cannot be used leaves the one before in force.
 
-    def __init__(self, path: Path, load: Callable[[Path], T], clock: Callable[[], float] = time.monotonic) -> None:
+    A change of a file in `also` is a change too.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        load: Callable[[Path], T],
+        clock: Callable[[], float] = time.monotonic,
+        also: tuple[Path, ...] = (),
+    ) -> None:
         """Loads at once. Raises what `load` raises."""
         self.path = path
+        self._all = (path, *also)
         self._load = load
         self._clock = clock
         self._looked_at = clock()
-        self._mark = _mark_of(path)
+        self._mark = [_mark_of(each) for each in self._all]
         self._value = load(path)
 
     def value(self) -> T:
@@ -37,7 +47,7 @@ class Watched(Generic[T]):
 
     def look(self) -> bool:
         """Read the file again if it is another one now. True when its value was replaced."""
-        mark = _mark_of(self.path)
+        mark = [_mark_of(each) for each in self._all]
         if mark == self._mark:
             return False
         self._mark = mark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from aiohttp import web
 from adapters.local.child import ChildSpec
 from engine.gateway.front import Front
 from engine.gateway.ledger import Spool
+from engine.gateway.listening import Acceptor
 from engine.gateway.metrics import GatewayCollector, render
 from engine.gateway.switch import Switchboard
 from engine.gateway.table import parse_table
@@ -61,6 +63,7 @@ class House:
         self.root = root
         self.backend = Backend()
         self.url = ""
+        self.port = 0
         self.front: Front
         self.switchboard: Switchboard
         self.spool: Spool
@@ -84,9 +87,13 @@ class House:
         self.front, self.switchboard, pool = worker.front, worker.switchboard, worker.pool
         self.spool = worker.proxy.recorder.ledger
         await self.put(**route)
-        server = web.Server(self.front.handle, handler_cancellation=True, access_log=None)
-        listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        server = worker.door()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        listening = Acceptor(listener, server, worker.tls)
+        listening.open()
+        self.certificates = worker._certificates
+        self.url = f"{'https' if worker.tls else 'http'}://127.0.0.1:{self.port}"
         self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=10))
 
         async def close() -> None:
@@ -127,6 +134,18 @@ class House:
         ) as answer:
             text = (await answer.read()).decode()
             return answer.status, [e.removeprefix("data: ") for e in text.split("\n\n") if e], answer.headers
+
+    async def wire(self, sent: bytes) -> bytes:
+        """What comes back for raw bytes, until the gateway closes the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(sent)
+        try:
+            async with asyncio.timeout(10):
+                return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
