@@ -92,7 +92,7 @@ class Engine:
         self.queue = RegistryQueue(self.store, self.registry.client, self._changed)
         self.observer = Observer(
             self.store, self.config, workers=self.gateway.workers, gateway_dir=self.paths.gateway,
-            public_url=lambda: self.gateway.address, outside=self._outside, on_change=self._changed,
+            public_url=lambda: self.gateway.address, visitor=lambda: self.gateway.probe, outside=self._outside, on_change=self._changed,
             workspace=str(self.paths.root),
         )  # fmt: skip
         self.world = World(

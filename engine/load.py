@@ -15,11 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from state.pinned import pinned_context
 from state.words import UsageError
 
 UNKNOWN = "unknown"
@@ -47,6 +49,9 @@ class LoadPlan:
     seed: int = 0
     allow_remote: bool = False
     path: str = "/v1/completions"
+    api_key: str = field(default="", repr=False)
+    trust: Path | None = None
+    """The certificate of an https server that nobody vouches for."""
 
     def check(self) -> None:
         """Raises UsageError when the plan cannot be meant or would load somebody else's machine."""
@@ -155,7 +160,8 @@ class LoadGenerator:
         self._began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=plan.timeout_s)
         # A connection left idle may be closed by the server just as it is reused, which no user would have met.
-        connector = aiohttp.TCPConnector(limit=plan.concurrency, keepalive_timeout=_REUSE_S)
+        tls = pinned_context(plan.trust) if plan.trust is not None else True
+        connector = aiohttp.TCPConnector(limit=plan.concurrency, keepalive_timeout=_REUSE_S, ssl=tls)
         try:
             async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
                 try:
@@ -230,6 +236,8 @@ class LoadGenerator:
             "temperature": plan.temperature,
         }
         headers = {"x-airboss-env": plan.env} if plan.env else {}
+        if plan.api_key:
+            headers["Authorization"] = f"Bearer {plan.api_key}"
         track = release = UNKNOWN
         try:
             # A redirect could leave this host, so none is followed.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         url=options.url, service=options.service, env=options.env, prompts=prompts, rps=options.rps,
         max_tokens=options.max_tokens, requests=options.requests, duration_s=options.duration,
         concurrency=options.concurrency, timeout_s=options.request_timeout, seed=options.seed,
-        allow_remote=options.allow_remote,
+        allow_remote=options.allow_remote, api_key=os.environ.get("AIRBOSS_API_KEY", ""), trust=options.trust,
     )  # fmt: skip
     try:
         return asyncio.run(_run(plan))
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--request-timeout", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trust", type=Path)
     parser.add_argument("--allow-remote", action="store_true")
     return parser
 

@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import logging
 import os
-import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from adapters.local.probing import Visitor, probe_certificate, probe_key
 from adapters.local.supervisor import Slot, Supervisor
 from state.gateway_config import GatewayConfig
 from state.secret import env_names, read_secret
@@ -26,7 +26,6 @@ log = logging.getLogger("airboss.gateway")
 
 MODULE = "engine.gateway.worker"
 BACKLOG = 1024
-PROBE_KEY_FILE = "probe.key"
 DRAIN_S = 20.0
 
 
@@ -74,20 +73,25 @@ class LocalGateway:
         self._fetch_fd = fetch_fd
         self._listener: socket.socket | None = None
         self.address = ""
-        self.probe_key = ""
-        """What the prober proves itself with, where callers must."""
+        self.probe = Visitor()
 
     async def start(self) -> None:
         """Have the port and all workers. Raises UsageError when the port is somebody else's, or a secret is missing."""
         if self.access.auth.jwt.secret:
             read_secret(self.access.auth.jwt.secret, Path(self.access.root))
-        self.probe_key = probe_key(self.gateway_dir)
+        self.probe = self._visitor()
         self._listener = await self._port()
         host, port = self._listener.getsockname()[:2]
         scheme = "https" if self.config.tls_cert else "http"
         self.address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         for index in range(self.config.workers):
             await self.supervisor.want(self._slot(index))
+
+    def _visitor(self) -> Visitor:
+        access = self.access
+        certificate = Path(access.root) / access.tls_cert if access.tls_cert else None
+        client = probe_certificate(self.gateway_dir) if access.tls_client_ca else None
+        return Visitor(probe_key(self.gateway_dir), certificate, client)
 
     def workers(self) -> Sequence[tuple[str, str]]:
         """(spawn_id, admin socket path) of every worker that is ready."""
@@ -193,17 +197,3 @@ class LocalGateway:
             passed_env=env_names(self.access.auth.jwt.secret),
             index=index,
         )
-
-
-def probe_key(gateway_dir: Path) -> str:
-    """The key in the gateway's directory that the engine's prober has, made when there is none. This user's alone."""
-    path = gateway_dir / PROBE_KEY_FILE
-    with contextlib.suppress(OSError):
-        if known := path.read_text(encoding="ascii").strip():
-            return known
-    made = "ab-" + secrets.token_urlsafe(32)
-    aside = path.with_name(f".{PROBE_KEY_FILE}.{os.getpid()}")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-        file.write(made)
-    os.replace(aside, path)
-    return made

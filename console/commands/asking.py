@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.output import Outcome, Text
+from state.pinned import pinned_context
 from state.words import AirbossError, OperationFailed, TimedOut, Unreachable
 
 if TYPE_CHECKING:
@@ -23,7 +26,20 @@ def gateway_address(context: Context) -> str:
         host, port = context.config.gateway.address
         if port == 0:
             raise
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "https" if context.config.gateway.tls_cert else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def credential() -> dict[str, str]:
+    """The header that says who asks, where AIRBOSS_API_KEY holds a key or a token."""
+    key = os.environ.get("AIRBOSS_API_KEY", "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def own_certificate(context: Context, url: str) -> Path | None:
+    """The certificate that the workspace's own gateway is known by; None where the system has to vouch for it."""
+    certificate = context.config.gateway.tls_cert if url.startswith("https:") and not context.engine_url else None
+    return context.paths.root / certificate if certificate else None
 
 
 def ask(
@@ -40,6 +56,7 @@ def ask(
     import httpx
 
     url = gateway_address(context)
+    certificate = own_certificate(context, url)
     chosen = {"temperature": temperature, "seed": seed}
     body = {
         "model": service,
@@ -52,7 +69,8 @@ def ask(
         response = httpx.post(
             f"{url}/v1/completions",
             json=body,
-            headers={"x-airboss-env": env} if env else {},
+            headers={**({"x-airboss-env": env} if env else {}), **credential()},
+            verify=pinned_context(certificate) if certificate is not None else True,
             trust_env=False,
             timeout=context.options.timeout_s or TIMEOUT_S,
         )
@@ -95,4 +113,6 @@ def _refused(status: int, body: bytes, service: str) -> AirbossError:
     text = f"{service} answered {status}: {said}"
     if status in (502, 503, 504):
         return Unreachable(text, hint="`airboss service list` shows what serves; try again")
+    if status == 401:
+        return OperationFailed(text, hint="set AIRBOSS_API_KEY; `airboss gateway key add` makes a key")
     return OperationFailed(text, hint="`airboss service list` shows services and environments")

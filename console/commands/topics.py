@@ -46,7 +46,8 @@ def options() -> str:
     return (
         "Every command takes these, anywhere after its noun:\n\n"
         + _pairs(records)
-        + "\n\nEnvironment: AIRBOSS_WORKSPACE, AIRBOSS_ENGINE, AIRBOSS_READ_ONLY, NO_COLOR, AIRBOSS_DEBUG."
+        + "\n\nEnvironment: AIRBOSS_WORKSPACE, AIRBOSS_ENGINE, AIRBOSS_READ_ONLY, NO_COLOR, AIRBOSS_DEBUG,\n"
+        "AIRBOSS_API_KEY (what `service ask` and `load` show the gateway)."
         "\nA flag beats the environment, which beats the workspace's file."
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from adapters.local.probing import Visitor
 from engine.observe.alerts import CLEAR_FOR_S, AlertBook
 from engine.observe.evidence import EmbeddedMetrics
 from engine.observe.facts import probe_targets, rollout_facts
@@ -85,7 +86,7 @@ class Observer:
     """Evidence, service levels, alerts, notification, probing. `run()` until cancelled; the rest answers at once.
 
     `workers` lists the living gateway workers, `public_url` is the gateway's address ("" or None while there is none);
-    both are asked anew each turn and must not block.
+    `visitor` says how the prober comes in there; all three are asked anew each turn and must not block.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Observer:
         workers: Callable[[], Sequence[Worker]],
         gateway_dir: Path,
         public_url: Callable[[], str | None],
+        visitor: Callable[[], Visitor] = Visitor,
         outside: Callable[[], Outside] = Outside,
         on_change: Callable[[str, str], None] = lambda ref, message: None,
         workspace: str = "",
@@ -116,7 +118,7 @@ class Observer:
         )
         self.metrics = EmbeddedMetrics(store, self.scraper, clock)
         self.book = AlertBook(store, clock=clock, clear_for_s=clear_for_s)
-        self.prober = Prober(store, public_url, self._targets, clock=clock)
+        self.prober = Prober(store, public_url, self._targets, clock=clock, visitor=visitor)
         self.notifier = Notifier(self.book, config.alerts, workspace=workspace, clock=clock)
         self.heartbeat = Heartbeat(
             config.alerts.heartbeat_url, config.alerts.heartbeat_interval, self._is_well, clock=clock

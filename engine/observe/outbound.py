@@ -16,5 +16,10 @@ def _certificates() -> ssl.SSLContext:
 
 
 async def open_client(timeout_s: float, **options: Any) -> httpx.AsyncClient:
-    """A client with the system's certificates, loaded once, in a thread (tens of milliseconds). The caller closes it."""
-    return httpx.AsyncClient(verify=await asyncio.to_thread(_certificates), timeout=timeout_s, **options)
+    """A client with the system's certificates, loaded once, in a thread (tens of milliseconds). The caller closes it.
+
+    `verify` among the options is another context.
+    """
+    if "verify" not in options:
+        options["verify"] = await asyncio.to_thread(_certificates)
+    return httpx.AsyncClient(timeout=timeout_s, **options)

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 import httpx
 from sqlmodel import Session
 
+from adapters.local.probing import Visitor
 from engine.observe.ingest import minute_row
 from engine.observe.outbound import open_client
 from engine.observe.rules import ProbeFact
+from state.pinned import pinned_context
 from state.store import Store
+from state.words import UsageError
 
 PROBE_HEADER = "x-airboss-probe"
 MAX_DEADLINE_S = 10.0
@@ -59,8 +62,13 @@ class Prober:
         targets: Callable[[], Awaitable[Sequence[ProbeTarget]]],
         *,
         clock: Callable[[], float] = time.time,
+        visitor: Callable[[], Visitor] = Visitor,
     ) -> None:
         self._store = store
+        self._visitor = visitor
+        self._served_with: tuple[Visitor, int] | None = None
+        self._retired: list[httpx.AsyncClient] = []
+        self._one_at_a_time = asyncio.Lock()
         self._base_url = base_url
         self._targets = targets
         self._clock = clock
@@ -100,9 +108,11 @@ class Prober:
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         self._running.clear()
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        for client in (*self._retired, self._client):
+            if client is not None:
+                await client.aclose()
+        self._retired.clear()
+        self._client = None
 
     async def _probe_and_record(self, base_url: str, target: ProbeTarget) -> None:
         result = await self.probe(base_url, target)
@@ -115,28 +125,43 @@ class Prober:
 
     async def probe(self, base_url: str, target: ProbeTarget) -> ProbeResult:
         """Ask for one token and judge the answer."""
-        if self._client is None:
-            # A new connection a probe: a kept one may go on being served by a worker that takes no new users.
-            limits = httpx.Limits(max_keepalive_connections=0)
-            self._client = await open_client(MAX_DEADLINE_S, trust_env=False, limits=limits)
+        visitor = self._visitor()
         deadline_s = min(target.deadline_s, MAX_DEADLINE_S)
         began, at = time.monotonic(), self._clock()
         kind, error = "ok", ""
         try:
             async with asyncio.timeout(deadline_s):
-                response = await self._client.post(
+                client = await self._client_for(visitor)
+                response = await client.post(
                     f"{base_url.rstrip('/')}/{target.env}/{target.service}/v1/completions",
                     json={"model": target.service, "prompt": "Hello", "max_tokens": 1, "temperature": 0},
-                    headers={PROBE_HEADER: "1"},
+                    headers={PROBE_HEADER: "1", **({"Authorization": f"Bearer {visitor.key}"} if visitor.key else {})},
                     timeout=deadline_s,
                 )
             error = _fault(response)
             kind = "bad" if error else "ok"
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
             kind, error = "deadline", f"no token within {deadline_s:g} s"
-        except httpx.HTTPError as trouble:
+        except (httpx.HTTPError, UsageError) as trouble:
             kind, error = "unreachable", f"{type(trouble).__name__}: {trouble}".rstrip(": ")
         return ProbeResult(at, kind, error, (time.monotonic() - began) * 1000)
+
+    async def _client_for(self, visitor: Visitor) -> httpx.AsyncClient:
+        """A client that knows the gateway's certificate as it is now; another one once the file has changed."""
+        server = visitor.server
+        served_with = visitor, server.stat().st_mtime_ns if server is not None and server.exists() else 0
+        async with self._one_at_a_time:
+            if self._client is None or self._served_with != served_with:
+                tls = {}
+                if server is not None:
+                    tls["verify"] = await asyncio.to_thread(pinned_context, server, visitor.client)
+                if self._client is not None:
+                    self._retired.append(self._client)  # a probe may still be under way on it
+                # A new connection a probe: a kept one may go on being served by a worker that takes no new users.
+                limits = httpx.Limits(max_keepalive_connections=0)
+                self._client = await open_client(MAX_DEADLINE_S, trust_env=False, limits=limits, **tls)
+                self._served_with = served_with
+            return self._client
 
 
 def _fault(response: httpx.Response) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
 import json
 import socket
 import tempfile
@@ -15,6 +17,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from adapters.local.child import ChildSpec
 from engine.gateway.front import Front
@@ -192,3 +198,34 @@ def said(events: list[str]) -> str:
 @pytest.fixture(name="said")
 def _said() -> Any:
     return said
+
+
+def issue(root: Path, name: str = "localhost", stem: str = "", issuer: Any = None) -> tuple[Any, Any]:
+    """Write `{stem}cert.pem` and `{stem}key.pem`; self-signed unless an issuer is given."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    ca_cert, ca_key = issuer or (None, key)
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(ca_cert.subject if ca_cert else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (root / f"{stem}key.pem").write_bytes(private)
+    (root / f"{stem}cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return certificate, key
+
+
+@pytest.fixture(name="issue")
+def _issue() -> Any:
+    return issue
