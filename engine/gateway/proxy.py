@@ -150,7 +150,7 @@ class Proxy:
     def _falls_back(self, exchange: Exchange, failure: AttemptFailed | None) -> bool:
         """With nowhere left on its route, the request becomes one of the fallback's, if there is one that can answer."""
         call = exchange.call
-        asking = replace(call.asking, body=call.body)  # as it was let in: what was redacted or cut stays so
+        asking = call.asking._replace(body=call.body)  # as it was let in: what was redacted or cut stays so
         place = self.traffic.fall_back(call.table, call.route, asking, "no_replica")
         if place is None:
             return False

@@ -22,6 +22,7 @@ from state.words import Track, UsageError
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,61}")
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ADDRESS = re.compile(r"unix:/.+|https?://[^/\s]+/?")
+_STABLE = Track.STABLE.value
 RESERVED_ENVS = frozenset({"v1", "generate", "healthz", "feedback"})
 """Names that would make /{env}/{service}/… mean two things."""
 
@@ -189,11 +190,14 @@ def backend_at(route: Route, point: float) -> Backend:
     Stable lies last, so a growing canary only ever takes sessions from stable, and never sends one back.
     """
     mark = 0.0
-    for backend in sorted(route.backends, key=lambda b: (b.track == Track.STABLE, b.track)):
+    others = [backend for backend in route.backends if backend.weight and backend.track != _STABLE]
+    if len(others) > 1:
+        others.sort(key=lambda backend: backend.track)
+    for backend in others:
         mark += backend.weight
         if point < mark:
             return backend
-    return max(route.backends, key=lambda b: b.weight)
+    return next(backend for backend in route.backends if backend.track == _STABLE)
 
 
 def pick(

@@ -34,10 +34,12 @@ class Rolling:
 
     def _forget(self) -> None:
         now = int(self._clock() / self._slot_s)
+        if now <= self._newest:
+            return
         for step in range(self._newest + 1, min(now, self._newest + SLOTS) + 1):
             self._total -= self._sums[step % SLOTS]
             self._sums[step % SLOTS] = 0
-        self._newest = max(self._newest, now)
+        self._newest = now
 
 
 class RetryBudget:
