@@ -86,6 +86,12 @@ class BreakerConfig(Table):
     ejection_max: Duration = Field(default=300.0, gt=0, serialization_alias="ejection_max_s")
     max_ejected_pct: int = Field(default=50, ge=0, le=100)
 
+    @model_validator(mode="after")
+    def _longest_is_longest(self) -> BreakerConfig:
+        if self.ejection > self.ejection_max:
+            raise ValueError(f"ejection ({self.ejection:g} s) is longer than ejection_max ({self.ejection_max:g} s)")
+        return self
+
 
 class StageConfig(Table):
     """What changes once the route is `at` percent full: exactly one of the others."""

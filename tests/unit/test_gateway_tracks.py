@@ -198,6 +198,7 @@ def test_routing_that_must_not_be_served_is_refused_with_the_reason(routing: dic
         ("[service.chat.routing.load]\nstages = [{ at = 50 }]", "exactly one of cap_max_tokens"),
         ("[service.chat.routing.choose]\npolicy = 'cost_first'", "policy and tiers belong together"),
         ("[service.chat.routing.split]\nby = 'moon'", "routing.split.by"),
+        ("[service.chat.routing.breaker]\nejection = '10m'", "longer than ejection_max"),
     ],
 )
 def test_routing_in_airboss_toml_that_cannot_work_is_refused_with_the_reason(text: str, says: str) -> None:
