@@ -30,7 +30,7 @@ BACKEND = Path(__file__).with_name("gateway_backend.py")
 Sample = tuple[int, str, dict[str, str]]
 
 
-async def until(claim: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:
+async def until(claim: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -> None:
     """Poll `claim` until it holds; fail at the deadline."""
     end = time.monotonic() + timeout_s
     while True:
