@@ -41,7 +41,7 @@ class ServingSettings(BaseModel):
     """What computes: ours, on torch. The settings of `vllm` and `command` are in engine/serving/backend."""
     max_batch: int = Field(default=32, ge=1, le=1024)
     """Sequences that decode together."""
-    max_batch_tokens: int = Field(default=512, ge=1)
+    max_batch_tokens: int = Field(default=1024, ge=1)
     """Tokens computed in one step, prompts and new ones together. A longer prompt is computed in chunks."""
     max_context: int = Field(default=0, ge=0)
     """The longest sequence, prompt and answer together; 0: what the model was made for."""

