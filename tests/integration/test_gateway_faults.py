@@ -31,7 +31,7 @@ class Faulty:
                 await raw.start()
         self.deck.worker("w0")
         await self.deck.is_up("w0")
-        await self.deck.put(["w0"], self.deck.table(1, None, stable=names, routing=ROUTING, **over))
+        await self.deck.put(["w0"], self.deck.table(1, None, stable=names, **{"routing": ROUTING, **over}))
 
     async def is_left_out(self) -> bool:
         async with self.deck.admin("w0") as admin:
@@ -95,7 +95,7 @@ async def test_a_connection_that_went_silent_while_idle_is_given_up_and_the_requ
 async def test_with_no_other_replica_the_client_is_told_what_happened(
     faulty: Faulty, session: aiohttp.ClientSession
 ) -> None:
-    await faulty.serve("s1", deadline_s=0.5)
+    await faulty.serve("s1", deadline_s=0.5, routing=None)
     for behave, status in ((hangs, 504), (babbles, 502), (stops_sending, 502)):
         faulty.bad.behave = behave
         assert (await ask(session, faulty.deck.url))[0] == status
