@@ -43,7 +43,7 @@ def examine(context: Context) -> Outcome:
     for look in (_python, _packages, _accelerator, _terminal, _workspace):
         checks += look(context)
     if checks[-1].level != "fail":
-        for look in (_directory, _disk, _store, _engine, _gateway, _paging):
+        for look in (_directory, _disk, _store, _engine, _gateway, _access, _paging):
             checks += _guarded(look, context)
     rows = [(c.name, c.level, c.found, c.todo or "-") for c in checks]
     failed = sum(c.level == "fail" for c in checks)
@@ -238,6 +238,15 @@ def _gateway(context: Context) -> Iterator[Check]:
         )
     else:
         yield Check("gateway", "ok", f"not running; {context.config.gateway.listen} is free")
+
+
+def _access(context: Context) -> Iterator[Check]:
+    """A port that others can reach, and who may use it."""
+    from console.public_port import access_findings
+
+    yield from (
+        Check(f.name, f.level, f.found, f.fix) for f in access_findings(context.config.gateway, context.paths.root)
+    )
 
 
 def _can_bind(host: str, port: int) -> bool:

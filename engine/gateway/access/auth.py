@@ -30,23 +30,26 @@ class Authenticator:
         auth, root = config.auth, Path(config.root)
         self.is_on = auth.mode != "none"
         self._clock = clock
-        self._probe_key = _read_probe_key(gateway_dir / PROBE_KEY_FILE) if self.is_on else ""
+        self._probe_key = _read_probe_key(gateway_dir / PROBE_KEY_FILE)
         rate = config.rate.key
         self._keyring = (
             Watched(root / auth.keys_file, lambda path: Keyring.load(path, rate)) if auth.takes_keys else None
         )
         self._tokens = TokenChecker(auth.jwt, root) if auth.takes_tokens else None
 
+    def _is_probers(self, secret: str) -> bool:
+        return bool(self._probe_key and secret.isascii()) and hmac.compare_digest(secret, self._probe_key)
+
     def identify(self, headers: Mapping[str, str]) -> Identity | None:
         """Who asks; None when nobody is asked. Raises Refused (401)."""
-        if not self.is_on:
-            return None
         secret = _credential(headers)
+        if not self.is_on:
+            return PROBER if self._is_probers(secret) else None
         if not secret:
             raise _unauthenticated("no credential was sent; send Authorization: Bearer KEY", "missing_api_key", "")
         if not secret.isascii():
             raise _unauthenticated("the credential holds characters that none has", "invalid_api_key", "invalid_token")
-        if self._probe_key and hmac.compare_digest(secret.encode(), self._probe_key.encode()):
+        if self._is_probers(secret):
             return PROBER
         if self._keyring is not None:
             found = self._keyring.value().find(secret, self._clock())

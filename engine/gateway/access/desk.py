@@ -46,7 +46,8 @@ class Desk:
 
     def identify(self, headers: Mapping[str, str]) -> Identity | None:
         """Who asks; None when nobody is asked. Raises Refused (401)."""
-        return self.authenticator.identify(headers) if self.authenticator.is_on else None
+        is_wanted = self.authenticator.is_on or self.quota.is_on  # the prober is exempt from limits
+        return self.authenticator.identify(headers) if is_wanted else None
 
     def admit(self, identity: Identity | None, route: Route, peer: str, body: bytes) -> Admission | None:
         """Let a routed request in. None when nothing is known or wanted of it. Raises Refused (403, 429)."""

@@ -50,6 +50,14 @@ async def test_each_key_has_its_own_limit_and_two_at_once_cannot_share_one_place
     assert {status for status, _, _ in [await house.ask(key=rich) for _ in range(10)]} == {200}
 
 
+async def test_the_prober_is_held_to_no_limit_and_uses_up_nobodys(house: Any) -> None:
+    (house.root / "probe.key").write_text("ab-probe")
+    await house.start({"rate": {"address": {"requests_per_minute": 1}}})
+    probe = {"X-Airboss-Probe": "1"}
+    assert [(await house.ask(key="ab-probe", headers=probe))[0] for _ in range(3)] == [200] * 3
+    assert [(await house.ask())[0] for _ in range(2)] == [200, 429]
+
+
 async def test_a_stream_tells_its_limits_too(house: Any) -> None:
     await house.start({"rate": {"address": {"requests_per_minute": 9}}})
     status, events, headers = await house.stream()
