@@ -40,6 +40,7 @@ from console.commands.tree import DURATION, leaf
 @click.option("--serving", multiple=True, metavar="KEY=VALUE", help="A serving setting, as in [service.X.serving].")
 @click.option("--batch", type=click.Path(path_type=Path), metavar="FILE", help="Answer this batch file, then end.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where the batch's answers are appended.")
+@click.option("--jobs", type=click.Path(path_type=Path), metavar="DIR", help="Keep jobs here over a restart.")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGV...]")
 def serve(
     model: str,
@@ -51,6 +52,7 @@ def serve(
     serving: tuple[str, ...],
     batch: Path | None,
     out: Path | None,
+    jobs: Path | None,
     argv: tuple[str, ...],
 ) -> LocalRequest:
     """Serve one release by itself, without engine or gateway, until Ctrl-C.
@@ -72,6 +74,7 @@ def serve(
             "allow_faults": allow_faults,
             "backend": backend,
             "settings": serving,
+            "jobs": jobs,
             "argv": argv,
         },
     )

@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def serve(
     allow_faults: bool,
     backend: str | None,
     settings: tuple[str, ...],
+    jobs: Path | None,
     argv: tuple[str, ...],
 ) -> Outcome:
     """Serve until Ctrl-C or TERM. Raises what kept the model from being served."""
@@ -58,6 +60,7 @@ def serve(
             "threads": threads,
             "allow_faults": allow_faults,
             "serving": serving,
+            "jobs_dir": str(jobs.absolute()) if jobs is not None else None,
         }
         spec.write_text(
             json.dumps(
@@ -181,6 +184,8 @@ async def _relay(inner: str, address: tuple[str, int]) -> asyncio.Server:
             # Not listening yet, or gone: the client sees a closed connection, as with any server that starts.
             writer.close()
             return
+        # A client whose machine is gone says nothing more; the kernel asks, and ends the connection for us.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
 
     try:

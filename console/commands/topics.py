@@ -200,6 +200,11 @@ def access() -> str:
     return _readme("engine.gateway.access").lstrip("\n") or "the text did not come with this program"
 
 
+def serving_api() -> str:
+    """What a model server may be asked."""
+    return _readme("engine.serving.front").lstrip("\n") or "the text did not come with this program"
+
+
 TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "exit-codes": ("what each code means to a script", exit_codes),
     "options": ("what every command takes, and the environment", options),
@@ -210,6 +215,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "wait": ("conditions of --wait", wait),
     "scripts": ("the language of --script", scripts),
     "config": ("every field of airboss.toml", config),
+    "serving-api": ("what a model server may be asked: bodies, jobs, batches, quotas, spans", serving_api),
     "backends": ("serving by vLLM, llama.cpp or another program", backends),
     "routing": ("what the gateway does with requests beyond weights", routing),
     "keys": ("the console's keys", keys),

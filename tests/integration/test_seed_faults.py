@@ -94,7 +94,8 @@ def test_its_curl_and_python_clients_work_unchanged(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     log = (tmp_path / "log").open("wb")
     airboss = subprocess.Popen(
-        [Path(sys.executable).with_name("airboss"), "serve", str(tmp_path / "bundle"), "--listen", f"localhost:{port}"],
+        [Path(sys.executable).with_name("airboss"), "serve", str(tmp_path / "bundle"), "--listen", f"localhost:{port}",
+         "--jobs", str(tmp_path / "jobs")],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
@@ -110,6 +111,7 @@ def test_its_curl_and_python_clients_work_unchanged(tmp_path: Path) -> None:
         assert printed.startswith("To be or not to be") and len(printed) == 18 + 50 + 1
         root = httpx.get(f"http://localhost:{port}/").json()
         assert root == {"status": "ok", "message": "charlm-1 is running"}
+        assert (tmp_path / "jobs").is_dir()
         with httpx.stream(
             "POST", f"http://localhost:{port}/generate", json={"prompt": "abc", "stream": True}
         ) as answer:

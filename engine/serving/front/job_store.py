@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from adapters.local.child import write_json
 from engine.serving.front.quotas import QueueClass
 from engine.serving.logs import log
+from state.words import OperationFailed
 
 
 class JobStatus(StrEnum):
@@ -77,10 +78,18 @@ class JobStore:
         return self._directory is not None
 
     async def load(self) -> list[Job]:
-        """The jobs of an earlier process, oldest first. Those that were running are queued again."""
+        """The jobs of an earlier process, oldest first; those that were running are queued again.
+
+        Raises OperationFailed when the directory cannot be used.
+        """
         if self._directory is None:
             return []
-        return await asyncio.get_running_loop().run_in_executor(self._writer, _load, self._directory)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._writer, _load, self._directory)
+        except OSError as error:
+            raise OperationFailed(
+                f"jobs cannot be kept in {self._directory}: {error.strerror}", hint="name another directory, or none"
+            ) from error
 
     async def save(self, job: Job) -> None:
         """Write the job as it is now. Raises OSError when the disk does not take it."""
