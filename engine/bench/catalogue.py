@@ -11,5 +11,9 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.serving.bench",
         "our model server beside the seed's, transformers and vLLM, with the same weights",
     ),
+    "soak": (
+        "engine.bench.soak.bench",
+        "gateway and model server under mixed load for half an hour: flat memory, nothing kept, no wrong answer",
+    ),
 }
 """Each module has `add_options(parser)` and `measure(options) -> Report`; a new benchmark is one module and one row."""
