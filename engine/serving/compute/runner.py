@@ -7,12 +7,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.serving.compute.attention import Row, StepAttention, order
 from engine.serving.compute.graphs import CudaCapture, DecodeGraphs
 from engine.serving.compute.kv_cache import PagedCache
+from engine.serving.compute.widths import PaddedAttend, padded_width
 from engine.serving.compute.window import Window
-from engine.serving.models.decoder import Decoder
+from engine.serving.models.decoder import Attend, Decoder
 
 WINDOW_BYTES = 512 << 20
 """The most that a batch's keys and values may take beside their blocks, so as not to be gathered at every step."""
@@ -57,8 +59,18 @@ class Runner:
         ]
         tokens, positions, slots = torch.tensor(numbers, dtype=torch.int64).to(self._device, non_blocking=True)
         attend = StepAttention(ordered, self.cache, self._window, self._model.shape, positions, slots, self._dtype)
-        hidden = self._model.hidden(tokens, positions, attend)
+        hidden = self._hidden(tokens, positions, attend)
         return self._model.head(hidden[self._ends(rows, places)]).float()
+
+    def _hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """The model's hidden states, with rows of nothing behind them where its products keep code for every width."""
+        count = tokens.shape[0]
+        width = padded_width(count)
+        if width == count or self._device.type != "cpu":
+            return self._model.hidden(tokens, positions, attend)
+        behind = (0, width - count)
+        padded = PaddedAttend(attend, count, width)
+        return self._model.hidden(functional.pad(tokens, behind), functional.pad(positions, behind), padded)
 
     def _ends(self, rows: Sequence[Row], places: Sequence[int]) -> Tensor:
         """Where in the step the last token of each row that wants logits is, in the rows' own order."""
