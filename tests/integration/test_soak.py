@@ -26,9 +26,9 @@ def missed(report: dict[str, Any]) -> list[Any]:
 
 
 def test_a_mixed_load_gets_the_answers_it_deserves_and_leaves_nothing_behind() -> None:
-    report = soak(0.1)
+    report = soak(0.08)
     assert missed(report) == [], report["notes"]
-    assert {"whole", "stream", "cancel", "broken"} <= set(report["notes"][0].split())
+    assert all(kind in report["notes"][0] for kind in ("whole", "stream", "cancel", "bad request"))
 
 
 @pytest.mark.long
