@@ -108,6 +108,7 @@ class Front:
         peer = request.remote or ""
         caller = identity.name if identity else client_id(headers, peer)
         asking = Asking(
+            asked=route,
             headers=headers,
             cookies=request.cookies if needs_cookies(route) else _NO_COOKIES,
             client_id=caller,
@@ -120,7 +121,7 @@ class Front:
         deadline_s = self._deadline(request, route)
         admission = self.desk.admit(identity, route, peer, body)
         withheld, added = self.desk.upstream(identity, asking.request_class)
-        place = self.proxy.traffic.place(table, route, asking)
+        place = self.proxy.traffic.place(table, asking)
         query = request.rel_url.raw_query_string
         return Call(
             table=table,

@@ -110,6 +110,7 @@ class Proxy:
         """
         failed: set[str] = set()
         spare, may_wait = self.retries, True
+        tried = {exchange.call.route.service}
         failure: AttemptFailed | None = None
         while True:
             choice = self._pick(exchange, failed)
@@ -117,7 +118,7 @@ class Proxy:
                 may_wait = False
                 if await self._doubt_cleared(exchange, failed):
                     continue
-            if choice is None and self._falls_back(exchange, failure):
+            if choice is None and self._falls_back(exchange, tried, failure):
                 failure = None
                 failed.clear()
                 continue
@@ -147,13 +148,16 @@ class Proxy:
         failed.difference_update(self.pool.healthy)
         return waited
 
-    def _falls_back(self, exchange: Exchange, failure: AttemptFailed | None) -> bool:
+    def _falls_back(self, exchange: Exchange, tried: set[str], failure: AttemptFailed | None) -> bool:
         """With nowhere left on its route, the request becomes one of the fallback's, if there is one that can answer."""
         call = exchange.call
         asking = call.asking._replace(body=call.body)  # as it was let in: what was redacted or cut stays so
-        place = self.traffic.fall_back(call.table, call.route, asking, "no_replica")
+        place = self.traffic.fall_back(call.table, call.route, asking, tried)
         if place is None:
             return False
+        tried.add(place.route.service)
+        said = {name for name, _ in place.answer_headers}
+        kept = tuple(header for header in call.answer_headers if header[0] not in said)
         if failure is not None:
             self.recorder.attempt_failed(exchange, exchange.backend)
         deadline_s = min(call.deadline_s, place.route.deadline_s)
@@ -163,7 +167,7 @@ class Proxy:
             chosen=place.chosen,
             body=place.body,
             deadline_s=deadline_s,
-            answer_headers=(*call.answer_headers, *place.answer_headers),
+            answer_headers=(*kept, *place.answer_headers),
         )
         exchange.answered_by(place.chosen)
         return True

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from adapters.local.router import LocalRouter
 from adapters.ports import Backend, Route
-from adapters.routing import Choose, LoadLimits, Retry, Routing, Stage, Sticky
+from adapters.routing import Choose, LoadLimits, ModelRule, Retry, Routing, Stage, Sticky
 from engine.gateway.pool import Pool
 from engine.gateway.routing.circuit import Fault
 from engine.gateway.routing.traffic import Asking, Traffic
@@ -39,8 +39,8 @@ class World:
 
     def ask(self, request_class: str = "interactive", cookies: Mapping[str, str] | None = None, **body: Any) -> Any:
         text = json.dumps({"model": "chat", "prompt": "x", **body}).encode()
-        asking = Asking(CIMultiDict(), cookies or {}, "who", request_class, text, 50.0)
-        return self.traffic.place(self.table, self.table.routes[0], asking)
+        asking = Asking(self.table.routes[0], CIMultiDict(), cookies or {}, "who", request_class, text, 50.0)
+        return self.traffic.place(self.table, asking)
 
 
 FALLBACK = Choose(fallback=("small",))
@@ -81,6 +81,28 @@ def test_a_class_whose_share_is_used_up_is_shed_and_a_higher_one_is_not() -> Non
     alone = World(route_of("chat", Routing(load=load)))
     assert alone.ask("batch").is_shed
     assert not alone.ask("interactive").is_shed
+
+
+def test_the_asked_services_fallback_counts_for_one_that_was_chosen_and_has_none() -> None:
+    choose = Choose(rules=(ModelRule("large", prompt_chars=1),), fallback=("large", "small"))
+    world = World(route_of("chat", Routing(choose=choose)), route_of("large"), route_of("small"))
+    place = world.ask()
+    assert (place.route.service, dict(place.answer_headers)["X-Airboss-Fallback"]) == (
+        "small",
+        "chat; reason=no_replica",
+    )
+    assert world.traffic.fallbacks == {("chat", "small", "no_replica"): 1}
+    world.pool.healthy.add("large")
+    assert world.ask().route.service == "large"
+
+
+def test_no_service_is_fallen_back_to_twice_by_one_request() -> None:
+    chat = route_of("chat", Routing(choose=FALLBACK))
+    world = World(chat, route_of("small"))
+    asking = Asking(chat, CIMultiDict(), {}, "who", "interactive", b"{}", 50.0)
+    first = world.traffic.fall_back(world.table, chat, asking, {"chat"})
+    assert first is not None
+    assert world.traffic.fall_back(world.table, first.route, asking, {"chat", "small"}) is None
 
 
 def test_a_body_passes_untouched_unless_something_in_it_changes() -> None:

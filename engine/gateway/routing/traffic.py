@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 from adapters.ports import Backend, Route
@@ -13,7 +13,6 @@ from engine.gateway.pool import Pool
 from engine.gateway.routing.budgets import RetryBudget, TokenBudget
 from engine.gateway.routing.load import CLASSES, LoadDecision, decide_load
 from engine.gateway.routing.models import (
-    Ask,
     ServiceState,
     ask_of,
     choose_service,
@@ -36,6 +35,7 @@ class Asking(NamedTuple):
     A tuple, as `Place` is, for there are two of them a request and a frozen dataclass takes four times as long to make.
     """
 
+    asked: Route
     headers: Mapping[str, str]
     cookies: Mapping[str, str]
     client_id: str
@@ -111,23 +111,24 @@ class Traffic:
         limit = (route.routing or PLAIN).load.max_inflight or self._max_inflight
         return ServiceState(self._trouble(route), self.inflight(route) * 100 / limit)
 
-    def place(self, table: RoutingTable, route: Route, asking: Asking) -> Place:
+    def place(self, table: RoutingTable, asking: Asking) -> Place:
         """Where the request goes now: the service, its track, and the body as that is asked."""
+        route = asked = asking.asked
         if route.routing is None and asking.request_class == CLASSES[0]:
-            return Place(
-                route, track_of(route, asking.headers, asking.cookies, asking.client_id, asking.chance), asking.body
-            )
+            chosen = track_of(route, asking.headers, asking.cookies, asking.client_id, asking.chance)
+            return Place(route, chosen, asking.body)
         body: dict[str, Any] | None = None
-        asked, reason = route, ""
+        reason = ""
         if route.routing is not None and (route.routing.choose.rules or route.routing.choose.tiers):
             body = json.loads(asking.body)
-            route = choose_service(route, self._ask(body, asking), self._finder(table, route.env), self.state_of)
+            ask = ask_of(body, asking.headers, asking.request_class)
+            route = choose_service(route, ask, self._finder(table, route.env), self.state_of)
         decision = self._load(route, asking.request_class)
-        if route.routing is not None and route.routing.choose.fallback:
-            reason = self._trouble(route) or ("load" if decision.wants_fallback else "")
-            other = fallback_for(route, self._finder(table, route.env), self.state_of) if reason else None
+        owner = _owner(route, asked)
+        if owner is not None and (reason := self._trouble(route) or ("load" if decision.wants_fallback else "")):
+            other = fallback_for(owner, self._finder(table, route.env, route.service), self.state_of)
             if other is not None:
-                self._note(route, other, reason)
+                self._note(owner, other, reason)
                 route, decision = other, self._load(other, asking.request_class)
             else:
                 reason = ""
@@ -142,15 +143,22 @@ class Traffic:
             said = (*said, ("Set-Cookie", cookie))
         return Place(route, chosen, text, said, is_shed=not decision.is_admitted)
 
-    def fall_back(self, table: RoutingTable, route: Route, asking: Asking, reason: str) -> Place | None:
-        """Where a request goes whose route had no answer for it after all; None when there is nowhere."""
-        other = fallback_for(route, self._finder(table, route.env), self.state_of)
+    def fall_back(self, table: RoutingTable, route: Route, asking: Asking, tried: Container[str]) -> Place | None:
+        """Where a request goes whose route had no answer for it after all; None when there is nowhere.
+
+        Services that were `tried` are not asked again: the list may be that of the service asked first.
+        """
+        owner = _owner(route, asking.asked)
+        if owner is None:
+            return None
+        find = self._finder(table, route.env)
+        other = fallback_for(owner, lambda name: None if name in tried else find(name), self.state_of)
         if other is None:
             return None
-        self._note(route, other, reason)
+        self._note(owner, other, "no_replica")
         chosen, _ = _track(other, asking)
         text = _changed(json.loads(asking.body), other.service, 0)
-        return Place(other, chosen, text, _said(route, other, reason))
+        return Place(other, chosen, text, _said(asking.asked, other, "no_replica"))
 
     def _load(self, route: Route, request_class: str) -> LoadDecision:
         return decide_load((route.routing or PLAIN).load, self._max_inflight, self.inflight(route), request_class)
@@ -181,12 +189,13 @@ class Traffic:
         self.fallbacks[key] = self.fallbacks.get(key, 0) + 1
 
     @staticmethod
-    def _finder(table: RoutingTable, env: str) -> Callable[[str], Route | None]:
-        return lambda service: table.route(service, env)
+    def _finder(table: RoutingTable, env: str, but: str = "") -> Callable[[str], Route | None]:
+        return lambda service: None if service == but else table.route(service, env)
 
-    @staticmethod
-    def _ask(body: dict[str, Any], asking: Asking) -> Ask:
-        return ask_of(body, asking.headers, asking.request_class)
+
+def _owner(route: Route, asked: Route) -> Route | None:
+    """Whose fallback counts: the chosen service's own, else that of the one asked; None when neither has one."""
+    return next((r for r in (route, asked) if r.routing is not None and r.routing.choose.fallback), None)
 
 
 def _track(route: Route, asking: Asking) -> tuple[Backend, str]:
