@@ -75,6 +75,11 @@ class Paths:
         return self.state / "releases"
 
     @property
+    def models(self) -> Path:
+        """Bundles made of foreign models, by content."""
+        return self.state / "models"
+
+    @property
     def cache(self) -> Path:
         """Stage outputs by key."""
         return self.state / "cache"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from state.digests import bundle_digest, hash_tree
 
 WORDS = "the quick brown fox jumps over the lazy dog and the lazy dog sleeps; a fox, a dog, the end."
 TEMPLATE = (
@@ -87,3 +91,87 @@ def save_nanogpt(folder: Path, weights: dict[str, torch.Tensor], **more: Any) ->
         "stoi": {char: index for index, char in enumerate(CHARACTERS)},
     }
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+
+
+def save_gguf(path: Path, model: Any, kind: str = "F32", change: dict[str, Any] | None = None) -> None:
+    """A Llama as llama.cpp's converter writes it; matrices as `kind`. `change` replaces metadata, or tensors by name."""
+    import gguf
+
+    config = model.config
+    tokenizer = json.loads(byte_level().to_str())["model"]
+    tokens = sorted(tokenizer["vocab"], key=tokenizer["vocab"].__getitem__)
+    tokens += [f"[PAD{index}]" for index in range(len(tokens), config.vocab_size)]
+    metadata: dict[str, Any] = {
+        "llama.block_count": config.num_hidden_layers,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if token.startswith("<|") else 1 for token in tokens],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in tokenizer["merges"]],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.chat_template": TEMPLATE,
+        **(change or {}),
+    }
+    writer = gguf.GGUFWriter(path, metadata.pop("general.architecture", "llama"))
+    extra = {name: metadata.pop(name) for name in list(metadata) if isinstance(metadata[name], np.ndarray)}
+    for name, value in metadata.items():
+        _add(writer, name, value)
+    tensors = {name: tensor.float().numpy() for name, tensor in _gguf_tensors(model).items()} | extra
+    for name, tensor in tensors.items():
+        quantized = gguf.GGMLQuantizationType[kind if tensor.ndim == 2 else "F32"]
+        writer.add_tensor(name, gguf.quants.quantize(tensor, quantized), raw_dtype=quantized)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add(writer: Any, name: str, value: Any) -> None:
+    if isinstance(value, list):
+        writer.add_array(name, value)
+    elif isinstance(value, str):
+        writer.add_string(name, value)
+    elif isinstance(value, bool):
+        writer.add_bool(name, value)
+    elif isinstance(value, float):
+        writer.add_float32(name, value)
+    else:
+        writer.add_uint32(name, value)
+
+
+def _gguf_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """The weights under GGUF's names, the rows of rotated heads in llama.cpp's order."""
+    config, weights = model.config, model.state_dict()
+    found = {
+        "token_embd.weight": weights["model.embed_tokens.weight"],
+        "output_norm.weight": weights["model.norm.weight"],
+    }
+    names = {
+        "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+        "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    }  # fmt: skip
+    for layer in range(config.num_hidden_layers):
+        for theirs, ours in names.items():
+            weight = weights[f"model.layers.{layer}.{ours}.weight"]
+            heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(theirs)
+            if heads:
+                weight = weight.reshape(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+            found[f"blk.{layer}.{theirs}.weight"] = weight
+    return found
+
+
+def seal(root: Path) -> None:
+    """Write the manifest of what is there now: what is wrong then was released so."""
+    files = hash_tree(root, exclude=("release.json",))
+    listed = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
+    (root / "release.json").write_text(
+        json.dumps({"release_id": "fox-1", "digest": bundle_digest(files), "files": listed})
+    )

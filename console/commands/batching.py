@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from console.commands.serving import STOP_GRACE_S, find_bundle, start_child
+from console.commands.model_source import bundle_of
+from console.commands.serving import STOP_GRACE_S, start_child
 from console.commands.serving_table import serving_table
 from console.output import Outcome
 from state.words import CHILD_PROTOCOL, ERRORS_BY_EXIT, ExitCode, OperationFailed, UsageError
@@ -22,14 +23,21 @@ MODULE = "engine.serving.batch"
 
 
 def batch(
-    context: Context, *, model: str, batch: Path | None, out: Path | None, threads: int, settings: tuple[str, ...]
+    context: Context,
+    *,
+    model: str,
+    batch: Path | None,
+    out: Path | None,
+    threads: int,
+    settings: tuple[str, ...],
+    meta: Path | None = None,
 ) -> Outcome:
     """Answer the batch. Ctrl-C ends it between two answers; the same command goes on from there."""
     if batch is None or out is None:
         raise UsageError("--batch and --out go together", hint="for example --batch in.jsonl --out out.jsonl")
     if not batch.is_file():
         raise UsageError(f"there is no file {batch}", hint="a batch is a file of JSON lines, as OpenAI's batches are")
-    bundle, release_id, digest = find_bundle(context, model)
+    bundle, release_id, digest = bundle_of(context, model, meta)
     with tempfile.TemporaryDirectory(prefix="airboss-batch-") as scratch:
         spec = Path(scratch) / "batch.spec.json"
         payload = {

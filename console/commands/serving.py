@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from console import diagnostics
 from console.commands.admin_socket import request
+from console.commands.model_source import bundle_of, on_disk
 from console.commands.serving_table import serving_table
 from console.output import Outcome
 from state.words import CHILD_PROTOCOL, ERRORS_BY_EXIT, ExitCode, OperationFailed, UsageError
@@ -42,10 +43,14 @@ def serve(
     settings: tuple[str, ...],
     jobs: Path | None,
     argv: tuple[str, ...],
+    meta: Path | None = None,
 ) -> Outcome:
     """Serve until Ctrl-C or TERM. Raises what kept the model from being served."""
     serving = serving_table(backend, settings, argv)
-    bundle, release_id, digest = find_bundle(context, model) if backend in (None, "torch") else _foreign(context, model)
+    if backend in (None, "torch"):
+        bundle, release_id, digest = bundle_of(context, model, meta)
+    else:
+        bundle, release_id, digest = on_disk(context, model)
     address = None if socket_path is not None else _address(listen)
     if socket_path is not None and socket_path.exists():
         raise UsageError(f"{socket_path} is there already", hint="name a path that does not exist")
@@ -77,30 +82,6 @@ def serve(
             encoding="utf-8",
         )
         return Outcome.printed(asyncio.run(_run(spec, str(inner.absolute()), address, release_id)))
-
-
-def find_bundle(context: Context, model: str) -> tuple[Path, str, str]:
-    """Directory, name and digest of what is to be served."""
-    directory = Path(model).expanduser()
-    if not (directory / "release.json").is_file():
-        directory = context.paths.releases / model
-    try:
-        manifest: dict[str, Any] = json.loads((directory / "release.json").read_text(encoding="utf-8"))
-        return directory.resolve(), str(manifest.get("release_id") or directory.name), str(manifest["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{model} is neither a release of {context.root} nor a bundle's directory: {error}",
-            hint="`airboss release list` names the releases",
-            code="no_release",
-        ) from error
-
-
-def _foreign(context: Context, model: str) -> tuple[Path, str, str]:
-    """As `find_bundle`, but anything on the disk will do: a program that is not ours knows what it can load."""
-    path = Path(model).expanduser()
-    if (path / "release.json").is_file() or not path.exists():
-        return find_bundle(context, model)
-    return path.resolve(), path.name, ""
 
 
 def _address(listen: str) -> tuple[str, int]:

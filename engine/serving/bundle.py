@@ -27,6 +27,8 @@ TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 GENERATION_NAME = "generation_config.json"
 WEIGHTS_SUFFIX = ".safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+"""Which of several files a tensor is in, for other readers; here the files themselves are asked."""
 REQUIRED = (WEIGHTS_NAME, CONFIG_NAME, TOKENIZER_NAME)
 """What a bundle of the built-in pipeline holds at least. One of a large model may have its weights in several files."""
 _HINT = "take the release out of service, and restore its bundle from the registry or import it again"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from serving_models import CHARACTERS, NANOGPT_ARGS, VOCABULARY, byte_level, llama, save_huggingface, save_nanogpt
+from serving_models import CHARACTERS, NANOGPT_ARGS, VOCABULARY, byte_level, llama, save_huggingface, save_nanogpt, seal
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +21,6 @@ from engine.serving.compute.generate import generate_text
 from engine.serving.convert.__main__ import importer_for
 from engine.serving.convert.cache import Made, bundle_of
 from engine.serving.loader import load_bundle
-from state.digests import bundle_digest, hash_tree
 from state.words import AirbossError
 
 
@@ -268,15 +267,6 @@ def test_a_directory_that_cannot_be_served_is_refused_in_a_sentence(
     damage(tmp_path / "fox")
     with pytest.raises(AirbossError, match=sentence):
         made(tmp_path / "fox", tmp_path / "cache")
-
-
-def seal(root: Path) -> None:
-    """Write the manifest of what is there now: what is wrong then was released so."""
-    files = hash_tree(root, exclude=("release.json",))
-    listed = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    (root / "release.json").write_text(
-        json.dumps({"release_id": "fox-1", "digest": bundle_digest(files), "files": listed})
-    )
 
 
 def larger_tokenizer(root: Path) -> None:

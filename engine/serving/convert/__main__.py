@@ -36,6 +36,9 @@ def main(argv: list[str]) -> int:
     except AirbossError as error:
         _answer({"error": error.as_dict()})
         return int(error.exit)
+    except KeyboardInterrupt:
+        # Ctrl-C reaches the whole group; whoever started this says what there is to say.
+        return int(ExitCode.INT)
     _answer({**asdict(made), "bundle": str(made.bundle)})
     return int(ExitCode.OK)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from engine.serving.bundle import (
     CONFIG_NAME,
     GENERATION_NAME,
+    INDEX_NAME,
     SERVING_NAME,
     TEMPLATE_NAME,
     TOKENIZER_CONFIG_NAME,
     TOKENIZER_NAME,
     WEIGHTS_NAME,
 )
-from engine.serving.convert.shards import INDEX_NAME
 from engine.serving.convert.source import Say, SourceRefused, read_json, write_json
 from engine.serving.models.llama_config import LlamaConfig
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.serving.bundle import WEIGHTS_NAME
+from engine.serving.bundle import INDEX_NAME, WEIGHTS_NAME
 from engine.serving.convert.source import write_json
 
 SHARD_BYTES = 2 << 30
-INDEX_NAME = "model.safetensors.index.json"
 
 
 class ShardWriter:
