@@ -14,7 +14,7 @@ from adapters.access import AccessPolicy, CachePolicy, SafetyPolicy, SafetyRule
 from engine.gateway.access.problems import access_problems
 from engine.gateway.access.safety.answer import data_of, json_of, places_in
 from engine.gateway.access.safety.hooks import Hooks
-from engine.gateway.access.safety.patterns import find_pii, masked, merged
+from engine.gateway.access.safety.patterns import PIECE_CHARS, find_pii, masked, merged
 from engine.gateway.access.safety.review import CheckCounts, Review
 from engine.gateway.access.safety.streaming import StreamReview
 from state.config import parse_config
@@ -42,6 +42,12 @@ def kinds_in(text: str) -> list[str]:
 )
 def test_personal_data_is_found_in_its_usual_spellings_and_told_from_look_alikes(text: str, kinds: list[str]) -> None:
     assert kinds_in(text) == kinds
+
+
+def test_a_long_text_is_searched_by_the_piece_and_nothing_is_lost_between_two() -> None:
+    for shift in range(0, 30, 3):
+        text = "x " * ((PIECE_CHARS - shift) // 2) + "ana@example.org " + "y " * PIECE_CHARS + "ben@example.org"
+        assert [text[a:b] for (a, b), _ in find_pii(("email",), text)] == ["ana@example.org", "ben@example.org"]
 
 
 def review_of(*rules: SafetyRule, window: int) -> Review:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from typing import Any
@@ -210,6 +211,23 @@ async def test_a_command_is_a_hook_and_one_that_hangs_or_babbles_is_a_failure(ho
     for broken in (["/bin/sleep", "60"], ["/bin/echo", "no json"], ["/nonexistent"], ["/bin/false"]):
         await house.put(access=safety(rule("local", "command", "prompt", command=broken, timeout_s=0.3)))
         assert (await house.ask("fine"))[0] == 400, broken
+
+
+async def test_a_command_gets_none_of_the_gateways_secrets_and_dies_with_all_it_started(
+    house: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", "hush")
+    marker = house.root / "alive"
+    tells = 'test -z "$JWT_SECRET" && echo \'{"ok": true}\''
+    await house.start(
+        access=safety(rule("local", "command", "prompt", command=["/bin/sh", "-c", tells], timeout_s=20.0))
+    )
+    assert (await house.ask("fine"))[0] == 200
+    hangs = f"(sleep 1; touch {marker}) & sleep 60"
+    await house.put(access=safety(rule("local", "command", "prompt", command=["/bin/sh", "-c", hangs], timeout_s=0.2)))
+    assert (await house.ask("fine"))[0] == 400
+    await asyncio.sleep(1.2)  # past the moment at which a survivor would have written
+    assert not marker.exists()
 
 
 async def test_an_answer_nobody_can_read_does_not_pass_a_check(house: Any) -> None:

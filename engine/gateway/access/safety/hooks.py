@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from adapters.access import SafetyRule
 
 MAX_ANSWER_BYTES = 4 << 20
 COMMANDS_AT_ONCE = 8
+COMMAND_ENV = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMPDIR", "TZ", "USER")
 
 
 class HookAnswer(BaseModel):
@@ -105,9 +108,24 @@ class Hooks:
 
 
 def _run_command(command: tuple[str, ...], body: bytes, timeout_s: float) -> bytes:
-    """Run the command with `body` on its stdin; its stdout. Blocks. Raises HookFailed, OSError, SubprocessError."""
-    done = subprocess.run(command, input=body, capture_output=True, timeout=timeout_s, check=False)
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-200:]
-        raise HookFailed(f"{command[0]} exited {done.returncode}: {said}")
-    return done.stdout[:MAX_ANSWER_BYTES]
+    """Run the command with `body` on its stdin; its stdout. Blocks. Raises HookFailed, OSError, SubprocessError.
+
+    Past its time it is killed with all that it started. It does not get the gateway's environment: secrets are there.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={name: os.environ[name] for name in COMMAND_ENV if name in os.environ},
+        start_new_session=True,
+    ) as process:
+        try:
+            out, error = process.communicate(body, timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        said = error.decode(errors="replace").strip()[-200:]
+        raise HookFailed(f"{command[0]} exited {process.returncode}: {said}")
+    return out[:MAX_ANSWER_BYTES]

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 Span = tuple[int, int]
+PIECE_CHARS = 32_768
+LONGEST_PII = 1024
+"""No kind of personal data is longer, so a piece that ends this much later cuts none in two."""
 _IBAN_CHARS = {c: str(i) for i, c in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
 
 
@@ -68,11 +71,23 @@ def find_regex(patterns: tuple[str, ...], text: str) -> Iterator[tuple[Span, str
 
 def find_pii(kinds: tuple[str, ...], text: str) -> Iterator[tuple[Span, str]]:
     """(where, which kind) of all personal data found; no kinds named: all kinds."""
+    for piece in find_pii_by_piece(kinds, text):
+        yield from piece
+
+
+def find_pii_by_piece(kinds: tuple[str, ...], text: str) -> Iterator[list[tuple[Span, str]]]:
+    """The same, piece by piece of a long text, so that whoever asks may do something else in between."""
     for name in kinds or tuple(PII):
-        kind = PII[name]
-        for match in kind.pattern.finditer(text):
-            if kind.is_real(match.group()):
-                yield match.span(), name
+        kind, resume = PII[name], 0
+        for start in range(0, len(text), PIECE_CHARS):
+            found: list[tuple[Span, str]] = []
+            for match in kind.pattern.finditer(text, max(start, resume), start + PIECE_CHARS + LONGEST_PII):
+                if match.start() >= start + PIECE_CHARS:
+                    break
+                resume = match.end()
+                if kind.is_real(match.group()):
+                    found.append((match.span(), name))
+            yield found
 
 
 def merged(found: list[tuple[Span, str]]) -> list[tuple[Span, str]]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from adapters.access import SafetyPolicy, SafetyRule
 from engine.gateway.access.safety.hooks import HookFailed, Hooks, Question
-from engine.gateway.access.safety.patterns import Span, find_pii, find_regex, masked, merged
+from engine.gateway.access.safety.patterns import (
+    PIECE_CHARS,
+    Span,
+    find_pii,
+    find_pii_by_piece,
+    find_regex,
+    masked,
+    merged,
+)
 from engine.gateway.logs import log
 
 VERDICTS = ("pass", "flag", "redact", "block", "error")
@@ -85,7 +94,7 @@ class Review:
             total = sum(map(len, texts))
             reason = f"it has {total} characters; {rule.max_chars} are allowed"
             return ("pass" if total <= rule.max_chars else rule.action), texts, reason
-        found = [merged(list(find(rule, text))) for text in texts]
+        found = [merged(await _found_in(rule, text)) for text in texts]
         names = sorted({name for spans in found for _, name in spans})
         if not names:
             return "pass", texts, ""
@@ -107,6 +116,22 @@ class Review:
         if rule.action == "redact":
             return ("redact", answer.texts, reason) if answer.texts is not None else ("block", texts, reason)
         return rule.action, texts, reason
+
+
+async def _found_in(rule: SafetyRule, text: str) -> list[tuple[Span, str]]:
+    """What a pattern rule finds; other requests get their turn between the pieces of a long text."""
+    found: list[tuple[Span, str]] = []
+    if rule.kind == "pii":
+        for piece in find_pii_by_piece(rule.patterns, text):
+            found += piece
+            if len(text) > PIECE_CHARS:
+                await asyncio.sleep(0)
+        return found
+    for pattern in rule.patterns:
+        found += find_regex((pattern,), text)
+        if len(text) > PIECE_CHARS:
+            await asyncio.sleep(0)
+    return found
 
 
 def find(rule: SafetyRule, text: str) -> Iterator[tuple[Span, str]]:
