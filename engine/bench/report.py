@@ -7,6 +7,7 @@ and not the ratio of the medians: what disturbed one round disturbed both of its
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -53,7 +54,7 @@ def compared(
     note: str = "",
 ) -> Row:
     """A row of two sides measured in interleaved rounds; the target, if any, is on the ratio ours / other."""
-    ratio = statistics.median(a / b for a, b in zip(ours, other, strict=True))
+    ratio = statistics.median(a / b if b else math.inf for a, b in zip(ours, other, strict=True))
     target, met = _judged("ratio", ratio, at_least, at_most)
     return Row(name, unit, statistics.median(ours), statistics.median(other), other_name, ratio, target, met, note)
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -74,15 +76,25 @@ class Field:
             _await_port(name, child, port, log, wait_s)
         return child
 
-    def load(self, order: Order) -> dict[str, Any]:
-        """What the load generator found, in its own process beside the upstream."""
-        ran = subprocess.run(
+    def load(self, order: Order, stop: threading.Event | None = None) -> dict[str, Any]:
+        """What the load generator found, in its own process beside the upstream; `stop` ends a closed load early."""
+        child = subprocess.Popen(
             [sys.executable, "-P", "-m", "engine.bench.gateway.load", order.as_json()],
-            capture_output=True, text=True, timeout=order.seconds + 150, check=False, preexec_fn=_pin(self.other_core),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=_pin(self.other_core),
         )  # fmt: skip
-        if ran.returncode:
-            raise OperationFailed(f"the load generator failed: {ran.stderr.strip().splitlines()[-1:]}")
-        found: dict[str, Any] = json.loads(ran.stdout)
+        try:
+            if stop is not None:
+                stop.wait()
+                child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=order.seconds + 150)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if child.returncode:
+            raise OperationFailed(f"the load generator failed: {' / '.join(err.strip().splitlines()[-2:])}")
+        found: dict[str, Any] = json.loads(out)
         return found
 
     def gateway(self, name: str = "ours", **settings: Any) -> Gateway:
@@ -105,12 +117,14 @@ class Gateway:
         self.port = port
         self.admin_socket = admin_socket
         self.child = child
-        self._upstream = f"http://127.0.0.1:{upstream_port}"
+        self.upstream_port = upstream_port
+        """Where its tables lead."""
 
     def table(self, revision: int, canary_weight: int, **route: Any) -> dict[str, Any]:
         """A table of one service with a stable and a canary, both on the one upstream."""
+        address = f"http://127.0.0.1:{self.upstream_port}"
         backends = [
-            {"track": track, "release_id": f"bench-{track}", "weight": weight, "replicas": [[track, self._upstream]]}
+            {"track": track, "release_id": f"bench-{track}", "weight": weight, "replicas": [[track, address]]}
             for track, weight in (("stable", 100 - canary_weight), ("canary", canary_weight))
         ]
         named = {"service": "chat", "env": "dev", "target": "local", "rollout_id": "ro-1", "slow_ms": 100.0}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -45,14 +46,18 @@ class Order:
         """The order as the program's argument."""
         return json.dumps(asdict(self))
 
-    def request(self) -> bytes:
-        """The bytes of one request."""
+    def body(self) -> bytes:
+        """The body of one request."""
         asked: dict[str, Any] = dict(ASK)
         if self.chat:
             asked = {"model": "chat", "messages": [{"role": "user", "content": ASK["prompt"]}], "max_tokens": 20}
         if self.mode == "events":
             asked |= {"stream": True, "events": int(self.seconds * self.rate), "rate": self.rate}
-        body = json.dumps(asked).encode()
+        return json.dumps(asked).encode()
+
+    def request(self) -> bytes:
+        """The bytes of one request."""
+        body = self.body()
         lines = [f"POST {self.path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Content-Type: application/json"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
@@ -156,6 +161,12 @@ async def closed(order: Order, found: Found) -> None:
     asked = 0
     began = time.perf_counter()
     until = began + order.seconds
+
+    def stop() -> None:
+        nonlocal until
+        until = 0.0
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
     reopened: set[asyncio.Task[None]] = set()
 
     def turn(connection: Connection, is_kept: bool) -> None:

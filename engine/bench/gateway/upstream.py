@@ -14,7 +14,7 @@ from typing import cast
 
 import uvloop
 
-_BODY = json.dumps(
+BODY = json.dumps(
     {
         "object": "text_completion",
         "model": "bench",
@@ -29,7 +29,7 @@ _BODY = json.dumps(
         "usage": {"prompt_tokens": 5, "completion_tokens": 20, "total_tokens": 25},
     }
 ).encode()
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
