@@ -34,7 +34,8 @@ class RMSNorm(nn.Module):
         """x [..., width] -> the same shape."""
         length = torch.linalg.vector_norm(x, 2, -1, True, dtype=torch.float32)
         scale = length.square_().mul_(self.share).add_(self.eps).rsqrt_()
-        return (x * scale.to(x.dtype)).mul_(self.weight)
+        out: Tensor = (x * scale.to(x.dtype)).mul_(self.weight)
+        return out
 
 
 class Layer(nn.Module):
