@@ -317,6 +317,19 @@ async def test_a_body_that_is_no_json_or_too_large_is_refused(replicas: Callable
     assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
 
 
+async def test_what_nobody_expected_is_a_500_that_says_where_to_look_and_keeps_no_place(
+    replicas: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = await replicas()
+    monkeypatch.setattr(replica.front.desk, "tracer", None)
+    transport = httpx.ASGITransport(replica.front.app(), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+        broken = await client.post("/v1/completions", json=PROMPT, headers={"x-request-id": "r-9"})
+    assert (broken.status_code, broken.json()["error"]["code"]) == (500, "internal_error")
+    assert "r-9" in broken.json()["error"]["message"]
+    assert (await replica.ready())[1]["in_flight"] == 0
+
+
 async def test_openai_clients_nulls_and_extras_are_taken(replicas: Callable[..., Any]) -> None:
     replica = await replicas()
     response = await replica.post(**PROMPT, top_p=None, stop=None, metadata={"a": 1}, n=1, presence_penalty=0.0)

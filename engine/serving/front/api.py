@@ -72,7 +72,7 @@ class Front:
                 *self._status.routes(),
                 *document_routes(),
             ],
-            exception_handlers={404: _no_such_route, 405: _no_such_route},
+            exception_handlers={404: _no_such_route, 405: _no_such_route, 500: _our_fault},
         )
 
     async def on_serving(self) -> None:
@@ -149,3 +149,16 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
     what = "takes another method" if status == 405 else "is not served here"
     refusal = invalid(f"{request.method} {request.url.path} {what}", code="not_found", status=status)
     return refusal.response(request.headers.get("x-request-id", "-"))
+
+
+async def _our_fault(request: Request, error: Exception) -> Response:
+    """What nobody expected. uvicorn writes the traceback; the caller gets the id by which it is found."""
+    request_id = request_id_of(request)
+    log("failed", request_id=request_id, route=request.url.path, reason=f"{type(error).__name__}: {error}")
+    failure = ApiError(
+        500,
+        f"the server failed at this request, which is our fault; its log has it under {request_id}",
+        kind="server_error",
+        code="internal_error",
+    )
+    return failure.response(request_id)

@@ -88,18 +88,28 @@ class Desk:
         """
         card = self.card()
         ticket = self.intake.admit(call, card.settings, deadline_s, tenant=tenant, queue_class=queue_class)
-        self._metrics.record_request(n=call.n, max_tokens=max(sample.params.max_tokens for sample in call.samples))
-        envelope = Envelope(
-            f"{endpoint.id_prefix}-{request_id}", int(time.time()), self.name, card.digest[:12], call, card.tokenizer
-        )
-        span = self.tracer.begin(endpoint.path, self.name, request_id, ticket, trace)
-        return Answer(
-            self.intake,
-            ticket,
-            endpoint.form(envelope),
-            request_id,
-            endpoint.path,
-            span.context or trace,
-            span,
-            is_quiet,
-        )
+        try:
+            self._metrics.record_request(n=call.n, max_tokens=max(sample.params.max_tokens for sample in call.samples))
+            envelope = Envelope(
+                f"{endpoint.id_prefix}-{request_id}",
+                int(time.time()),
+                self.name,
+                card.digest[:12],
+                call,
+                card.tokenizer,
+            )
+            span = self.tracer.begin(endpoint.path, self.name, request_id, ticket, trace)
+            return Answer(
+                self.intake,
+                ticket,
+                endpoint.form(envelope),
+                request_id,
+                endpoint.path,
+                span.context or trace,
+                span,
+                is_quiet,
+            )
+        except BaseException:
+            # Admitted, but nobody is there to bring it to its end.
+            self.intake.close(ticket)
+            raise

@@ -21,11 +21,11 @@ def completion_logprobs(news: Iterable[TokenLogprobs], tokenizer: Tokenizer, off
     top: list[dict[str, float]] = []
     offsets: list[int] = []
     for one in news:
-        text = tokenizer.decode((one.token,))
+        text = _text(one.token, tokenizer)
         tokens.append(text)
         values.append(one.logprob)
         # The chosen token is always among them, as OpenAI has it, so there may be one more than was asked for.
-        likeliest = {tokenizer.decode((token,)): value for token, value in one.top}
+        likeliest = {_text(token, tokenizer): value for token, value in one.top}
         top.append({**likeliest, text: one.logprob})
         offsets.append(offset)
         offset += len(text)
@@ -44,7 +44,13 @@ def chat_logprobs(news: Iterable[TokenLogprobs], tokenizer: Tokenizer) -> dict[s
     return {"content": content, "refusal": None}
 
 
+def _text(token: int, tokenizer: Tokenizer) -> str:
+    """A token as it stands in an answer: decoded alone, some tokenizers drop the space it begins with."""
+    stream = tokenizer.stream()
+    return stream.push(token) + stream.flush()
+
+
 def _token(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
-    text = tokenizer.decode((token,))
+    text = _text(token, tokenizer)
     # A token that is a part of a character has bytes, but this text of it has lost them.
     return {"token": text, "logprob": logprob, "bytes": None if _LOST in text else list(text.encode())}
