@@ -77,7 +77,12 @@ class Front:
         call = self._route(request, identity, env, service, rest, body)
         exchange = Exchange.admit(call, at, started)
         if (policy := call.route.access) is not None and not call.shed:
-            answer = await self.desk.before(request, exchange, policy, self.proxy.is_draining)
+            try:
+                answer = await self.desk.before(request, exchange, policy, self.proxy.is_draining)
+            except (ConnectionError, asyncio.CancelledError):
+                exchange.outcome = BadClass.CLIENT_CANCEL
+                self.proxy.recorder.ended(exchange)
+                raise
             if answer is not None:
                 if exchange.outcome is BadClass.CLIENT_ERROR:
                     self.proxy.recorder.rejected("content_policy")

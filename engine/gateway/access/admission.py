@@ -53,8 +53,10 @@ class Admission:
         if self.ticket is not None:
             self.quota.settle(self.ticket, self._tokens(exchange, self.ticket))
         keeping = self.passage.keeping if self.passage is not None else None
-        if keeping is not None and exchange.outcome is BadClass.OK and exchange.backend is keeping.backend:
-            self.cache.put(keeping)
+        if keeping is not None:
+            if exchange.outcome is BadClass.OK and exchange.backend is keeping.backend:
+                self.cache.put(keeping)
+            self.cache.landed(keeping)
 
     def notes(self) -> dict[str, object]:
         """What the ledger says of it, beside what it says of every request."""

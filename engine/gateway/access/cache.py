@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -40,6 +41,8 @@ class Keeping:
     content_type: str = ""
     parts: list[bytes] | None = None
     size: int = 0
+    leads: bool = False
+    """Equal questions wait for this one's answer."""
 
     def add(self, data: bytes) -> None:
         """Note what was passed on; an answer that grows too large is forgotten."""
@@ -59,6 +62,7 @@ class AnswerCache:
         self.counts: dict[tuple[str, str, str], int] = {}
         """(service, env, result) → requests."""
         self._max_entries = config.max_entries
+        self._under_way: dict[bytes, asyncio.Future[None]] = {}
         self._kept: TLRUCache[bytes, Kept] = TLRUCache(
             config.max_bytes, ttu=_expiry, timer=clock, getsizeof=lambda kept: len(kept.body) + OVERHEAD_BYTES
         )
@@ -72,6 +76,25 @@ class AnswerCache:
         """The answer kept under `key`."""
         kept: Kept | None = self._kept.get(key)
         return kept
+
+    async def answer_under_way(self, keeping: Keeping, timeout_s: float) -> Kept | None:
+        """The answer that an equal question is just getting, once it is there; None: ask yourself.
+
+        The first to come asks, and must say `landed` when that has ended. Who waited in vain asks too and leads nobody:
+        were each to wait for the next, failures would queue.
+        """
+        under_way = self._under_way.get(keeping.key)
+        if under_way is None:
+            self._under_way[keeping.key] = asyncio.get_running_loop().create_future()
+            keeping.leads = True
+            return None
+        await asyncio.wait((under_way,), timeout=timeout_s)
+        return self.get(keeping.key)
+
+    def landed(self, keeping: Keeping) -> None:
+        """The question has its answer, or has failed: let go those who waited for it."""
+        if keeping.leads and (under_way := self._under_way.pop(keeping.key, None)) is not None:
+            under_way.set_result(None)
 
     def put(self, keeping: Keeping) -> None:
         """Keep an answer that came to a good end. One that is larger than all the room is not kept."""
@@ -111,6 +134,11 @@ def key_of(
         json.dumps(value, sort_keys=True, separators=(",", ":")),
     )  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def wants_stream(body: bytes) -> bool:
+    """The request asks for a stream: it wants its first words soon, so it waits for nobody else's last ones."""
+    return b'"stream"' in body and bool(body_of(body).get("stream"))
 
 
 def is_deterministic(body: Mapping[str, object]) -> bool:

@@ -12,7 +12,7 @@ from adapters.access import AccessPolicy, CachePolicy, SafetyPolicy
 from adapters.ports import Route
 from engine.gateway.access.admission import Admission
 from engine.gateway.access.auth import CREDENTIAL_HEADERS, Authenticator, forbidden
-from engine.gateway.access.cache import HEADER, AnswerCache, Keeping, key_of
+from engine.gateway.access.cache import HEADER, AnswerCache, Keeping, key_of, wants_stream
 from engine.gateway.access.identity import Identity
 from engine.gateway.access.passage import Passage
 from engine.gateway.access.prompt import body_of, estimated_tokens, map_texts, texts_of
@@ -91,6 +91,8 @@ class Desk:
         if policy.cache is not None and not call.is_probe:
             keeping = self._keeping(request, exchange, admission, policy.cache)
             kept = self.cache.get(keeping.key) if keeping is not None else None
+            if keeping is not None and kept is None and not wants_stream(call.body):
+                kept = await self.cache.answer_under_way(keeping, exchange.remaining_ms() / 1000)
             result = "bypass" if keeping is None else "miss" if kept is None else "hit"
             self.cache.count(call.route, result)
             admission.answer_headers[HEADER] = result

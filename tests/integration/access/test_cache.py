@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from engine.gateway.access.cache import AnswerCache, Keeping
@@ -101,6 +102,32 @@ async def test_failures_and_large_answers_are_not_kept(house: Any) -> None:
 async def test_a_service_without_a_cache_says_nothing_of_one(house: Any) -> None:
     await house.start()
     assert "X-Airboss-Cache" not in (await house.ask(temperature=0))[2]
+
+
+async def test_equal_questions_at_one_time_are_asked_once_and_a_failure_is_nobody_elses(house: Any) -> None:
+    held, arrived, real = asyncio.Event(), asyncio.Event(), house.backend.answer
+
+    async def hold(request: Any) -> Any:
+        arrived.set()
+        await held.wait()
+        return await real(request)
+
+    house.backend.answer = hold
+    await house.start(access=CACHE)
+    asking = [asyncio.create_task(house.ask(temperature=0)) for _ in range(4)]
+    await arrived.wait()
+    other = asyncio.create_task(house.ask("another question", temperature=0))
+    held.set()
+    answers = [await task for task in asking]
+    assert sorted(headers["X-Airboss-Cache"] for _, _, headers in answers) == ["hit", "hit", "hit", "miss"]
+    assert (await other)[2]["X-Airboss-Cache"] == "miss"
+    assert len(house.backend.seen) == 2
+    held.clear()
+    house.backend.status = 500
+    failing = [asyncio.create_task(house.ask("a third", temperature=0)) for _ in range(3)]
+    held.set()
+    assert {(await task)[0] for task in failing} == {500}
+    assert len(house.backend.seen) == 5, "each of those who waited in vain asked for himself"
 
 
 async def test_a_hit_costs_no_tokens(house: Any) -> None:
