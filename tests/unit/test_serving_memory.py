@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 
 from engine.serving import loader
 from engine.serving.bundle import WeightsFile
+from engine.serving.compute.kv_cache import CachePlan, PagedCache
 from engine.serving.memory import DoesNotFit, Need, _cgroup_headroom, refuse_unless_fits
+from engine.serving.models.decoder import Shape
 from engine.serving.weights import Weights
 
 BILLION = Need(weights=1_000_000_000, cache_per_token=32_768, context=8192)
@@ -71,6 +73,7 @@ _PEAK = """
 import resource, sys, torch
 from pathlib import Path
 from engine.serving.bundle import WeightsFile
+from engine.serving.compute.kv_cache import CachePlan, PagedCache
 from engine.serving.weights import Weights
 path = Path(sys.argv[1])
 found = path.stat()
@@ -90,3 +93,22 @@ def test_a_load_takes_the_models_size_in_memory_and_little_more(tmp_path: Path) 
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert float(done.stdout) < 1.3
+
+
+def resident_bytes() -> int:
+    """What of this process is in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_cache_takes_memory_as_it_is_used() -> None:
+    shape = Shape(n_layer=4, n_head=4, n_kv_head=4, head_dim=64, context=4096, vocab_size=10)
+    before = resident_bytes()
+    cache = PagedCache(shape, CachePlan(16_384, 16, 0), torch.device("cpu"), torch.float32)
+    assert cache.nbytes > 2 << 30
+    assert resident_bytes() - before < 64 << 20
+    slots = torch.arange(48)
+    key = torch.randn(48, 4, 64)
+    cache.store(1, slots, key, -key)
+    keys, values = cache.read(1, torch.tensor([0, 1, 2, 9000]), 1)
+    assert torch.equal(keys[0, :48], key) and torch.equal(values[0, :48], -key)
+    assert not keys[0, 48:].any()

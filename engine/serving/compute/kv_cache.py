@@ -7,11 +7,14 @@ zero and, on a CPU, not yet there: a large cache costs what is used of it.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
+from engine.serving.memory import available_on_cpu
 from engine.serving.models.decoder import Shape
 from state.words import ConfigError
 
@@ -61,9 +64,16 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return max(0, int(free - (1 - SHARE_OF_GPU_MEMORY) * total))
-    import psutil
+    return int(available_on_cpu() * SHARE_OF_CPU_MEMORY)
 
-    return int(psutil.virtual_memory().available * SHARE_OF_CPU_MEMORY)
+
+def _zeros(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros that take no memory before they are written to. torch.zeros writes each of them itself."""
+    if device.type != "cpu":
+        return torch.zeros(size, device=device, dtype=dtype)
+    # Anonymous pages are zero, and there only once they are touched. The tensor keeps the mapping alive.
+    pages = mmap.mmap(-1, prod(size) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(size)
 
 
 class PagedCache:
@@ -75,8 +85,8 @@ class PagedCache:
         self.dump = plan.blocks
         """The block where padding goes."""
         size = (plan.blocks + 1, plan.block_size, shape.n_kv_head, shape.head_dim)
-        self.keys = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
-        self.values = [torch.zeros(size, device=device, dtype=dtype) for _ in range(shape.n_layer)]
+        self.keys = [_zeros(size, device, dtype) for _ in range(shape.n_layer)]
+        self.values = [_zeros(size, device, dtype) for _ in range(shape.n_layer)]
 
     @property
     def bytes_per_token(self) -> int:
