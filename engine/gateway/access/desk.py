@@ -15,7 +15,7 @@ from engine.gateway.access.auth import CREDENTIAL_HEADERS, Authenticator, forbid
 from engine.gateway.access.cache import HEADER, AnswerCache, Keeping, key_of, wants_stream
 from engine.gateway.access.identity import Identity
 from engine.gateway.access.passage import Passage
-from engine.gateway.access.prompt import body_of, estimated_tokens, map_texts, texts_of
+from engine.gateway.access.prompt import TooDeep, body_of, estimated_tokens, holds_token_ids, map_texts, texts_of
 from engine.gateway.access.quota import Quota
 from engine.gateway.access.refusal import refusal
 from engine.gateway.access.replay import replay
@@ -133,7 +133,12 @@ class Desk:
 async def _reviewed_body(review: Review, body: bytes) -> bytes:
     """The body with its texts as they may be passed on; the very same when nothing changed. Raises Blocked."""
     value = body_of(body)
-    before = texts_of(value)
+    try:
+        before = texts_of(value)
+    except TooDeep as error:
+        raise Blocked("format", "prompt", str(error)) from None
+    if review.rules("prompt") and holds_token_ids(value):
+        raise Blocked("format", "prompt", "it is made of token numbers, which cannot be checked; send text")
     after = await review.texts("prompt", before) if review.rules("prompt") else before
     if after == before:
         return body

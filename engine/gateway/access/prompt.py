@@ -11,6 +11,13 @@ CHARS_A_TOKEN = 4
 DEFAULT_COMPLETION_TOKENS = 16
 """What is set aside for an answer whose length the request does not bound (OpenAI's own default for completions)."""
 
+MAX_DEPTH = 16
+"""Lists in lists that a prompt may be made of; no format has more than two."""
+
+
+class TooDeep(ValueError):
+    """The texts are nested deeper than any format has them, and deeper than anybody looks."""
+
 
 def body_of(body: bytes) -> dict[str, Any]:
     """The body as an object; {} when it is none, which somebody else refuses."""
@@ -22,7 +29,7 @@ def body_of(body: bytes) -> dict[str, Any]:
 
 
 def map_texts(body: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A copy of the body with `change` applied to every text a model would read."""
+    """A copy of the body with `change` applied to every text a model would read. Raises TooDeep."""
     changed = dict(body)
     for field in ("prompt", "input", "suffix"):
         if field in changed:
@@ -38,7 +45,7 @@ def map_texts(body: dict[str, Any], change: Callable[[str], str]) -> dict[str, A
 
 
 def texts_of(body: dict[str, Any]) -> list[str]:
-    """Every text a model would read, in order."""
+    """Every text a model would read, in order. Raises TooDeep."""
     found: list[str] = []
 
     def note(text: str) -> str:
@@ -49,20 +56,35 @@ def texts_of(body: dict[str, Any]) -> list[str]:
     return found
 
 
+def holds_token_ids(body: dict[str, Any]) -> bool:
+    """A prompt is given as numbers of tokens, which only the model's own tokenizer could read."""
+
+    def numbers_in(value: Any) -> bool:
+        return isinstance(value, int | float) or (isinstance(value, list) and any(map(numbers_in, value)))
+
+    return numbers_in(body.get("prompt")) or numbers_in(body.get("input"))
+
+
 def estimated_tokens(body: bytes) -> int:
     """Prompt and answer in tokens, before anybody has counted them."""
     value = body_of(body)
-    prompt = sum(map(len, texts_of(value))) // CHARS_A_TOKEN + 1
+    try:
+        chars = sum(map(len, texts_of(value)))
+    except TooDeep:
+        chars = len(body)
+    prompt = chars // CHARS_A_TOKEN + 1
     asked = value.get("max_completion_tokens", value.get("max_tokens"))
     is_number = isinstance(asked, int) and not isinstance(asked, bool) and 0 < asked < 1 << 24
     return prompt + (asked if is_number and isinstance(asked, int) else DEFAULT_COMPLETION_TOKENS)
 
 
-def _map(value: Any, change: Callable[[str], str]) -> Any:
+def _map(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
     if isinstance(value, str):
         return change(value)
+    if depth > MAX_DEPTH:
+        raise TooDeep(f"its texts are nested more than {MAX_DEPTH} deep")
     if isinstance(value, list):
-        return [_map(item, change) for item in value]
+        return [_map(item, change, depth + 1) for item in value]
     if isinstance(value, dict) and isinstance(value.get("text"), str):
         return {**value, "text": change(value["text"])}
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,17 +218,34 @@ async def test_a_command_gets_none_of_the_gateways_secrets_and_dies_with_all_it_
     house: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("JWT_SECRET", "hush")
-    marker = house.root / "alive"
+    pid_file = house.root / "pid"
     tells = 'test -z "$JWT_SECRET" && echo \'{"ok": true}\''
     await house.start(
         access=safety(rule("local", "command", "prompt", command=["/bin/sh", "-c", tells], timeout_s=20.0))
     )
     assert (await house.ask("fine"))[0] == 200
-    hangs = f"(sleep 1; touch {marker}) & sleep 60"
-    await house.put(access=safety(rule("local", "command", "prompt", command=["/bin/sh", "-c", hangs], timeout_s=0.2)))
+    hangs = f"sleep 60 & echo $! > {pid_file}; wait"
+    await house.put(access=safety(rule("local", "command", "prompt", command=["/bin/sh", "-c", hangs], timeout_s=1.0)))
     assert (await house.ask("fine"))[0] == 400
-    await asyncio.sleep(1.2)  # past the moment at which a survivor would have written
-    assert not marker.exists()
+    grandchild = Path(f"/proc/{int(pid_file.read_text())}/stat")
+    async with asyncio.timeout(10):  # killed; whoever inherits it buries it in its own time
+        while grandchild.exists() and grandchild.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_prompt_that_nobody_can_read_does_not_pass_a_check_and_breaks_nothing(house: Any) -> None:
+    deep: Any = "s3cret-1"
+    for _ in range(400):
+        deep = [deep]
+    await house.start({"rate": {"address": {"tokens_per_minute": 100_000}}}, access=safety(rule(on="prompt")))
+    status, body, _ = await house.ask(deep)
+    assert (status, body["error"]["code"]) == (400, "content_policy_violation")
+    for tokens in ([15496, 995], [[15496], [995]]):
+        status, body, _ = await house.ask(tokens)
+        assert status == 400 and "token numbers" in body["error"]["message"]
+    assert not house.backend.seen
+    await house.put(access=safety(rule(on="answer")))
+    assert (await house.ask([15496, 995]))[0] == 200
 
 
 async def test_an_answer_nobody_can_read_does_not_pass_a_check(house: Any) -> None:
