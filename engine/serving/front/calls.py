@@ -84,7 +84,7 @@ def chat_call(value: object, card: ModelCard, served: Names) -> Call:
     try:
         tokens = card.tokenizer.chat_tokens(turns)
     except ValueError as error:
-        raise invalid(f"the model's chat template refused the messages: {error}", "messages") from error
+        raise invalid(str(error), "messages") from error
     wanted = body.max_completion_tokens or body.max_tokens
     logprobs = body.top_logprobs if body.logprobs else None
     return _call(body, [Prompt(tuple(tokens), "")], wanted, card.context, card, best_of=body.n, logprobs=logprobs)

@@ -78,7 +78,9 @@ class Llama(nn.Module):
         self.config = config
         # Parameters without memory: they are replaced by what the file holds, and initialising billions takes minutes.
         with torch.device("meta"):
-            self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+            # Given its weight, an embedding draws no numbers: on meta that imports torch's decompositions, for seconds.
+            table = torch.empty(config.vocab_size, config.n_embd)
+            self.embedding = nn.Embedding(config.vocab_size, config.n_embd, _weight=table)
             self.layers = nn.ModuleList(Layer(config, index) for index in range(config.n_layer))
             self.norm = RMSNorm(config.n_embd, config.norm_eps)
             self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
