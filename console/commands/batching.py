@@ -29,12 +29,17 @@ def batch(
     batch: Path | None,
     out: Path | None,
     threads: int,
+    backend: str | None,
     settings: tuple[str, ...],
     meta: Path | None = None,
 ) -> Outcome:
     """Answer the batch. Ctrl-C ends it between two answers; the same command goes on from there."""
     if batch is None or out is None:
         raise UsageError("--batch and --out go together", hint="for example --batch in.jsonl --out out.jsonl")
+    if backend not in (None, "torch"):
+        raise UsageError(
+            f"--batch computes on torch, not with {backend}", hint="vLLM has a batch runner of its own: vllm run-batch"
+        )
     if not batch.is_file():
         raise UsageError(f"there is no file {batch}", hint="a batch is a file of JSON lines, as OpenAI's batches are")
     bundle, release_id, digest = bundle_of(context, model, meta)

@@ -81,7 +81,15 @@ def serve(
     if batch is not None or out is not None:
         return LocalRequest(
             "console.commands.batching:batch",
-            {"model": model, "batch": batch, "out": out, "threads": threads, "settings": settings, "meta": meta},
+            {
+                "model": model,
+                "batch": batch,
+                "out": out,
+                "threads": threads,
+                "backend": backend,
+                "settings": settings,
+                "meta": meta,
+            },
         )
     return LocalRequest(
         "console.commands.serving:serve",

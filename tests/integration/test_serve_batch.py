@@ -76,33 +76,33 @@ def answers(root: Path) -> list[dict[str, Any]]:
 
 
 def test_a_batch_stopped_by_ctrl_c_goes_on_where_it_was(bundle: Path, tmp_path: Path) -> None:
-    asked = [request(number) for number in range(60)]
+    asked = [request(number) for number in range(30)]
     wrong = [
-        request(60, prompt=""),
-        request(61, "/v1/embeddings"),
-        request(62, "/v1/chat/completions", messages=[{"role": "user", "content": "abc"}]),
-        request(63, n=7, max_tokens=3, user="ann"),
+        request(50, prompt=""),
+        request(51, "/v1/embeddings"),
+        request(52, "/v1/chat/completions", messages=[{"role": "user", "content": "abc"}]),
+        request(53, n=7, max_tokens=3, user="ann"),
     ]
     lines = [json.dumps(line) for line in (*wrong, *asked)]
-    (tmp_path / "in.jsonl").write_text("\n".join([*lines[:30], "{no json", *lines[30:]]))
-    stopped = run(tmp_path, until=12)
+    (tmp_path / "in.jsonl").write_text("\n".join([*lines[:20], "{no json", *lines[20:]]))
+    stopped = run(tmp_path, until=8)
     before = answers(tmp_path)
     assert stopped.returncode == 1
-    assert 12 <= len(before) < 65
+    assert 8 <= len(before) < 35
     with (tmp_path / "out.jsonl").open("ab") as out:
-        out.write(b'{"id":"batch_req_ask-59","custom')
+        out.write(b'{"id":"batch_req_ask-29","custom')
     assert run(tmp_path).returncode == 0, (tmp_path / "log").read_text()
     after = answers(tmp_path)
     assert after[: len(before)] == before
-    assert len(after) == 65 and len({line["id"] for line in after}) == 65
+    assert len(after) == 35 and len({line["id"] for line in after}) == 35
     by_id = {line["custom_id"]: line for line in after}
     assert by_id["ask-7"]["response"]["status_code"] == 200
     assert by_id["ask-7"]["response"]["body"]["usage"]["completion_tokens"] == 200
-    assert (by_id["ask-60"]["response"]["status_code"], by_id["ask-61"]["response"]["status_code"]) == (400, 400)
-    assert by_id["ask-62"]["response"]["body"]["choices"][0]["message"]["role"] == "assistant"
-    assert len(by_id["ask-63"]["response"]["body"]["choices"]) == 7
+    assert (by_id["ask-50"]["response"]["status_code"], by_id["ask-51"]["response"]["status_code"]) == (400, 400)
+    assert by_id["ask-52"]["response"]["body"]["choices"][0]["message"]["role"] == "assistant"
+    assert len(by_id["ask-53"]["response"]["body"]["choices"]) == 7
     assert by_id[None]["error"]["code"] == "invalid_line"
     log = (tmp_path / "log").read_text()
-    assert "65 answered" in log or "were there before" in log
+    assert "35 answered" in log or "were there before" in log
     assert run(tmp_path).returncode == 0
     assert "nothing is left to do" in (tmp_path / "log").read_text()

@@ -129,6 +129,10 @@ def test_jobs_survive_a_killed_server_where_there_is_a_directory(tmp_path: Path)
         first.process.wait()
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
     with served(tmp_path, **place) as second:
+        other = tmp_path / "other"
+        with served(other, is_awaited=False, jobs_dir=place["jobs_dir"]) as greedy:
+            assert greedy.process.wait(30) == 1
+            assert "another model server keeps its jobs" in greedy.log.read_text()
         assert show(second, done)["response"] == done["response"]
         again = [ended(second, job) for job in jobs]
     assert [job["status"] for job in again] == ["completed"] * 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
@@ -71,6 +73,7 @@ class JobStore:
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        self._held: int | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -80,12 +83,14 @@ class JobStore:
     async def load(self) -> list[Job]:
         """The jobs of an earlier process, oldest first; those that were running are queued again.
 
-        Raises OperationFailed when the directory cannot be used.
+        Raises OperationFailed when the directory cannot be used, or another server uses it.
         """
         if self._directory is None:
             return []
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._writer, _load, self._directory)
+            self._held = await loop.run_in_executor(self._writer, _lock, self._directory)
+            return await loop.run_in_executor(self._writer, _load, self._directory)
         except OSError as error:
             raise OperationFailed(
                 f"jobs cannot be kept in {self._directory}: {error.strerror}", hint="name another directory, or none"
@@ -105,14 +110,30 @@ class JobStore:
     def close(self) -> None:
         """Finish what is being written."""
         self._writer.shutdown(wait=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _path(self, job_id: str) -> Path:
         assert self._directory is not None
         return self._directory / f"{job_id}.json"
 
 
-def _load(directory: Path) -> list[Job]:
+def _lock(directory: Path) -> int:
+    """Own the directory for as long as this process lives. Raises OperationFailed when another one does."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise OperationFailed(
+            f"another model server keeps its jobs in {directory}", hint="give each server a directory of its own"
+        ) from error
+    return lock
+
+
+def _load(directory: Path) -> list[Job]:
     jobs = []
     for path in directory.glob("job-*.json"):
         try:
