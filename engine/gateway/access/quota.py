@@ -6,12 +6,13 @@ Tokens are estimated at admission and corrected when the answer says what it rea
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
+from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.strategies import MovingWindowRateLimiter
 
 from engine.gateway.access.identity import Identity
@@ -19,17 +20,58 @@ from engine.gateway.access.window import MemoryWindows
 from engine.gateway.answers import Refused, error_answer
 from state.access_config import RateConfig, RateLimit
 
+REMEMBERED_LINES = 16_384
+_HEADERS = {
+    unit: tuple(f"X-Ratelimit-{what}-{unit.title()}" for what in ("Limit", "Remaining", "Reset"))
+    for unit in ("requests", "tokens")
+}
+
+
+class _PerMinute(RateLimitItemPerMinute):
+    """A limit a minute of one caller. It is asked for its key several times a request, so it has it ready."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, amount: int, key: str) -> None:
+        super().__init__(amount)
+        self.key = key
+
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        """Whose window it is, whoever asks."""
+        return self.key
+
+
+class _PerSecond(RateLimitItemPerSecond):
+    """The same of a second."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, amount: int, key: str) -> None:
+        super().__init__(amount)
+        self.key = key
+
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        """Whose window it is, whoever asks."""
+        return self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One limit of one caller. `whole` is the limit over all workers, `item` this worker's share."""
+
+    item: _PerMinute | _PerSecond
+    of: str
+    whole: int
+    unit: str
+    """"requests" or "tokens"."""
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One limit that a request is held to. `whole` is the limit over all workers, `item` this worker's share."""
+    """What one request takes of one limit."""
 
-    item: RateLimitItem
-    of: str
-    whole: int
+    line: Line
     cost: int
-    unit: str
-    """"requests" or "tokens"."""
 
 
 @dataclass(slots=True)
@@ -66,67 +108,65 @@ class Quota:
     def admit(self, limits: tuple[tuple[str, RateLimit], ...], tokens: Callable[[], int]) -> Ticket:
         """Take a request and its estimated `tokens` from every limit, or from none. Raises Refused (429)."""
         estimate = tokens() if any(limit.tokens_per_minute for _, limit in limits) else 0
-        charges = tuple(charge for of, limit in limits for charge in self._charges(of, limit, estimate))
+        charges = []
+        for of, limit in limits:
+            for line in lines_of(of, limit, self._workers):
+                # A request that is larger than the whole share may go when nothing else was taken, else it never could.
+                charges.append(Charge(line, min(estimate, line.item.amount) if line.unit == "tokens" else 1))
         for charge in charges:
-            if not self._limiter.test(charge.item, charge.of, cost=charge.cost):
+            if not self._limiter.test(charge.line.item, cost=charge.cost):
                 raise self._refused(charge)
         for charge in charges:
-            self._limiter.hit(charge.item, charge.of, cost=charge.cost)
-        return Ticket(charges, estimate)
+            self._limiter.hit(charge.line.item, cost=charge.cost)
+        return Ticket(tuple(charges), estimate)
 
     def settle(self, ticket: Ticket, tokens: int) -> None:
         """The request took `tokens` in truth: charge the rest, or give back."""
         for charge in ticket.charges:
-            if charge.unit == "tokens" and tokens != charge.cost:
-                key, expiry = charge.item.key_for(charge.of), charge.item.get_expiry()
-                self._windows.charge(key, expiry, tokens - charge.cost)
+            if charge.line.unit == "tokens" and tokens != charge.cost:
+                self._windows.charge(charge.line.item.key, charge.line.item.get_expiry(), tokens - charge.cost)
 
     def headers(self, ticket: Ticket) -> dict[str, str]:
         """`x-ratelimit-*` as OpenAI's API has them: of each unit, the limit with the least left."""
+        tightest: dict[str, tuple[int, Line]] = {}
+        for charge in ticket.charges:
+            line = charge.line
+            if isinstance(line.item, _PerMinute):
+                left = self._left(line)
+                if line.unit not in tightest or left < tightest[line.unit][0]:
+                    tightest[line.unit] = left, line
         headers: dict[str, str] = {}
-        for unit in ("requests", "tokens"):
-            per_minute = [c for c in ticket.charges if c.unit == unit and c.item.get_expiry() > 1]
-            if not per_minute:
-                continue
-            left = [(self._left(charge), i) for i, charge in enumerate(per_minute)]
-            remaining, index = min(left)
-            charge = per_minute[index]
-            wait = self._windows.wait_s(charge.item.key_for(charge.of), charge.item.amount, 60, charge.item.amount)
-            headers[f"X-Ratelimit-Limit-{unit.title()}"] = str(charge.whole)
-            headers[f"X-Ratelimit-Remaining-{unit.title()}"] = str(remaining)
-            headers[f"X-Ratelimit-Reset-{unit.title()}"] = f"{math.ceil(wait)}s"
+        for unit, (left, line) in tightest.items():
+            limit, remaining, reset = _HEADERS[unit]
+            headers[limit] = str(line.whole)
+            headers[remaining] = str(left)
+            headers[reset] = f"{math.ceil(self._windows.until_empty_s(line.item.key, line.item.get_expiry()))}s"
         return headers
 
-    def _left(self, charge: Charge) -> int:
-        stats = self._limiter.get_window_stats(charge.item, charge.of)
-        return max(0, min(charge.whole, stats.remaining * self._workers))
-
-    def _charges(self, of: str, limit: RateLimit, tokens: int) -> Iterator[Charge]:
-        if limit.burst:
-            yield Charge(RateLimitItemPerSecond(self._share(limit.burst)), f"burst/{of}", limit.burst, 1, "requests")
-        if limit.requests_per_minute:
-            item = RateLimitItemPerMinute(self._share(limit.requests_per_minute))
-            yield Charge(item, f"requests/{of}", limit.requests_per_minute, 1, "requests")
-        if limit.tokens_per_minute:
-            share = self._share(limit.tokens_per_minute)
-            # One request that is larger than the whole share may go when nothing else was taken, else it never could.
-            cost = min(tokens, share)
-            yield Charge(RateLimitItemPerMinute(share), f"tokens/{of}", limit.tokens_per_minute, cost, "tokens")
-
-    def _share(self, limit: int) -> int:
-        return -(-limit // self._workers)
+    def _left(self, line: Line) -> int:
+        stats = self._limiter.get_window_stats(line.item)
+        return max(0, min(line.whole, stats.remaining * self._workers))
 
     def _refused(self, charge: Charge) -> Refused:
-        key, expiry = charge.item.key_for(charge.of), charge.item.get_expiry()
-        wait_s = max(1, math.ceil(self._windows.wait_s(key, charge.item.amount, expiry, charge.cost)))
-        whose = charge.of.split("/", 1)[1]
+        line = charge.line
+        item, expiry = line.item, line.item.get_expiry()
+        wait_s = max(1, math.ceil(self._windows.wait_s(item.key, item.amount, expiry, charge.cost)))
         span = "minute" if expiry > 1 else "second"
-        message = f"{whose} may use {charge.whole} {charge.unit} a {span} here; try again in {wait_s} s"
-        headers = {
-            "Retry-After": str(wait_s),
-            f"X-Ratelimit-Limit-{charge.unit.title()}": str(charge.whole),
-            f"X-Ratelimit-Remaining-{charge.unit.title()}": "0",
-            f"X-Ratelimit-Reset-{charge.unit.title()}": f"{wait_s}s",
-        }
-        reason = "token_limited" if charge.unit == "tokens" else "rate_limited"
-        return Refused(reason, error_answer(429, charge.unit, "rate_limit_exceeded", message, headers=headers))
+        message = f"{line.of} may use {line.whole} {line.unit} a {span} here; try again in {wait_s} s"
+        limit, remaining, reset = _HEADERS[line.unit]
+        headers = {"Retry-After": str(wait_s), limit: str(line.whole), remaining: "0", reset: f"{wait_s}s"}
+        reason = "token_limited" if line.unit == "tokens" else "rate_limited"
+        return Refused(reason, error_answer(429, line.unit, "rate_limit_exceeded", message, headers=headers))
+
+
+@functools.lru_cache(REMEMBERED_LINES)
+def lines_of(of: str, limit: RateLimit, workers: int) -> tuple[Line, ...]:
+    """The limits that `limit` sets for the caller `of`, as one of `workers` enforces them."""
+    lines = []
+    if limit.burst:
+        item = _PerSecond(-(-limit.burst // workers), f"burst/{of}/{limit.burst}")
+        lines.append(Line(item, of, limit.burst, "requests"))
+    for unit, whole in (("requests", limit.requests_per_minute), ("tokens", limit.tokens_per_minute)):
+        if whole:
+            lines.append(Line(_PerMinute(-(-whole // workers), f"{unit}/{of}/{whole}"), of, whole, unit))
+    return tuple(lines)

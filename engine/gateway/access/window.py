@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 from limits.storage import MovingWindowSupport, Storage
@@ -19,15 +20,32 @@ GRAINS = 60
 """A window counts in this many grains: hits within one grain leave the window together, with the last of them."""
 
 
+@dataclass(slots=True)
+class _Grain:
+    """Hits close to each other: when the first and the last came, and how much they took."""
+
+    first: float
+    last: float
+    amount: int
+
+
+@dataclass(slots=True)
+class _Window:
+    """The grains of one key, oldest first, and what they took together."""
+
+    grains: deque[_Grain] = field(default_factory=deque)
+    total: int = 0
+
+
 class MemoryWindows(Storage, MovingWindowSupport):
-    """One deque of [last hit, first hit, amount] a limited key, oldest first. For one thread."""
+    """One window a limited key. For one thread."""
 
     STORAGE_SCHEME = None
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, max_windows: int = MAX_WINDOWS) -> None:
         super().__init__()
         self._clock = clock
-        self._windows: LRUCache[str, deque[list[float]]] = LRUCache(max_windows)
+        self._windows: LRUCache[str, _Window] = LRUCache(max_windows)
 
     @property
     def base_exceptions(self) -> tuple[type[Exception], ...]:
@@ -36,71 +54,87 @@ class MemoryWindows(Storage, MovingWindowSupport):
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """Take `amount` of `limit` in the last `expiry` seconds; False, and nothing taken, when there is no room."""
-        now, window = self._clock(), self._live(key, expiry)
-        if sum(int(grain[2]) for grain in window) + amount > limit:
+        now = self._clock()
+        window = self._live(key, now - expiry)
+        if window.total + amount > limit:
             return False
         self._put(key, window, now, expiry, amount)
         return True
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """(when the oldest hit was, how much is taken)."""
-        window = self._live(key, expiry)
-        return (window[0][0] if window else self._clock()), sum(int(grain[2]) for grain in window)
+        now = self._clock()
+        window = self._live(key, now - expiry)
+        return (window.grains[0].last if window.grains else now), window.total
 
     def charge(self, key: str, expiry: int, amount: int) -> None:
         """Take more than was asked for at first, even past the limit; give back when `amount` is negative."""
-        now, window = self._clock(), self._live(key, expiry)
+        now = self._clock()
+        window = self._live(key, now - expiry)
         if amount > 0:
             self._put(key, window, now, expiry, amount)
-        while amount < 0 and window:
-            back = min(-amount, int(window[-1][2]))
-            window[-1][2] -= back
+        while amount < 0 and window.grains:
+            grain = window.grains[-1]
+            back = min(-amount, grain.amount)
+            grain.amount -= back
+            window.total -= back
             amount += back
-            if not window[-1][2]:
-                window.pop()
+            if not grain.amount:
+                window.grains.pop()
 
     def wait_s(self, key: str, limit: int, expiry: int, amount: int) -> float:
         """Seconds until there will be room for `amount`; 0 when there is, `expiry` when there never is."""
-        now, window = self._clock(), self._live(key, expiry)
-        over = sum(int(grain[2]) for grain in window) + amount - limit
-        for last, _, taken in window:
+        now = self._clock()
+        window = self._live(key, now - expiry)
+        over = window.total + amount - limit
+        if over <= 0:
+            return 0.0
+        for grain in window.grains:
+            over -= grain.amount
             if over <= 0:
-                break
-            over -= int(taken)
-            if over <= 0:
-                return max(0.0, last + expiry - now)
-        return 0.0 if over <= 0 else float(expiry)
+                return max(0.0, grain.last + expiry - now)
+        return float(expiry)
 
-    def _live(self, key: str, expiry: int) -> deque[list[float]]:
-        window: deque[list[float]] | None = self._windows.get(key)
+    def until_empty_s(self, key: str, expiry: int) -> float:
+        """Seconds until all that was taken is back."""
+        now = self._clock()
+        grains = self._live(key, now - expiry).grains
+        return grains[-1].last + expiry - now if grains else 0.0
+
+    def _live(self, key: str, gone: float) -> _Window:
+        """The key's window less what was hit at `gone` or before; a new one, not kept yet, when there is none."""
+        window: _Window | None = self._windows.get(key)
         if window is None:
-            return deque()
-        gone = self._clock() - expiry
-        while window and window[0][0] <= gone:
-            window.popleft()
+            return _Window()
+        grains = window.grains
+        while grains and grains[0].last <= gone:
+            window.total -= grains.popleft().amount
         return window
 
-    def _put(self, key: str, window: deque[list[float]], now: float, expiry: int, amount: int) -> None:
-        if window and now - window[-1][1] < expiry / GRAINS:
-            window[-1][0] = now
-            window[-1][2] += amount
+    def _put(self, key: str, window: _Window, now: float, expiry: int, amount: int) -> None:
+        grains = window.grains
+        if grains and now - grains[-1].first < expiry / GRAINS:
+            grains[-1].last = now
+            grains[-1].amount += amount
         else:
-            window.append([now, now, amount])
+            grains.append(_Grain(now, now, amount))
+        window.total += amount
         self._windows[key] = window
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Take without asking; the amount taken in the window."""
         self.charge(key, expiry, amount)
-        return sum(int(grain[2]) for grain in self._windows.get(key, ()))
+        return self.get(key)
 
     def get(self, key: str) -> int:
         """What the key has taken, as of its last hit."""
-        return sum(int(grain[2]) for grain in self._windows.get(key, ()))
+        window: _Window | None = self._windows.get(key)
+        return window.total if window is not None else 0
 
     def get_expiry(self, key: str) -> float:
         """When the key was last hit, on this storage's clock."""
-        window = self._windows.get(key)
-        return float(window[-1][0]) if window else self._clock()
+        window: _Window | None = self._windows.get(key)
+        return window.grains[-1].last if window is not None and window.grains else self._clock()
 
     def check(self) -> bool:
         """Memory is always there."""
