@@ -19,7 +19,14 @@ INT8_TARGET = 2.5
 BANDWIDTH_TARGET = 0.6
 KV_MIB = 128
 """Room for 32 sequences of 160 tokens of a model like SmolLM2-135M."""
-BFLOAT16 = {"dtype": "bfloat16", "max_batch": 32, "max_batch_tokens": 4096, "kv_cache_mib": KV_MIB}
+CONTEXT = 2048
+BFLOAT16 = {
+    "dtype": "bfloat16",
+    "max_batch": 32,
+    "max_batch_tokens": 4096,
+    "max_context": CONTEXT,
+    "kv_cache_mib": KV_MIB,
+}
 SCORED = 24
 """Windows of text that quality is measured on."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from engine.bench.progress import say
 from engine.bench.report import Row, compared, not_measured
 from engine.bench.serving.bundles import release_of, weight_bytes
-from engine.bench.serving.generate import BFLOAT16, KV_MIB, NEW, PROMPT
+from engine.bench.serving.generate import BFLOAT16, CONTEXT, KV_MIB, NEW, PROMPT
 from engine.bench.serving.http_load import Answer, Found, load
 from engine.bench.serving.setup import INSTALL_VLLM, NotThere, Setup, Windows
 from engine.bench.serving.sides import Server
@@ -24,7 +24,6 @@ TTFT_TARGET = 1.2
 TTFT_CLIENTS = 8
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-CONTEXT = 2048
 
 
 def rows(setup: Setup) -> list[Row]:
