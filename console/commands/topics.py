@@ -205,6 +205,11 @@ def serving_api() -> str:
     return _readme("engine.serving.front").lstrip("\n") or "the text did not come with this program"
 
 
+def benchmarks() -> str:
+    """What `airboss bench` measures, and how."""
+    return _readme("engine.bench").lstrip("\n") or "the text did not come with this program"
+
+
 TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "exit-codes": ("what each code means to a script", exit_codes),
     "options": ("what every command takes, and the environment", options),
@@ -220,6 +225,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "routing": ("what the gateway does with requests beyond weights", routing),
     "keys": ("the console's keys", keys),
     "access": ("the gateway's keys, tokens, limits, kept answers and checks", access),
+    "benchmarks": ("what `airboss bench` measures, beside what, and how", benchmarks),
     "emergency": ("rolling back without an engine", emergency),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -9,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.bench.report import Report
-from engine.bench.serving import generate, http
-from engine.bench.serving.bench import record
+from engine.bench.report import Report, Row, limited
+from engine.bench.serving import bench, generate, http
 from engine.bench.serving.bundles import NANO_CHARS, nano_release, release_of
 from engine.bench.serving.calm import Calm
 from engine.bench.serving.causal import causal_attention
@@ -109,6 +109,25 @@ def test_a_side_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
 
 
 def test_the_gpus_page_has_the_devices_name(tmp_path: Path) -> None:
-    page = record(Report("serving", (), hardware="Some CPU, 8 cores, NVIDIA H100, 81559 MiB"), tmp_path)
+    page = bench.record(Report("serving", (), hardware="Some CPU, 8 cores, NVIDIA H100, 81559 MiB"), tmp_path)
     assert page.name == "some-cpu-8-cores-nvidia-h100-81559-mib.md"
     assert "NVIDIA H100" in page.read_text()
+
+
+def test_a_side_that_fails_is_a_missed_row_and_the_other_rows_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Setup) -> list[Row]:
+        raise OperationFailed("our engine ended with 1: no memory")
+
+    monkeypatch.setattr(bench, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(bench, "GROUPS", {"a": fails, "b": lambda _: [limited("fine", "x", [1.0])]})
+    options = argparse.Namespace(
+        only="", threads=1, quick=True, rounds=1, model="", hf_python=None, vllm_python=None, record=tmp_path
+    )
+    report = bench.measure(options)
+    assert [(row.name, row.met) for row in report.rows] == [("a", False), ("fine", None)]
+    assert "no memory" in report.rows[0].note
+    assert len(list(tmp_path.glob("*.md"))) == 1
+    with pytest.raises(UsageError, match="knows no c"):
+        bench.measure(argparse.Namespace(**{**vars(options), "only": "b,c"}))

@@ -6,14 +6,15 @@ import argparse
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from engine.bench.report import Report, Row
+from engine.bench.report import Report, Row, not_measured
 from engine.bench.serving import generate, http, nano
 from engine.bench.serving.calm import Calm
 from engine.bench.serving.setup import SMOLLM, Setup, has_module
 from engine.bench.serving.sides import Sides
-from state.words import UsageError
+from state.words import OperationFailed, Unreachable, UsageError
 
 GROUPS: dict[str, Callable[[Setup], list[Row]]] = {
     "nano": nano.rows,
@@ -49,7 +50,7 @@ def measure(options: argparse.Namespace) -> Report:
     unknown = [name for name in groups if name not in GROUPS]
     if unknown:
         raise UsageError(f"--only knows no {unknown[0]}", hint=f"it takes some of {','.join(GROUPS)}")
-    calm = Calm(PATIENCE_S / 3 if options.quick else PATIENCE_S)
+    calm = Calm(PATIENCE_S / 9 if options.quick else PATIENCE_S)
     calm.wait()
     with Sides(options.threads or len(os.sched_getaffinity(0)), is_shared=not calm.is_quiet) as sides:
         setup = Setup(
@@ -61,12 +62,20 @@ def measure(options: argparse.Namespace) -> Report:
             hf_python=options.hf_python or has_module("transformers"),
             vllm_python=options.vllm_python or has_module("vllm"),
         )
-        rows = [row for name in groups for row in GROUPS[name](setup)]
+        rows = [row for name in groups for row in _measured(name, setup)]
         notes = (f"{sides.threads} threads for every side, {sides.waiting}; {calm.line()}",)
     report = Report("serving", tuple(rows), notes=notes)
     if options.record is not None:
         record(report, options.record)
     return report
+
+
+def _measured(group: str, setup: Setup) -> list[Row]:
+    """A group's rows; or, where one of its sides failed, a row that is missed and says how. The others are measured yet."""
+    try:
+        return GROUPS[group](setup)
+    except (OperationFailed, Unreachable) as error:
+        return [replace(not_measured(group, "", "", error.message, "to be measured"), met=False)]
 
 
 def record(report: Report, folder: Path) -> Path:

@@ -26,6 +26,7 @@ BFLOAT16 = {
     "max_batch_tokens": 4096,
     "max_context": CONTEXT,
     "kv_cache_mib": KV_MIB,
+    "request_deadline_s": 600,
 }
 SCORED = 24
 """Windows of text that quality is measured on."""

@@ -73,15 +73,17 @@ async def _load(server: Server, path: str, bodies: Sequence[dict[str, Any]], cli
         tasks = [asyncio.create_task(client(number)) for number in range(clients)]
         stop = asyncio.create_task(is_enough.wait())
         pending: set[asyncio.Task[Any]] = set(tasks)
-        while not stop.done() and pending:
-            done, pending = await asyncio.wait({*pending, stop}, return_when=asyncio.FIRST_COMPLETED)
-            pending.discard(stop)
-            for task in done:
-                task.result()
-        seconds = time.perf_counter() - began
-        for task in (*tasks, stop):
-            task.cancel()
-        await asyncio.gather(*tasks, stop, return_exceptions=True)
+        try:
+            while not stop.done() and pending:
+                done, pending = await asyncio.wait({*pending, stop}, return_when=asyncio.FIRST_COMPLETED)
+                pending.discard(stop)
+                for task in done:
+                    task.result()
+            seconds = time.perf_counter() - began
+        finally:
+            for task in (*tasks, stop):
+                task.cancel()
+            await asyncio.gather(*tasks, stop, return_exceptions=True)
     return Found(seconds, tuple(answers))
 
 

@@ -27,7 +27,7 @@ def rows(setup: Setup) -> list[Row]:
     found = []
     dtypes = ("bfloat16",) if setup.is_quick else ("bfloat16", "float32")
     for clients in (CLIENTS, 1):
-        serving = {"max_batch": clients, "max_batch_tokens": 512}
+        serving = {"max_batch": clients, "max_batch_tokens": 512, "request_deadline_s": 600}
         ours = {dtype: setup.sides.own_server(root / "bundle", {**serving, "dtype": dtype}) for dtype in dtypes}
         say(f"nanoGPT: {setup.rounds} rounds of {clients} clients, {NEW} tokens an answer")
         sides = {dtype: partial(_own, server, clients, texts) for dtype, server in ours.items()}
