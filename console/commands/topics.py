@@ -166,9 +166,19 @@ def config() -> str:
 
 def backends() -> str:
     """Serving by vLLM or any other program."""
-    return "What computes for a service: torch, vLLM, or any command with OpenAI's API." + _readme(
+    return "What computes for a service: torch, vLLM, or any OpenAI-compatible command." + _readme(
         "engine.serving.backend"
     )
+
+
+def exports() -> str:
+    """ONNX, TorchScript, TensorRT."""
+    return "`airboss export model` writes a release for another program." + _readme("engine.serving.export")
+
+
+def autoscaling() -> str:
+    """How replicas follow the load."""
+    return "[service.X.autoscale] lets the number of replicas follow the load." + _readme("engine.autoscaling")
 
 
 def keys() -> str:
@@ -221,6 +231,8 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "scripts": ("the language of --script", scripts),
     "config": ("every field of airboss.toml", config),
     "serving-api": ("what a model server may be asked: bodies, jobs, batches, quotas, spans", serving_api),
+    "autoscaling": ("replicas that follow the load, and capacity advice", autoscaling),
+    "exports": ("a model as ONNX, TorchScript or TensorRT", exports),
     "backends": ("serving by vLLM, llama.cpp or another program", backends),
     "routing": ("what the gateway does with requests beyond weights", routing),
     "keys": ("the console's keys", keys),

@@ -102,7 +102,9 @@ def main() -> None:
     options = parser.parse_args()
     print("loading the model", file=sys.stderr)
     if options.mode == "dead":
-        print("no such model: the disk has none", file=sys.stderr)
+        print("OSError: no such model: the disk has none", file=sys.stderr)
+        for number in range(20):
+            print(f" - leaked function {number}", file=sys.stderr)
         sys.exit(3)
     if options.mode == "slow":
         time.sleep(0.7)

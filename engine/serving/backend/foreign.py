@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ TAIL_LINES = 12
 LINE_BYTES = 2000
 LINES_A_SECOND = 50
 """Of its output, so many go into our log; the rest is counted. An access log at full rate would drown everything."""
+_NAMES_ERROR = re.compile(r"\b\w*(Error|Exception)\b: \S|\b(FATAL|fatal|panic)\b")
 KILL_MARGIN_S = 7.0
 """What the keeper may need beyond the grace to see that everything is gone."""
 
@@ -29,6 +31,7 @@ class Foreign:
     def __init__(self, launch: Launch, stop_grace_s: float) -> None:
         self._launch = launch
         self._grace_s = stop_grace_s
+        self._error = ""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
@@ -81,7 +84,11 @@ class Foreign:
             said = f"was killed by {signal.Signals(-code).name}"
         else:
             said = f"ended with code {code}"
-        return f"{said}; its last words: {' | '.join(self._tail)}" if self._tail else f"{said}, without a word"
+        if not self._tail:
+            return f"{said}, without a word"
+        # A program that dies of an error often goes on talking: what it said of the error may be far up.
+        error = f"; its last error: {self._error}" if self._error and self._error not in self._tail else ""
+        return f"{said}{error}; its last words: {' | '.join(self._tail)}"
 
     def last_words(self) -> str:
         """The last lines it wrote, on one."""
@@ -114,6 +121,8 @@ class Foreign:
         if not text:
             return
         self._tail.append(text)
+        if _NAMES_ERROR.search(text):
+            self._error = text
         second = int(time.monotonic())
         if second != self._second:
             if self._hidden:

@@ -41,6 +41,10 @@ class FrontMetrics:
         self._rejections = self._counters(
             "vllm:admission_rejections", "Requests turned away by the front", "reason", REJECTIONS
         )
+        # Under a name of our own too: a backend that counts rejections of its own hides ours under vLLM's.
+        self._own_rejections = self._counters(
+            "airboss_backend_rejections", "Requests turned away before the backend", "reason", REJECTIONS
+        )
         self._first = self._histogram("vllm:time_to_first_token_seconds", "Arrival to first event", _FIRST_EVENT)
         self._e2e = self._histogram("vllm:e2e_request_latency_seconds", "Arrival to last byte", _LATENCY)
         self._scrapes = Counter(
@@ -62,6 +66,7 @@ class FrontMetrics:
     def rejected(self, reason: str) -> None:
         """The front turned a request away."""
         self._rejections[reason].inc()
+        self._own_rejections[reason].inc()
 
     def scrape_failed(self) -> None:
         """The backend's own metrics could not be had."""

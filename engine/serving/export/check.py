@@ -12,8 +12,8 @@ from engine.serving.export.formats import Logits
 from engine.serving.tokenizer import Tokenizer
 from state.words import GateRefused
 
-RELATIVE_TOLERANCE = 1e-4
-"""Of the largest logit: sums in another order differ in the last bits of float32, and no more."""
+RELATIVE_TOLERANCE = 5e-4
+"""Of the largest logit. Sums in another order, over 30 layers, were seen to differ by 10⁻⁴; rounding to bfloat16 would by 4·10⁻³."""
 GREEDY_TOKENS = 16
 MOST_LENGTH = 256
 PROMPTS = (
