@@ -52,6 +52,8 @@ class LoadPlan:
     api_key: str = field(default="", repr=False)
     trust: Path | None = None
     """The certificate of an https server that nobody vouches for."""
+    show: Path | None = None
+    """Our own certificate with its key, for a server that asks for one."""
 
     def check(self) -> None:
         """Raises UsageError when the plan cannot be meant or would load somebody else's machine."""
@@ -160,7 +162,7 @@ class LoadGenerator:
         self._began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=plan.timeout_s)
         # A connection left idle may be closed by the server just as it is reused, which no user would have met.
-        tls = pinned_context(plan.trust) if plan.trust is not None else True
+        tls = pinned_context(plan.trust, plan.show) if plan.trust is not None else True
         connector = aiohttp.TCPConnector(limit=plan.concurrency, keepalive_timeout=_REUSE_S, ssl=tls)
         try:
             async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:

@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         max_tokens=options.max_tokens, requests=options.requests, duration_s=options.duration,
         concurrency=options.concurrency, timeout_s=options.request_timeout, seed=options.seed,
         allow_remote=options.allow_remote, api_key=os.environ.get("AIRBOSS_API_KEY", ""), trust=options.trust,
+        show=options.show,
     )  # fmt: skip
     try:
         return asyncio.run(_run(plan))
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--request-timeout", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trust", type=Path)
+    parser.add_argument("--show", type=Path)
     parser.add_argument("--allow-remote", action="store_true")
     return parser
 

@@ -42,6 +42,12 @@ def own_certificate(context: Context, url: str) -> Path | None:
     return context.paths.root / certificate if certificate else None
 
 
+def shown_certificate(context: Context) -> Path | None:
+    """What this workspace's own programs show a gateway that asks clients for certificates: the prober's."""
+    path = context.paths.gateway / "probe.pem"
+    return path if context.config.gateway.tls_client_ca and path.exists() else None
+
+
 def ask(
     context: Context,
     *,
@@ -70,7 +76,7 @@ def ask(
             f"{url}/v1/completions",
             json=body,
             headers={**({"x-airboss-env": env} if env else {}), **credential()},
-            verify=pinned_context(certificate) if certificate is not None else True,
+            verify=pinned_context(certificate, shown_certificate(context)) if certificate is not None else True,
             trust_env=False,
             timeout=context.options.timeout_s or TIMEOUT_S,
         )

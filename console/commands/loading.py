@@ -9,7 +9,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from console import diagnostics
-from console.commands.asking import gateway_address, own_certificate
+from console.commands.asking import gateway_address, own_certificate, shown_certificate
 from console.commands.format import milliseconds, number
 from console.output import Facts, Outcome, Table
 from state.words import AirbossError, Denied, ExitCode, OperationFailed, UsageError, error_from_dict
@@ -59,6 +59,8 @@ def load(
     ]
     if certificate := own_certificate(context, url):
         words += ["--trust", str(certificate)]
+        if (shown := shown_certificate(context)) is not None:
+            words += ["--show", str(shown)]
     words += ["--max-tokens", str(max_tokens), "--seed", str(seed)]
     with tempfile.NamedTemporaryFile("w", prefix="airboss-prompts-", encoding="utf-8") as file:
         if prompts:

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 
 from adapters.local.probing import Visitor, probe_certificate, probe_key
+from engine.load import LoadGenerator, LoadPlan
 from engine.observe.prober import Prober, ProbeTarget
 from state.key_file import add_key, make_key
 from state.pinned import pinned_context
@@ -63,6 +64,22 @@ async def test_keys_limits_and_tls_hold_in_a_worker_and_the_prober_comes_in_unco
     await prober.close()
     await refused.close()
     assert await metric(deck, "airboss_requests_total") == 2
+
+
+async def test_the_load_generator_comes_in_where_certificates_and_keys_are_asked_for(deck: Any, issue: Any) -> None:
+    issue(deck.root)
+    issue(deck.root, "the clients' CA", "ca-")
+    deck.dir.mkdir()
+    made = make_key("load")
+    add_key(deck.root / "airboss-keys.toml", made.key)
+    shown = probe_certificate(deck.dir)
+    await gateway(deck, {"auth": {"mode": "keys"}, "tls_cert": "cert.pem", "tls_key": "key.pem",
+                         "tls_client_ca": "ca-cert.pem"})  # fmt: skip
+    plan = LoadPlan(url=f"https://127.0.0.1:{deck.port}", service="chat", prompts=("x",), rps=200.0, requests=5,
+                    api_key=made.secret, trust=deck.root / "cert.pem", show=shown)  # fmt: skip
+    report = await LoadGenerator(plan).run()
+    assert (report.answered, report.failed) == (5, 0)
+    assert made.secret not in repr(plan)
 
 
 async def test_a_disk_that_takes_nothing_costs_lines_and_no_request(deck: Any) -> None:
