@@ -268,11 +268,13 @@ def test_a_server_that_cannot_load_says_why_in_the_exit_record(start: Start) -> 
 
 
 def test_a_slow_start_is_waited_for_and_said(start: Start) -> None:
-    replica = start(command("--mode", "slow"))
+    replica = start({**command("--mode", "slow"), "probe": "chat"})
     replica.until(lambda: "no token" in str(replica.ready()["reason"]))
     early = replica.client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1})
     assert (early.status_code, early.json()["error"]["code"]) == (503, "starting")
     replica.until_ready()
+    short = replica.client.post("/generate", json={"prompt": "a", "max_tokens": 2})
+    assert short.json() == {"text": " 0 1", "tokens_generated": 2}
 
 
 @pytest.mark.parametrize("mode", ["deaf", "mute"])

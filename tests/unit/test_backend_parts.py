@@ -90,6 +90,10 @@ def test_only_the_models_name_is_rewritten() -> None:
     assert json.loads(rewrite("/v1/completions", b"{}", SERVED, "m").body) == {"model": "m"}
     short = rewrite("/generate", b'{"prompt": "a", "top_k": 3}', SERVED, "m")
     assert (short.route, json.loads(short.body)["max_tokens"]) == ("/v1/completions", 100)
+    chat = rewrite("/generate", b'{"prompt": "a"}', SERVED, "m", has_only_chat=True)
+    assert (chat.route, json.loads(chat.body)["messages"]) == (
+        "/v1/chat/completions", [{"role": "user", "content": "a"}],
+    )  # fmt: skip
     for body, code in ((b'{"prompt": 1}', "invalid_value"), (b'{"prompt": "a", "echo": 1}', "invalid_value")):
         with pytest.raises(ApiError) as caught:
             rewrite("/generate", body, SERVED, "m")
@@ -98,6 +102,8 @@ def test_only_the_models_name_is_rewritten() -> None:
 
 def test_an_answer_that_is_no_completion_is_the_backends_fault() -> None:
     assert json.loads(generated(b'{"choices": [{"text": "x"}]}')) == {"text": "x", "tokens_generated": 1}
+    said = b'{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": 4}}'
+    assert json.loads(generated(said)) == {"text": "x", "tokens_generated": 4}
     with pytest.raises(ApiError) as caught:
         generated(b'{"detail": "moved"}')
     assert caught.value.status == 502

@@ -116,7 +116,9 @@ class Relay:
             raise invalid(
                 f"the body is larger than {MAX_BODY_BYTES} bytes", code="body_too_large", status=413
             ) from error
-        call = rewrite(request.path, content, self._served, self._model_name)
+        call = rewrite(
+            request.path, content, self._served, self._model_name, has_only_chat=self._settings.probe == "chat"
+        )
         record.is_stream = call.is_stream
         deadline_s = self._deadline_s(request)
         self._admit()

@@ -24,10 +24,13 @@ class Call:
     is_generate: bool = False
 
 
-def rewrite(route: str, content: bytes, served: frozenset[str], model_name: str) -> Call:
+def rewrite(
+    route: str, content: bytes, served: frozenset[str], model_name: str, *, has_only_chat: bool = False
+) -> Call:
     """The call that `content`, sent to `route`, means. Raises ApiError when it cannot be meant.
 
-    Only the model's name is looked at; all else is the foreign server's to judge.
+    Only the model's name is looked at; all else is the foreign server's to judge. With `has_only_chat`, /generate goes to
+    /v1/chat/completions, its prompt as the user's only turn.
     """
     try:
         value = json.loads(content)
@@ -46,9 +49,13 @@ def rewrite(route: str, content: bytes, served: frozenset[str], model_name: str)
             rejection="invalid",
         )
     if route == GENERATE:
-        return Call("/v1/completions", json.dumps(_generate(value, model_name)).encode(), False, True)
-    body = json.dumps({**value, "model": model_name}, ensure_ascii=False, separators=(",", ":")).encode()
-    return Call(route, body, value.get("stream") is True)
+        body = _generate(value, model_name)
+        if has_only_chat:
+            body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+        to = "/v1/chat/completions" if has_only_chat else "/v1/completions"
+        return Call(to, json.dumps(body).encode(), False, True)
+    passed = json.dumps({**value, "model": model_name}, ensure_ascii=False, separators=(",", ":")).encode()
+    return Call(route, passed, value.get("stream") is True)
 
 
 def _generate(value: dict[str, Any], model_name: str) -> dict[str, Any]:
@@ -68,7 +75,8 @@ def generated(content: bytes) -> bytes:
     """The body of /generate's answer. Raises ApiError when the foreign answer is not a completion."""
     try:
         value = json.loads(content)
-        text = str(value["choices"][0]["text"])
+        choice = value["choices"][0]
+        text = str(choice["text"] if "text" in choice else choice["message"]["content"])
         # A server that does not count is not made to have counted none: one answer is at least a token.
         count = int((value.get("usage") or {}).get("completion_tokens") or bool(text))
     except (ValueError, KeyError, IndexError, TypeError) as error:
