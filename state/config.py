@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from state.autoscale_config import Autoscale
 from state.config_types import Duration, Name, Table
 from state.gateway_config import GatewayConfig
+from state.haproxy_limits import beyond_haproxy
 from state.routing_config import RoutingConfig, find_loop
 from state.service_access_config import AnswerCacheConfig, SafetyConfig
 from state.words import ConfigError, Strategy, UsageError
@@ -224,6 +225,8 @@ class Config(Table):
                 )
         if loop := find_loop({name: service.routing.choose.targets() for name, service in self.service.items()}):
             raise ValueError(f"routing.choose leads in a circle: {' -> '.join(loop)}; take one of these steps out")
+        if beyond := list(beyond_haproxy(self.gateway, self.service, self.environment, self.policy)):
+            raise ValueError(f"gateway.engine = 'haproxy' cannot carry {'; '.join(beyond)}")
         for name in self.roles:
             if name not in self.environment:
                 raise ValueError(f"roles.{name}: no [environment.{name}] in this file")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from state.access_config import AccessConfig, AuthConfig, CacheConfig, RateConfig, RequestConfig
@@ -9,8 +11,9 @@ from state.config_types import Table
 
 
 class GatewayConfig(Table):
-    """The data plane's public address and size."""
+    """The data plane's public address and size. `engine = "haproxy"` drives an installed HAProxy by the same table."""
 
+    engine: Literal["airboss", "haproxy"] = "airboss"
     listen: str = "127.0.0.1:8080"
     workers: int = Field(default=2, ge=1, le=32)
     max_inflight: int = Field(default=256, ge=1)

@@ -24,7 +24,7 @@ from state.words import OperationFailed, Unreachable, UsageError
 
 log = logging.getLogger("airboss.gateway")
 
-MODULE = "engine.gateway.worker"
+MODULES = {"airboss": "engine.gateway.worker", "haproxy": "engine.gateway.haproxy.worker"}
 BACKLOG = 1024
 DRAIN_S = 20.0
 
@@ -84,7 +84,7 @@ class LocalGateway:
         host, port = self._listener.getsockname()[:2]
         scheme = "https" if self.config.tls_cert else "http"
         self.address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-        for index in range(self.config.workers):
+        for index in range(self.wanted_workers):
             await self.supervisor.want(self._slot(index))
 
     def _visitor(self) -> Visitor:
@@ -99,8 +99,8 @@ class LocalGateway:
 
     @property
     def wanted_workers(self) -> int:
-        """How many workers there should be."""
-        return self.config.workers
+        """How many workers there should be. One drives HAProxy, which has threads of its own where it needs them."""
+        return 1 if self.config.engine == "haproxy" else self.config.workers
 
     async def put(self, table: Mapping[str, Any]) -> None:
         """Give `table` to every ready worker; returns once all have acknowledged it.
@@ -169,7 +169,8 @@ class LocalGateway:
     def _digest(self) -> str:
         """Changes with whatever a worker is started with."""
         access = hashlib.sha256(self.access.model_dump_json().encode()).hexdigest()[:12]
-        return f"gateway {self.config.listen} {self.config.max_inflight} {self.config.retries} {access}"
+        engine = "" if self.config.engine == "airboss" else f" {self.config.engine}"
+        return f"gateway{engine} {self.config.listen} {self.config.max_inflight} {self.config.retries} {access}"
 
     def _slot(self, index: int) -> Slot:
         listener = self._listener
@@ -190,7 +191,7 @@ class LocalGateway:
         return Slot(
             owner=f"gateway/{index}",
             kind="gateway",
-            module=MODULE,
+            module=MODULES[self.config.engine],
             payload=payload,
             pass_fds=(listener.fileno(),),
             digest=self._digest(),

@@ -210,6 +210,11 @@ def access() -> str:
     return _readme("engine.gateway.access").lstrip("\n") or "the text did not come with this program"
 
 
+def haproxy() -> str:
+    """HAProxy instead of the gateway's own workers."""
+    return _readme("engine.gateway.haproxy").lstrip("\n") or "the text did not come with this program"
+
+
 def serving_api() -> str:
     """What a model server may be asked."""
     return _readme("engine.serving.front").lstrip("\n") or "the text did not come with this program"
@@ -235,6 +240,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "exports": ("a model as ONNX, TorchScript or TensorRT", exports),
     "backends": ("serving by vLLM, llama.cpp or another program", backends),
     "routing": ("what the gateway does with requests beyond weights", routing),
+    "haproxy": ("HAProxy instead of the gateway's own workers, and what it cannot do", haproxy),
     "keys": ("the console's keys", keys),
     "access": ("the gateway's keys, tokens, limits, kept answers and checks", access),
     "benchmarks": ("what `airboss bench` measures, beside what, and how", benchmarks),

@@ -28,13 +28,7 @@ class GatewayCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of the gateway."""
         rows = self._front.proxy.recorder.counts.totals
-        yield from _requests(rows)
-        yield _histogram(
-            "airboss_request_duration_seconds", "Seconds from admission to the last byte.", rows, lambda r: r.latency
-        )
-        yield _histogram(
-            "airboss_time_to_first_token_seconds", "Seconds from admission to the first byte.", rows, lambda r: r.ttft
-        )
+        yield from of_totals(rows)
         yield from self._gateway()
         yield from access_metrics(self._front.desk, self._front.table)
 
@@ -74,6 +68,17 @@ class GatewayCollector(Collector):
         )
 
 
+def of_totals(rows: dict[TotalKey, Row]) -> Iterator[Metric]:
+    """What the counters hold, however they were filled."""
+    yield from _requests(rows)
+    yield _histogram(
+        "airboss_request_duration_seconds", "Seconds from admission to the last byte.", rows, lambda r: r.latency
+    )
+    yield _histogram(
+        "airboss_time_to_first_token_seconds", "Seconds from admission to the first byte.", rows, lambda r: r.ttft
+    )
+
+
 def _requests(rows: dict[TotalKey, Row]) -> Iterator[Metric]:
     requests = CounterMetricFamily("airboss_requests", "Requests by class of outcome.", labels=(*_BY, "code"))
     slow = CounterMetricFamily("airboss_slow_requests", "Requests that count, slower than the objective.", labels=_BY)
@@ -98,7 +103,7 @@ def _histogram(name: str, text: str, rows: dict[TotalKey, Row], of: Callable[[Ro
     return family
 
 
-def render(collector: GatewayCollector) -> bytes:
+def render(collector: Collector) -> bytes:
     """The page in the text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)

@@ -82,7 +82,7 @@ class Deck:
         path = self.root / f"{name}.seen"
         return path.read_text().splitlines() if path.exists() else []
 
-    def worker(self, name: str, **settings: Any) -> subprocess.Popen[bytes]:
+    def worker(self, name: str, module: str = "engine.gateway.worker", **settings: Any) -> subprocess.Popen[bytes]:
         payload = {
             "listen_fd": self.listener.fileno(),
             "worker": 0,
@@ -94,8 +94,8 @@ class Deck:
         }
         spec = ChildSpec(name, "gateway", self.run, self.sock(name), "", payload)
         spec.write(self.run / f"{name}.spec.json")
-        module = ("-m", "engine.gateway.worker", str(self.run / f"{name}.spec.json"))
-        return self.start(*module, log=name, pass_fds=(self.listener.fileno(),))
+        words = ("-m", module, str(self.run / f"{name}.spec.json"))
+        return self.start(*words, log=name, pass_fds=(self.listener.fileno(),))
 
     def admin(self, name: str) -> GatewayAdmin:
         return GatewayAdmin(self.sock(name))

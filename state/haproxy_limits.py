@@ -1,0 +1,39 @@
+"""What `[gateway] engine = "haproxy"` cannot carry: named while the file is read, so that nothing is dropped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from state.config import Environment, Policy, Service
+    from state.gateway_config import GatewayConfig
+
+
+def beyond_haproxy(
+    gateway: GatewayConfig,
+    services: Mapping[str, Service],
+    environments: Mapping[str, Environment],
+    policies: Mapping[str, Policy],
+) -> Iterator[str]:
+    """A sentence for each thing in the file that HAProxy would have to leave out; none when it is not the engine."""
+    if gateway.engine != "haproxy":
+        return
+    if gateway.auth.mode != "none":
+        yield f"gateway.auth.mode = {gateway.auth.mode!r}: it checks no API keys and no tokens"
+    if any(limit.is_set for limit in (gateway.rate.key, gateway.rate.tenant, gateway.rate.address)):
+        yield "gateway.rate: it does not know callers by key, and does not count tokens"
+    if gateway.tls_cert:
+        yield "gateway.tls_cert: it is driven without TLS; let what stands before it end TLS"
+    for name, service in services.items():
+        if service.routing.for_table(1):
+            yield f"service.{name}.routing: it splits by weight alone"
+        access = service.access_for_table() or {}
+        for what in ("cache", "safety"):
+            if access.get(what):
+                yield f"service.{name}.{what}: it does not read answers"
+    for name, environment in environments.items():
+        policy = policies.get(environment.policy)
+        for step in policy.steps if policy is not None else ():
+            if step.kind in ("mirror", "header"):
+                yield f"policy.{environment.policy}, a step of environment.{name}: it has no {step.kind}"
