@@ -30,7 +30,7 @@ from engine.serving.front.errors import ApiError, invalid
 from engine.serving.front.intake import Intake
 from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.metrics import ServingMetrics
-from engine.serving.startup import ServerPayload, calm_openmp, prepare, read_payload, thread_count
+from engine.serving.startup import ServerPayload, prepare, read_payload, settle_threads
 from state.words import AirbossError, ExitCode, OperationFailed, UsageError
 
 _PROGRESS_EVERY_S = 2.0
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 def body(spec: ChildSpec) -> int:
     """Answer the batch, or as much of it as there is time for. Raises AirbossError."""
     payload = _payload(spec)
-    calm_openmp(thread_count(payload.threads))
+    settle_threads(payload)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     return asyncio.run(_run(payload, spec.digest))
 

@@ -28,7 +28,7 @@ from engine.serving.logs import log
 from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.metrics import ServingMetrics
 from engine.serving.settings import ServingSettings
-from engine.serving.startup import calm_openmp, prepare, read_payload, seconds_since_spawn, thread_count
+from engine.serving.startup import prepare, read_payload, seconds_since_spawn, settle_threads
 from engine.serving.tracing import make_tracer
 from state.words import AirbossError, ExitCode, OperationFailed
 
@@ -63,7 +63,7 @@ def body(spec: ChildSpec) -> int:
         from engine.serving.backend.server import serve_backend
 
         return serve_backend(spec)
-    calm_openmp(thread_count(payload.threads))
+    settle_threads(payload)
     quiet_uvicorn()
     raise_descriptor_limit()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -54,6 +54,9 @@ class ServingSettings(BaseModel):
     """MiB of KV cache; 0: whole contexts for the whole batch, or what fits of them."""
     prefix_cache: bool = True
     """Keep what was computed of a prompt for others that begin the same way."""
+    exclusive_cpu: bool = False
+    """The cores are this server's alone: its threads spin for a moment between operations instead of sleeping, and a
+    step of one sequence takes half the time. Beside other busy processes it takes several times as long."""
     max_queue: int = Field(default=64, ge=1)
     """Requests that may wait for a slot; one more is answered 503 with Retry-After."""
     max_inflight_per_user: int = Field(default=0, ge=0)

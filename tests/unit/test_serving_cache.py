@@ -16,6 +16,7 @@ from engine.serving.compute.assemble import engine_for
 from engine.serving.compute.blocks import BlockPool
 from engine.serving.compute.core import EngineCore, StepReport
 from engine.serving.compute.graphs import DecodeGraphs
+from engine.serving.compute.hugepages import collapse
 from engine.serving.compute.kv_cache import CachePlan, PagedCache, bytes_per_token, plan_cache
 from engine.serving.compute.runner import Runner
 from engine.serving.loader import LoadedModel
@@ -171,3 +172,9 @@ def test_steps_replayed_over_fixed_memory_give_the_same_answers() -> None:
     core = EngineCore(runner, loaded.tokenizer, BlockPool(64, 4), max_batch=6, max_batch_tokens=512)
     assert answers(core, prompts)[0] == alone
     assert len(replays) >= 19
+
+
+def test_memory_in_huge_pages_keeps_what_it_held() -> None:
+    weights = [torch.arange(1 << 20, dtype=torch.int64) * n for n in range(3)]
+    collapse()
+    assert all(torch.equal(one, torch.arange(1 << 20, dtype=torch.int64) * n) for n, one in enumerate(weights))

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from engine.serving.request import SamplingParams
-from engine.serving.startup import ServerPayload, calm_openmp, prepare, thread_count
+from engine.serving.startup import ServerPayload, prepare, settle_threads
 
 _WARM_NEW = 2
 
@@ -97,7 +97,7 @@ class OwnEngine:
 def main(argv: list[str]) -> None:
     """Answer orders until the input ends."""
     payload = ServerPayload.model_validate_json(argv[0])
-    calm_openmp(thread_count(payload.threads))
+    settle_threads(payload)
     engine = OwnEngine(payload)
     engine.generate([[0, 0, 0]], _WARM_NEW)
     for line in sys.stdin:

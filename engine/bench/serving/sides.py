@@ -101,7 +101,11 @@ class Sides:
     @property
     def waiting(self) -> str:
         """How the others' threads wait for work, in words."""
-        return "all sleeping while they wait (the machine is shared)" if self._is_shared else "the others' as they come"
+        return (
+            "all sleeping while they wait (the machine is shared)"
+            if self._is_shared
+            else "ours for a moment, the others' as they come"
+        )
 
     def own_server(self, bundle: Path, serving: Mapping[str, Any]) -> Server:
         """One of our model servers on a release, ready."""
@@ -109,7 +113,7 @@ class Sides:
         name = f"m{self._count}"
         payload = {"bundle": str(bundle), "service": SERVICE, "env": "bench", "threads": self.threads}
         spec = ChildSpec(
-            name, "model", self.root, str(self.root / f"{name}.sock"), "", {**payload, "serving": dict(serving)}
+            name, "model", self.root, str(self.root / f"{name}.sock"), "", {**payload, "serving": self._ours(serving)}
         )
         spec.write(self.root / f"{name}.spec.json")
         words = [sys.executable, "-P", "-m", "engine.serving.server", str(self.root / f"{name}.spec.json")]
@@ -143,7 +147,7 @@ class Sides:
 
     def own_engine(self, bundle: Path, serving: Mapping[str, Any]) -> Worker:
         """Our engine without a server around it."""
-        payload = {"bundle": str(bundle), "threads": self.threads, "serving": dict(serving)}
+        payload = {"bundle": str(bundle), "threads": self.threads, "serving": self._ours(serving)}
         return self._worker("our engine", [sys.executable, "-P", "-m", "engine.bench.serving.own", json.dumps(payload)])
 
     def peer(self, python: Path, model: Path, dtype: str) -> Worker:
@@ -159,10 +163,12 @@ class Sides:
         """End a worker that is not needed any more."""
         _stop(worker.child)
 
+    def _ours(self, serving: Mapping[str, Any]) -> dict[str, Any]:
+        return {"exclusive_cpu": not self._is_shared, **serving}
+
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         plain = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
-        # Spinning threads fare badly beside other programs (engine/serving/startup.py); ours sleep. So that a shared
-        # machine does not flatter us, everybody's do there.
+        # Spinning threads fare badly beside other programs (engine/serving/startup.py); there, everybody's sleep.
         calm = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"} if self._is_shared else {}
         return {**os.environ, **plain, **calm, **more}
 

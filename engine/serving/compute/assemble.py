@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.serving.compute.blocks import BlockPool
 from engine.serving.compute.core import EngineCore
+from engine.serving.compute.hugepages import collapse
 from engine.serving.compute.kv_cache import PagedCache, available_bytes, plan_cache
 from engine.serving.compute.packing import pack
 from engine.serving.compute.quantize import quantize
@@ -33,6 +34,8 @@ def optimize(loaded: LoadedModel) -> None:
     elif loaded.device.type == "cpu":
         pack(model, getattr(torch, settings.dtype))
     _own_memory(model)
+    if loaded.device.type == "cpu":
+        collapse()
 
 
 def _own_memory(model: nn.Module) -> None:
