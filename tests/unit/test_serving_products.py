@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from engine.serving.compute.assemble import engine_for, optimize
 from engine.serving.compute.packing import PackedLinear, can_pack
@@ -85,3 +86,25 @@ def test_packing_changes_no_greedy_token_in_float32() -> None:
 def test_a_width_that_int4_cannot_have_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="multiples of 128"):
         quantize(GPT(GPTConfig(n_embd=96, n_head=4)), "int4", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", [Int8Dynamic, Int8WeightOnly])
+def test_an_outlier_in_one_token_takes_nothing_from_its_neighbours(kind: type[nn.Module]) -> None:
+    torch.manual_seed(4)
+    product = kind(Linear(64, 48))
+    tokens = torch.randn(9, 64)
+    with torch.inference_mode():
+        alone = product(tokens[1:])
+        tokens[0] *= 1000.0
+        beside = product(tokens)[1:]
+    torch.testing.assert_close(beside, alone)
+
+
+def test_int8_products_are_within_two_hundredths_of_whole_ones() -> None:
+    torch.manual_seed(4)
+    linear = Linear(256, 128)
+    tokens = torch.randn(5, 256) * torch.tensor([0.01, 1.0, 3.0, 50.0, 1000.0])[:, None]
+    with torch.inference_mode():
+        whole, quantized = linear(tokens), Int8Dynamic(linear)(tokens)
+    error = (quantized - whole).norm(dim=-1) / whole.norm(dim=-1)
+    assert error.max() < 0.02
