@@ -17,6 +17,8 @@ from torch import Tensor
 _HUGE = 2 << 20
 _SMALLEST = 4 << 20
 """Smaller mappings hold no weights worth the call."""
+_PAGE = 4096
+_FULL = 0.9
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
 
 
@@ -28,9 +30,20 @@ def collapse() -> int:
     for start, end in _mappings():
         _madvise(start, end - start, _MADV_HUGEPAGE)
         for page in range(start, end, _HUGE):
-            # One at a time: where the kernel has none to give, or a page was never touched, the next may still do.
-            collapsed += _HUGE * _madvise(page, _HUGE, _MADV_COLLAPSE)
+            # One at a time: where the kernel has none to give, the next may still do.
+            if _resident(page) >= _FULL:
+                collapsed += _HUGE * _madvise(page, _HUGE, _MADV_COLLAPSE)
     return collapsed
+
+
+def _resident(start: int) -> float:
+    """The share of a huge page's 4 KiB pages that are there: collapsing fills the holes, with memory nobody asked for."""
+    mincore = ctypes.CDLL(None).mincore
+    mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+    there = ctypes.create_string_buffer(_HUGE // _PAGE)
+    if mincore(start, _HUGE, there) != 0:
+        return 0.0
+    return sum(byte & 1 for byte in there.raw) / len(there.raw)
 
 
 def prefer(tensor: Tensor) -> None:

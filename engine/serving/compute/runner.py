@@ -16,7 +16,7 @@ from engine.serving.compute.widths import PaddedAttend, padded_width
 from engine.serving.compute.window import Window
 from engine.serving.models.decoder import Attend, Decoder
 
-WINDOW_BYTES = 512 << 20
+WINDOW_BYTES = 64 << 20
 """The most that a batch's keys and values may take beside their blocks, so as not to be gathered at every step."""
 
 
