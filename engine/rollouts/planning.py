@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 
 from engine.api.schemas import PlanLine, PlanView
 from engine.rollouts import records
+from engine.rollouts.playable import refuse_unplayed
 from engine.rollouts.wanted import wanted_replicas
 from engine.rollouts.world import verified_releases, way_back
 from state import audit, clock, ids
@@ -18,7 +19,6 @@ from state.config import Config, Policy, Step
 from state.models import Release, Rollout, Spawn, TrackState
 from state.words import Conflict, Denied, RolloutState, Strategy, Track, UsageError
 
-PLAYED_STEPS = ("weight", "pause", "approval", "analysis")
 WARM_SWITCH_S = 1.0
 COLD_START_GUESS_S = 15.0
 
@@ -67,17 +67,7 @@ def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
             f"there is no strategy {wish.strategy!r}", hint=f"one of {', '.join(Strategy)}", code="strategy"
         )
     strategy = Strategy(wish.strategy) if wish.strategy else policy.strategy
-    if strategy is not Strategy.CANARY:
-        raise UsageError(
-            f"the strategy {strategy.value!r} is not played by this version", hint="use canary", code="strategy"
-        )
-    for step in policy.steps:
-        if step.kind not in PLAYED_STEPS:
-            raise UsageError(
-                f"a step {step.kind!r} is not played by this version",
-                hint=f"policy.{config.environment[wish.env].policy}.steps may have: {', '.join(PLAYED_STEPS)}",
-                code="step_kind",
-            )
+    refuse_unplayed(wish.env, config.environment[wish.env], strategy, policy)
     return {
         "strategy": strategy.value,
         "steps": [{"kind": s.kind, "value": _value(s)} for s in policy.steps],
