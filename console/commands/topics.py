@@ -164,23 +164,6 @@ def config() -> str:
     )
 
 
-def backends() -> str:
-    """Serving by vLLM or any other program."""
-    return "What computes for a service: torch, vLLM, or any OpenAI-compatible command." + _readme(
-        "engine.serving.backend"
-    )
-
-
-def exports() -> str:
-    """ONNX, TorchScript, TensorRT."""
-    return "`airboss export model` writes a release for another program." + _readme("engine.serving.export")
-
-
-def autoscaling() -> str:
-    """How replicas follow the load."""
-    return "[service.X.autoscale] lets the number of replicas follow the load." + _readme("engine.autoscaling")
-
-
 def keys() -> str:
     """The console's keys, from its registry."""
     from console.tui.keymap import GROUPS, KEYS
@@ -189,11 +172,6 @@ def keys() -> str:
     for group, title in GROUPS.items():
         parts.append(f"{title}\n" + _pairs((key.show, key.help) for key in KEYS if key.group == group))
     return "Keys of the console; the same letter is the same verb everywhere:\n\n" + "\n\n".join(parts)
-
-
-def routing() -> str:
-    """What a route does beyond weights."""
-    return "Routing at the gateway: [service.NAME.routing] in airboss.toml" + _readme("engine.gateway.routing")
 
 
 def emergency() -> str:
@@ -205,24 +183,9 @@ ready in .airboss/rollback/, gives every living gateway worker a table with the 
 --force goes past that when the engine cannot do it."""
 
 
-def access() -> str:
-    """Who may ask the gateway, how much, and what."""
-    return _readme("engine.gateway.access").lstrip("\n") or "the text did not come with this program"
-
-
-def haproxy() -> str:
-    """HAProxy instead of the gateway's own workers."""
-    return _readme("engine.gateway.haproxy").lstrip("\n") or "the text did not come with this program"
-
-
-def serving_api() -> str:
-    """What a model server may be asked."""
-    return _readme("engine.serving.front").lstrip("\n") or "the text did not come with this program"
-
-
-def benchmarks() -> str:
-    """What `airboss bench` measures, and how."""
-    return _readme("engine.bench").lstrip("\n") or "the text did not come with this program"
+def _room(*packages: str) -> Callable[[], str]:
+    """A topic that is the README of these rooms."""
+    return lambda: "".join(map(_readme, packages)).lstrip("\n")
 
 
 TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
@@ -230,32 +193,39 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "options": ("what every command takes, and the environment", options),
     "verbs": ("every verb: role, confirmation, key", verbs),
     "roles": ("who may what", roles),
-    "rollouts": ("states, and which verb runs in which", rollouts),
-    "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
+    "keys": ("the console's keys", keys),
+    "console": ("finding one's way in it; colours, slow lines, read-only", _room("console.tui")),
+    "config": ("every field of airboss.toml", config),
     "wait": ("conditions of --wait", wait),
     "scripts": ("the language of --script", scripts),
-    "config": ("every field of airboss.toml", config),
-    "serving-api": ("what a model server may be asked: bodies, jobs, batches, quotas, spans", serving_api),
-    "autoscaling": ("replicas that follow the load, and capacity advice", autoscaling),
-    "exports": ("a model as ONNX, TorchScript or TensorRT", exports),
-    "backends": ("serving by vLLM, llama.cpp or another program", backends),
-    "routing": ("what the gateway does with requests beyond weights", routing),
-    "haproxy": ("HAProxy instead of the gateway's own workers, and what it cannot do", haproxy),
-    "keys": ("the console's keys", keys),
-    "access": ("the gateway's keys, tokens, limits, kept answers and checks", access),
-    "benchmarks": ("what `airboss bench` measures, beside what, and how", benchmarks),
+    "rollouts": ("states, and which verb runs in which", rollouts),
+    "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
     "emergency": ("rolling back without an engine", emergency),
-}
+    "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
+                  _room("engine.pipelines", "engine.pipelines.stages")),
+    "observing": ("service levels, budgets, alerts and whom they tell", _room("engine.observe")),
+    "traffic": ("the gateway: what it decides, retries, counts and keeps", _room("engine.gateway")),
+    "routing": ("what the gateway does with requests beyond weights", _room("engine.gateway.routing")),
+    "access": ("the gateway's keys, tokens, limits, kept answers and checks", _room("engine.gateway.access")),
+    "haproxy": ("HAProxy instead of the gateway's own workers, and what it cannot do", _room("engine.gateway.haproxy")),
+    "serving": ("the model server: models, serving.json, how it computes", _room("engine.serving")),
+    "serving-api": ("what a model server may be asked: bodies, jobs, batches, quotas, spans",
+                    _room("engine.serving.front")),
+    "backends": ("serving by vLLM, llama.cpp or another program", _room("engine.serving.backend")),
+    "exports": ("a model as ONNX, TorchScript or TensorRT", _room("engine.serving.export")),
+    "autoscaling": ("replicas that follow the load, and capacity advice", _room("engine.autoscaling")),
+    "benchmarks": ("what `airboss bench` measures, beside what, and how", _room("engine.bench")),
+}  # fmt: skip
 
 
 def _readme(package: str) -> str:
-    """The README beside the code, if it came with the program."""
+    """The README beside the code. It is in the wheel; a build that left it out is told of, not passed over."""
     spec = importlib.util.find_spec(package)
     for place in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(place) / "README.md"
         if path.is_file():
             return "\n\n" + path.read_text(encoding="utf-8")
-    return ""
+    return f"\n\nThe text of {package} did not come with this program."
 
 
 def _pairs(rows: Any) -> str:
