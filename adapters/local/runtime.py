@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import httpx
@@ -94,6 +95,8 @@ class LocalRuntime:
             digest=spec.digest,
             index=index,
             crash_loop_after=self.crash_loop_after,
+            # Where spans go, which are kept, and what a collector wants as headers: OpenTelemetry's own way to say it.
+            passed_env=[name for name in os.environ if name.startswith("OTEL_")],
         )
 
 
