@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from state.autoscale_config import Autoscale
 from state.config_types import Duration, Name, Table
@@ -167,9 +167,15 @@ class MetricsConfig(Table):
 
 
 class StateConfig(Table):
-    """The store: SQLite in the workspace unless `url` is given."""
+    """The store: SQLite in the workspace. `url` is kept for another one, which this version cannot use."""
 
     url: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _sqlite_alone(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError("this version keeps its state in the workspace's SQLite file alone; take url out")
 
 
 class AlertsConfig(Table):
