@@ -5,6 +5,7 @@ Nothing is buffered beyond one chunk: the client's pace is the replica's (both s
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import suppress
 
@@ -18,11 +19,16 @@ from engine.gateway.exchange import Exchange
 from engine.gateway.pool import AttemptFailed, Pool, Replica
 from engine.gateway.relayed import Relayed
 from engine.gateway.stream import StreamWatch, tokens_of
-from engine.gateway.wire import Answer
+from engine.gateway.wire import Answer, TooLarge
 from state.words import BadClass
 
 WHOLE_BODY_LIMIT = 1 << 20
 """An answer of known length up to this is read whole before a byte is passed on: until then it can be retried."""
+
+REVIEWED_BODY_LIMIT = 8 << 20
+"""The largest answer that is held to be checked as a whole."""
+CUT_S = 1.0
+"""How long a client may take over the last words of an answer that is cut off."""
 
 
 def outcome_of(status: int) -> BadClass:
@@ -44,14 +50,18 @@ async def pass_on(
     Raises AttemptFailed only while no byte has been passed on. A stream that breaks later is recorded in `exchange`.
     """
     length = answer.content_length
-    is_whole = length is not None and length <= WHOLE_BODY_LIMIT
+    is_whole = answer.has_no_body or (length is not None and length <= WHOLE_BODY_LIMIT)
     admission = exchange.call.admission
     passage = admission.passage if admission is not None and answer.status == 200 else None
     if passage is not None:
         passage.begin(answer.status, answer.content_type, answer.header(b"content-encoding").decode(errors="replace"))
         is_whole = is_whole or passage.must_be_whole(answer.content_type)
-    with pool.guard(replica):
-        data = await answer.read() if is_whole else await answer.readany()
+    try:
+        with pool.guard(replica):
+            data = await answer.read(REVIEWED_BODY_LIMIT) if is_whole else await answer.readany()
+    except TooLarge as error:
+        exchange.outcome, exchange.code = BadClass.CLIENT_ERROR, 400
+        return refusal(Blocked("size", "answer", f"{error}, so it cannot be checked"), exchange)
     exchange.code = answer.status
     exchange.outcome = outcome_of(answer.status)
     if exchange.outcome is BadClass.DEADLINE and not exchange.call.is_patient:
@@ -93,6 +103,7 @@ async def _stream(
     try:
         exchange.is_writing = True
         await response.prepare(request)
+        exchange.is_writing = False  # the first piece may be held back: what is waited for then is the replica
         while chunk:
             if is_events:
                 watch.feed(chunk)
@@ -113,7 +124,8 @@ async def _stream(
             await response.write(chunk)
     except Blocked as blocked:
         exchange.outcome = BadClass.CLIENT_ERROR
-        await response.write(violation_event(str(blocked)))
+        with suppress(ConnectionError):  # the client left in this very moment; there is no one to tell
+            await response.write(violation_event(str(blocked)))
         return response
     except AttemptFailed as error:
         exchange.outcome = BadClass.STREAM_BROKEN
@@ -137,6 +149,9 @@ async def cut(request: web.BaseRequest, exchange: Exchange, code: str, message: 
         return
     if exchange.is_event_stream and exchange.is_between_events:
         error = {"error": {"message": message, "type": "upstream_error", "param": None, "code": code}}
-        with suppress(ConnectionError):  # the client left in this very moment; there is no one to tell
-            await response.write(f"data: {json.dumps(error)}\n\n".encode())
+        with suppress(ConnectionError, TimeoutError):  # the client left in this very moment, or takes nothing more
+            async with asyncio.timeout(CUT_S):
+                await response.write(f"data: {json.dumps(error)}\n\n".encode())
     transport.close()
+    # Closing waits for the client to take what was sent already, which one that reads nothing never does.
+    asyncio.get_running_loop().call_later(CUT_S, transport.abort)

@@ -81,7 +81,7 @@ class Proxy:
             exchange.sample = Sample()
         entered = self.traffic.enter(exchange.call.route)
         try:
-            async with asyncio.timeout(exchange.call.deadline_s):
+            async with asyncio.timeout(exchange.remaining_ms() / 1000):  # checks and the cache may have used some up
                 return await self._try_until_answered(request, exchange)
         except TimeoutError:
             return await self._past_deadline(request, exchange)

@@ -53,7 +53,9 @@ class Relayed(web.StreamResponse):
         if not (request.keep_alive and is_1_1):
             self.force_close()
         body = self._whole
-        if body is not None:
+        if self.status in (204, 304):  # nothing may follow such a head: the client would read it as its next answer
+            body, framing = b"", b""
+        elif body is not None:
             framing = b"Content-Length: %d\r\n" % len(body)
         elif is_1_1:
             self._is_chunked, framing = True, b"Transfer-Encoding: chunked\r\n"

@@ -1,16 +1,16 @@
 """What the gateway reads in an answer as it passes: token counts, and whether a stream came to its proper end.
 
 Nothing is parsed or held back. The marks looked for cannot stand inside generated text, where quotes and newlines
-are escaped, so a search in the bytes is exact.
+are escaped, so a search in the bytes is exact. The space after `data:` is optional (HTML Standard, §9.2.6).
 """
 
 from __future__ import annotations
 
 import re
 
-_DONE = b"\ndata: [DONE]"
-_ERROR = b'\ndata: {"error"'
-_EVENT = b"\ndata: {"
+_DONE = re.compile(rb"\ndata: ?\[DONE\]")
+_ERROR = re.compile(rb'\ndata: ?\{"error"')
+_EVENT = re.compile(rb"\ndata: ?\{")
 _OUT = re.compile(rb'"(?:completion_tokens|tokens_generated)"\s*:\s*(\d{1,9})')
 _IN = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,9})')
 _TAIL = 48
@@ -36,9 +36,9 @@ class StreamWatch:
     def feed(self, chunk: bytes) -> None:
         """See one chunk."""
         seen = self._tail + chunk
-        self._events += seen.count(_EVENT) - self._tail.count(_EVENT)
-        self.is_done = self.is_done or _DONE in seen
-        self.has_error = self.has_error or _ERROR in seen
+        self._events += len(_EVENT.findall(seen)) - len(_EVENT.findall(self._tail))
+        self.is_done = self.is_done or _DONE.search(seen) is not None
+        self.has_error = self.has_error or _ERROR.search(seen) is not None
         if b"_token" in seen:
             self.tokens_in = _last(_IN, seen) or self.tokens_in
             self._stated = _last(_OUT, seen) or self._stated

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -165,8 +166,21 @@ def _route_problems(route: Route) -> Iterator[str]:
             yield "shadow must have weight 0: its answers reach no user"
         if not _RELEASE.fullmatch(backend.release_id):
             yield f"{backend.release_id!r} is not a release's id"
-        if bad := [address for _, address in backend.replicas if not _ADDRESS.fullmatch(address)]:
+        if bad := [address for _, address in backend.replicas if not _is_address(address)]:
             yield f"{bad[0]!r} is not unix:/path or http://host:port"
+
+
+def _is_address(address: str) -> bool:
+    """A connection can be tried to it: what no resolver takes is found now, not by the first request."""
+    if not _ADDRESS.fullmatch(address):
+        return False
+    if address.startswith("unix:"):
+        return True
+    try:
+        url = urlsplit(address)
+        return bool(url.port != 0 and url.hostname and url.hostname.encode("idna"))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

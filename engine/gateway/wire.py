@@ -8,6 +8,8 @@ by piece. httptools (the parser of node.js) reads it. Redirects, cookies and dec
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
 import ssl
 import time
 from typing import cast
@@ -16,6 +18,8 @@ from urllib.parse import urlsplit
 import httptools
 
 CONNECT_TIMEOUT_S = 1.0
+QUEUE_FULL_S = 0.01
+"""How long to wait before the queue of a Unix socket, which refuses when it is full, is tried again."""
 IDLE_CONNECTION_S = 4.0
 """Below the 5 s after which common servers close an idle connection, so that we are the one who closes it."""
 MAX_HEAD_BYTES = 64 << 10
@@ -33,6 +37,10 @@ class BrokeOff(ConnectionError):
 
 class NotHttp(Exception):
     """What the replica answered is not HTTP/1.1."""
+
+
+class TooLarge(Exception):
+    """The answer is larger than whoever wants to have it whole can hold."""
 
 
 class Answer:
@@ -68,6 +76,11 @@ class Answer:
         return next((value for key, value in self.headers if key.lower() == name), b"")
 
     @property
+    def has_no_body(self) -> bool:
+        """Its status says that nothing follows the head (RFC 9110 §15.3.5, §15.4.5)."""
+        return self.status in (204, 304)
+
+    @property
     def content_length(self) -> int | None:
         """The body's length, where the head states it."""
         stated = self.header(b"content-length")
@@ -78,11 +91,13 @@ class Answer:
         """What the body is, lower case and without parameters; "" when the head does not say."""
         return self.header(b"content-type").partition(b";")[0].strip().lower().decode(errors="replace")
 
-    async def read(self) -> bytes:
-        """The whole rest of the body. The caller bounds it by `content_length`. Raises BrokeOff, NotHttp."""
-        while not self._is_over:
+    async def read(self, limit: int) -> bytes:
+        """The whole rest of the body. Raises TooLarge beyond `limit` bytes, BrokeOff, NotHttp."""
+        while not self._is_over and self._held <= limit:
             self._connection.resume()
             await self._more()
+        if self._held > limit:
+            raise TooLarge(f"it is larger than {limit} bytes")
         if self._error is not None:
             raise self._error
         return self._take()
@@ -180,6 +195,11 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._fail(NotHttp(f"the head of its answer does not end within {MAX_HEAD_BYTES} bytes"))
 
+    def on_message_begin(self) -> None:
+        """An answer begins. One that nobody asked for must not be taken for the next request's."""
+        if self._head is None:
+            self.abort()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, of the head or of a chunked body's trailer."""
         if self._answer is None:
@@ -192,10 +212,9 @@ class Connection(asyncio.Protocol):
         if status < 200:
             return  # 100 Continue, 103 Early Hints: the answer proper follows
         if self._head is None:
-            self.abort()  # a second answer to one request: there is no telling which is whose
-            return
+            return  # a second answer to one request: cut off where it began
         answer = self._answer = Answer(self, status, headers)
-        answer.is_open_ended = status not in (204, 304) and not any(
+        answer.is_open_ended = not answer.has_no_body and not any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in headers
         )
         if not self._head.done():
@@ -214,7 +233,9 @@ class Connection(asyncio.Protocol):
         self._answer = self._head = None
         answer.finish()
         self.resume()
-        if self._parser.should_keep_alive() and not self.transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # it did not want all of the request: closing would wait for it to take the rest
+        elif self._parser.should_keep_alive():
             self._wire.give_back(self)
         else:
             self.transport.close()
@@ -270,7 +291,6 @@ class Wire:
         self._is_tls = url.scheme == "https"
         self._port = url.port or (443 if self._is_tls else 80)
         self.authority = (url.netloc if not self._unix else "replica").encode()
-        self._tls: ssl.SSLContext | None = None
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -328,12 +348,11 @@ class Wire:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 if self._unix:
-                    _, connection = await loop.create_unix_connection(lambda: Connection(self), self._unix)
+                    connection = await self._connect_unix(loop)
                 else:
-                    if self._is_tls and self._tls is None:
-                        self._tls = ssl.create_default_context()
+                    tls = _tls_context() if self._is_tls else None
                     _, connection = await loop.create_connection(
-                        lambda: Connection(self), self._host, self._port, ssl=self._tls
+                        lambda: Connection(self), self._host, self._port, ssl=tls
                     )
         except TimeoutError as error:
             raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
@@ -341,6 +360,25 @@ class Wire:
             raise ConnectFailed(str(error) or type(error).__name__) from error
         self._all.add(connection)
         return connection
+
+    async def _connect_unix(self, loop: asyncio.AbstractEventLoop) -> Connection:
+        """Over TCP a full queue makes one wait; here it is an error at once, and says that the replica is busy."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            while not self._has_joined(sock):
+                await asyncio.sleep(QUEUE_FULL_S)
+        except BaseException:
+            sock.close()
+            raise
+        return (await loop.create_unix_connection(lambda: Connection(self), sock=sock))[1]
+
+    def _has_joined(self, sock: socket.socket) -> bool:
+        """A Unix socket connects at once, or not at all; asyncio's own loop takes a refusal for a beginning."""
+        try:
+            sock.connect(self._unix)
+        except BlockingIOError:
+            return False
+        return True
 
     def _sweep(self) -> None:
         """Close what was idle for long, and look again while there is something to look at."""
@@ -352,3 +390,9 @@ class Wire:
         if self._idle:
             due = self._idle[0].idle_since - before  # the oldest stands first: what is used is taken from the end
             self._sweeping = asyncio.get_running_loop().call_later(max(due, 0.05), self._sweep)
+
+
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    """Of all replicas: reading the system's certificates takes long enough to be felt by every other request."""
+    return ssl.create_default_context()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
-from engine.gateway.wire import MAX_HEAD_BYTES, Answer, BrokeOff, ConnectFailed, NotHttp, Wire
+from engine.gateway.wire import MAX_HEAD_BYTES, Answer, BrokeOff, ConnectFailed, NotHttp, TooLarge, Wire
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LIMIT = 1 << 20
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
@@ -79,7 +82,7 @@ async def test_one_connection_serves_one_request_after_another() -> None:
     async with wired(each(OK)) as (wire, server):
         for _ in range(5):
             answer = await wire.post("/v1/x", b"A: b\r\n", b"body")
-            assert (answer.status, answer.content_length, await answer.read()) == (200, 5, b"hello")
+            assert (answer.status, answer.content_length, await answer.read(LIMIT)) == (200, 5, b"hello")
             answer.close()
         assert server.connections == 1
         assert (
@@ -91,7 +94,7 @@ async def test_one_connection_serves_one_request_after_another() -> None:
 async def test_an_answer_reads_the_same_however_the_network_cut_it() -> None:
     async with wired(each(*(OK[at : at + 1] for at in range(len(OK))))) as (wire, server):
         for _ in range(3):
-            assert await (await wire.get("/")).read() == b"hello"
+            assert await (await wire.get("/")).read(LIMIT) == b"hello"
         assert server.connections == 1
 
 
@@ -108,21 +111,21 @@ async def test_chunks_pass_without_their_frame_and_the_connection_is_kept() -> N
 async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
     async with wired(each(b"HTTP/1.1 200 OK\r\n\r\n", b"some", b"thing", then_close=True)) as (wire, server):
         assert await all_of(await wire.get("/")) == b"something"
-        assert await (await wire.get("/")).read() == b"something"
+        assert await (await wire.get("/")).read(LIMIT) == b"something"
         assert server.connections == 2
 
 
 async def test_early_hints_are_passed_over() -> None:
     async with wired(each(b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n", OK)) as (wire, _):
         answer = await wire.get("/")
-        assert (answer.status, answer.header(b"link"), await answer.read()) == (200, b"", b"hello")
+        assert (answer.status, answer.header(b"link"), await answer.read(LIMIT)) == (200, b"", b"hello")
 
 
 async def test_a_server_that_says_close_is_not_asked_on_that_connection_again() -> None:
     said = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
     async with wired(each(said)) as (wire, server):
         for _ in range(2):
-            assert await (await wire.get("/")).read() == b"ok"
+            assert await (await wire.get("/")).read(LIMIT) == b"ok"
         assert server.connections == 2
 
 
@@ -130,7 +133,7 @@ async def test_a_server_that_says_close_is_not_asked_on_that_connection_again() 
 async def test_an_answer_that_is_cut_off_is_an_error_and_never_a_short_answer(cut: bytes) -> None:
     async with wired(each(cut, then_close=True)) as (wire, _):
         with pytest.raises(BrokeOff):
-            await (await wire.get("/")).read()
+            await (await wire.get("/")).read(LIMIT)
 
 
 async def test_a_broken_stream_gives_what_came_and_then_says_so() -> None:
@@ -226,13 +229,84 @@ async def test_a_slow_reader_holds_the_server_back() -> None:
 async def test_an_answer_nobody_asked_for_is_never_taken_for_the_next_one() -> None:
     async with wired(each(OK + OK)) as (wire, server):
         for _ in range(3):
-            assert await (await wire.get("/")).read() == b"hello"
+            assert await (await wire.get("/")).read(LIMIT) == b"hello"
         assert server.connections == 3
 
 
 async def test_a_connection_that_the_server_closed_while_idle_is_not_used() -> None:
     async with wired(each(OK, then_close=True)) as (wire, server):
         for _ in range(3):
-            assert await (await wire.get("/")).read() == b"hello"
+            assert await (await wire.get("/")).read(LIMIT) == b"hello"
             await asyncio.sleep(0.05)
         assert server.connections == 3
+
+
+async def test_the_beginning_of_an_unasked_answer_is_never_the_head_of_the_next_one() -> None:
+    begun = OK + b"HTTP/1.1 200 OK\r\nX-Whose: nobody\r\nContent-Length: 4\r\n"
+
+    def of(server: Server) -> Speak:
+        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await server.request(reader)
+            writer.write(begun)
+            await server.request(reader)
+            writer.write(b"\r\nevil")
+
+        return speak
+
+    async with wired(of) as (wire, server):
+        for _ in range(3):
+            answer = await wire.get("/")
+            assert (await answer.read(LIMIT), answer.header(b"x-whose")) == (b"hello", b"")
+        assert server.connections == 3
+
+
+async def test_a_server_that_answers_early_and_takes_no_more_keeps_no_connection() -> None:
+    is_gone = asyncio.Event()
+
+    def of(server: Server) -> Speak:
+        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            while not is_gone.is_set():  # nothing is read: only a reset says that the other side gave up
+                writer.write(b" " * 1024)
+                try:
+                    await writer.drain()
+                except ConnectionError:
+                    is_gone.set()
+                await asyncio.sleep(0.01)
+
+        return speak
+
+    async with wired(of) as (wire, _):
+        answer = await wire.post("/v1/x", b"", b"x" * (32 << 20))
+        assert (answer.status, await answer.read(LIMIT)) == (413, b"")
+        await is_gone.wait()
+
+
+async def test_an_answer_beyond_what_can_be_held_is_an_error_and_not_a_full_memory() -> None:
+    endless = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * 40
+    async with wired(each(endless)) as (wire, _):
+        answer = await wire.get("/")
+        with pytest.raises(TooLarge):
+            await answer.read(LIMIT)
+        answer.close()
+
+
+async def test_a_full_queue_of_a_unix_socket_is_a_wait_and_not_a_dead_replica(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        wire = Wire(f"unix:{tmp_path / 's'}")
+        asking = [asyncio.create_task(wire.get("/")) for _ in range(5)]
+        done, _ = await asyncio.wait(asking, timeout=0.1)
+        assert not done
+        listening = await asyncio.start_unix_server(_say_ok, sock=listener)
+        async with asyncio.timeout(20):
+            assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+        wire.abort()
+        listening.close()
+
+
+async def _say_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(OK)
