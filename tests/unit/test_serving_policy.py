@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -193,3 +194,12 @@ def test_serving_settings_name_the_field_that_is_wrong() -> None:
             serving_settings(wrong, {})
     with pytest.raises(ConfigError, match="max_batch_tokens must be at least max_batch"):
         serving_settings({"max_batch": 8, "max_batch_tokens": 4}, {})
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_a_temperature_next_to_zero_takes_the_likeliest_token(filters: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 50) * 5
+    params = SamplingParams(max_tokens=1, temperature=5e-324, **filters)
+    for uniform in (0.0, 0.5, 0.999999):
+        assert sample(logits, [Draw(params, uniform)])[0].token == int(logits.argmax())

@@ -76,9 +76,15 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 def _draw_plain(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Token ids int64 [B] from whole distributions: no ranking is needed, any fixed order of the tokens will do."""
-    temperature = _column([draw.params.temperature for draw in draws], logits)
-    cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    cumulative = _scaled(logits, draws).softmax(dim=-1).cumsum(dim=-1)
     return _at(cumulative, _column([draw.uniform for draw in draws], logits)).squeeze(1)
+
+
+def _scaled(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Logits over temperatures, float64, the likeliest at 0: a temperature near 0 must not make two of them infinite."""
+    double = logits.double()
+    top = double.amax(dim=-1, keepdim=True)
+    return (double - top) / _column([draw.params.temperature for draw in draws], logits)
 
 
 def _draw_ranked(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -102,7 +108,7 @@ def _draw_among(logits: Tensor, draws: Sequence[Draw], count: int) -> tuple[Tens
     rank = torch.arange(count, device=logits.device)
     params = [draw.params for draw in draws]
     top_k = _column([row.top_k if 0 < row.top_k < vocabulary else vocabulary for row in params], logits)
-    scaled = logits.double() / _column([row.temperature for row in params], logits)
+    scaled = _scaled(logits, draws)
     kept = scaled.gather(1, ids).masked_fill(rank >= top_k, -torch.inf)
     # With a top-k the share of a token is its share of the k; without, of the whole vocabulary.
     whole = torch.where(top_k <= count, kept.logsumexp(-1, keepdim=True), scaled.logsumexp(-1, keepdim=True))
