@@ -148,6 +148,9 @@ class ShortOfMemory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return self._runner.run(rows)
 
+    def wipe(self, blocks: Sequence[int]) -> None:
+        self._runner.wipe(blocks)
+
 
 def test_out_of_memory_fails_the_request_that_alone_is_too_much_and_no_other(loaded: LoadedModel) -> None:
     params = SamplingParams(max_tokens=8, temperature=0.0)
@@ -178,6 +181,23 @@ def test_weights_that_are_not_numbers_end_the_request_instead_of_making_up_token
         (update,) = core.step().updates
         assert (update.finish, update.error) == (FinishReason.ERROR, ErrorKind.NOT_A_NUMBER)
         assert not core.has_work
+
+
+def test_what_is_not_a_number_in_one_request_does_not_reach_the_next_one_in_its_blocks(loaded: LoadedModel) -> None:
+    core = engine(loaded, kv_cache_mib=1)
+    embedding = loaded.model.get_parameter("token_embedding.weight")
+    bad, good = 25, embedding[25].clone()
+    prompts = {number: (LETTERS[number : number + 9 * number], SamplingParams(9, 0.0)) for number in range(2, 5)}
+    expected = run(engine(loaded), prompts)
+    with torch.no_grad():
+        embedding[bad] = torch.inf
+    for number in range(10, 10 + core.blocks.count):
+        core.add(number, [bad] * 4, SamplingParams(4, 0.0), arrived_at=0.0)
+    while core.has_work:
+        assert all(update.error is ErrorKind.NOT_A_NUMBER for update in core.step().updates)
+    with torch.no_grad():
+        embedding[bad] = good
+    assert run(core, prompts) == expected
 
 
 def test_a_step_reports_times_of_a_request(loaded: LoadedModel) -> None:

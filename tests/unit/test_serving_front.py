@@ -49,6 +49,9 @@ class Valve:
             raise self.failure
         return self._runner.run(rows)
 
+    def wipe(self, blocks: Sequence[int]) -> None:
+        self._runner.wipe(blocks)
+
 
 class Replica:
     """A front and an engine, and a client that calls it in-process."""

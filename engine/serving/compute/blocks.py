@@ -96,6 +96,10 @@ class BlockPool:
             self._last_node += 1
             self._known[key], self._key_of[block], self._node_of[block] = block, key, self._last_node
 
+    def held_alone(self, table: Sequence[int]) -> list[int]:
+        """Those blocks of a sequence that no other sequence holds."""
+        return [block for block in table if self._users[block] == 1]
+
     def forget_all(self) -> None:
         """Remember no prefix any more: what is in the cache cannot be vouched for."""
         for block in list(self._node_of):

@@ -177,8 +177,9 @@ class EngineCore:
         now = self._clock()
         for generation, choice in zip(samplers, chosen, strict=True):
             if choice.token is None:
-                # What it left in the cache cannot be trusted either.
+                # What it left in the cache cannot be trusted either, and would spoil whoever gets its blocks.
                 self.blocks.forget_all()
+                self.runner.wipe(self.blocks.held_alone(generation.table))
                 self._fail(generation, ErrorKind.NOT_A_NUMBER, step)
             else:
                 self._append(generation, choice.token, choice, now, step)

@@ -8,6 +8,7 @@ zero and, on a CPU, not yet there: a large cache costs what is used of it.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -102,6 +103,16 @@ class PagedCache:
         """Put key, value [T, n_kv_head, D] at `slots` int64 [T] (block * size + offset)."""
         self.keys[layer].flatten(0, 1).index_copy_(0, slots, key)
         self.values[layer].flatten(0, 1).index_copy_(0, slots, value)
+
+    def wipe(self, blocks: Sequence[int]) -> None:
+        """Make blocks as if they had never been written.
+
+        What hides a place from a sequence is a weight of 0, and 0 times what is not a number is not a number: such
+        content would go on to whoever gets the block next.
+        """
+        where = torch.tensor(blocks, dtype=torch.int64, device=self.keys[0].device)
+        for tensor in (*self.keys, *self.values):
+            tensor.index_fill_(0, where, 0.0)
 
     def read(self, layer: int, table: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Keys and values of `rows` sequences with equally long tables, int64 [rows * n]: [rows, n * size, H, D] each."""

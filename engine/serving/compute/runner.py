@@ -27,6 +27,10 @@ class StepRunner(Protocol):
         """Compute the rows together; the logits float32 [n, V] after each row that wants them, in the rows' order."""
         ...
 
+    def wipe(self, blocks: Sequence[int]) -> None:
+        """Make nothing of what blocks of the cache hold: it is not numbers."""
+        ...
+
 
 class Runner:
     """Runs a model over a paged cache. A row's answer does not depend on the other rows, but for the last bits of sums."""
@@ -61,6 +65,11 @@ class Runner:
         attend = StepAttention(ordered, self.cache, self._window, self._model.shape, positions, slots, self._dtype)
         hidden = self._hidden(tokens, positions, attend)
         return self._model.head(hidden[self._ends(rows, places)]).float()
+
+    @torch.inference_mode()
+    def wipe(self, blocks: Sequence[int]) -> None:
+        """See StepRunner."""
+        self.cache.wipe(blocks)
 
     def _hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """The model's hidden states, with rows of nothing behind them where its products keep code for every width."""
