@@ -14,6 +14,8 @@ from engine.serving.chat import ChatTemplate, special_tokens, template_source
 from engine.serving.tokenizer import TextStream
 
 _INCOMPLETE = "\ufffd"
+_LONG_TEXT = 4096
+"""Characters from which a text is encoded without the interpreter's lock: a megabyte takes a second or two."""
 _LONGEST_WAIT = 8
 """Tokens that may wait for their character to be whole. UTF-8 needs four; more is not text and is shown as it is."""
 
@@ -106,7 +108,12 @@ class BpeTokenizer:
         except UnicodeEncodeError:
             # JSON can carry half of a surrogate pair, which is no character.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        ids: list[int] = self._model.encode(text, add_special_tokens=with_special).ids
+        if len(text) < _LONG_TEXT:
+            ids: list[int] = self._model.encode(text, add_special_tokens=with_special).ids
+            return ids
+        # `encode` keeps the lock, and with it every other thread, for as long as it takes; a batch's call lets go.
+        (encoded,) = self._model.encode_batch([text], add_special_tokens=with_special)
+        ids = encoded.ids
         return ids
 
 

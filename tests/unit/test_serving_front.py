@@ -381,3 +381,25 @@ def test_the_front_imports_neither_torch_nor_the_stores_of_other_rooms() -> None
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+async def test_a_long_prompt_is_tokenized_without_holding_up_the_others(
+    replicas: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = await replicas()
+    tokenizer = replica.engine.card.tokenizer
+    began, others_were_heard, encode = threading.Event(), threading.Event(), tokenizer.encode
+
+    def slow(text: str) -> list[int]:
+        if len(text) > 100:
+            began.set()
+            assert others_were_heard.wait(15), "the front answered nobody meanwhile"
+        tokens: list[int] = encode(text)
+        return tokens
+
+    monkeypatch.setattr(tokenizer, "encode", slow)
+    long = asyncio.create_task(replica.post(prompt="a" * 50_000, max_tokens=1))
+    assert await asyncio.to_thread(began.wait, 15)
+    assert (await replica.post(**PROMPT)).status_code == 200
+    others_were_heard.set()
+    assert (await long).json()["error"]["code"] == "context_length_exceeded"

@@ -27,6 +27,7 @@ from engine.serving.front.reading import (
     queue_class_of,
     read_json,
     request_id_of,
+    size_of,
     tenant_of,
     trace_of,
 )
@@ -110,7 +111,7 @@ class Front:
         async def answer(request: Request, request_id: str) -> Response:
             body = await read_json(request)
             settings = self.desk.card().settings
-            call = self.desk.read(endpoint, body)
+            call = await self.desk.read_aside(endpoint, body, size_of(request))
             deadline_s = deadline_s_of(request, settings.request_deadline_s)
             queue_class = queue_class_of(request.headers.get(CLASS_HEADER, ""))
             await self._inject(settings)

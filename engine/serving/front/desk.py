@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from engine.serving.front.answer import Answer
@@ -17,6 +18,9 @@ from engine.serving.metrics import ServingMetrics
 from engine.serving.readiness import why_not_ready
 from engine.serving.settings import ServingSettings
 from engine.serving.tracing import NoTracer, Tracer
+
+_LONG_BODY_BYTES = 16 << 10
+"""A body from this size on is read in a thread: some milliseconds of tokenizing."""
 
 
 class Desk:
@@ -69,6 +73,12 @@ class Desk:
     def read(self, endpoint: Endpoint, body: object) -> Call:
         """What the body asks of the model. Raises ApiError."""
         return endpoint.read(body, self.card(), self._served)
+
+    async def read_aside(self, endpoint: Endpoint, body: object, size: int) -> Call:
+        """`read` for the event loop: `size` bytes of JSON that take long to tokenize do not hold it up."""
+        if size < _LONG_BODY_BYTES:
+            return self.read(endpoint, body)
+        return await asyncio.to_thread(self.read, endpoint, body)
 
     def open(
         self,

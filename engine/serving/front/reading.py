@@ -46,6 +46,12 @@ async def read_json(request: Request) -> object:
         raise invalid("the body's JSON is nested too deeply", code="invalid_json") from error
 
 
+def size_of(request: Request) -> int:
+    """Bytes of the body by its length; the most there may be where it comes in chunks of an unknown number."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdigit() else MAX_BODY_BYTES
+
+
 def deadline_s_of(request: Request, limit_s: float) -> float:
     """The limit, or the caller's own deadline if that is sooner. Raises ApiError."""
     text = request.headers.get(DEADLINE_HEADER)
