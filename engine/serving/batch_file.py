@@ -127,7 +127,11 @@ class Outbox:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one answer. Raises OperationFailed when the disk does not take it; the next run mends half a line."""
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        try:
+            line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        except UnicodeEncodeError:
+            # A caller's custom_id may hold half a surrogate pair, which only an escape can say.
+            line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
             written = os.write(self._fd, line)
         except OSError as error:

@@ -45,3 +45,13 @@ def test_a_line_that_is_no_request_says_why_and_is_known_again(tmp_path: Path) -
 def test_a_full_disk_ends_the_batch_with_a_sentence() -> None:
     with pytest.raises(OperationFailed, match="cannot be written any further"):
         Outbox(Path("/dev/full")).write({"id": "batch_req_a"})
+
+
+def test_a_name_that_is_no_text_is_answered_under_that_name_and_known_again(tmp_path: Path) -> None:
+    batch, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    batch.write_text('{"custom_id": "a\\ud800", "body": {}}')
+    (line,) = lines_of(batch)
+    with Outbox(out) as outbox:
+        outbox.write(line.answered(200, {"text": "é"}))
+    assert json.loads(out.read_bytes())["custom_id"] == "a\ud800"
+    assert finished_before(out) == {line.key}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from adapters.local.child import write_json
 from engine.serving.front.quotas import QueueClass
@@ -137,8 +138,8 @@ def _load(directory: Path) -> list[Job]:
     jobs = []
     for path in directory.glob("job-*.json"):
         try:
-            job = Job.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            job = Job.model_validate(json.loads(path.read_bytes()))
+        except (OSError, ValueError, RecursionError) as error:
             log("job_unreadable", file=str(path), reason=str(error).splitlines()[0])
             continue
         if not job.status.is_over:

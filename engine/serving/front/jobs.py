@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,12 +20,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engine.serving.front.answer import Answer
+from engine.serving.front.calls import Call
 from engine.serving.front.desk import Desk
 from engine.serving.front.endpoints import ENDPOINTS
 from engine.serving.front.errors import ApiError, ClientGone, invalid, unavailable
 from engine.serving.front.job_store import Job, JobStatus, JobStore
 from engine.serving.front.quotas import QueueClass
-from engine.serving.front.reading import queue_class_of, read_json, tenant_of
+from engine.serving.front.reading import queue_class_of, read_json, size_of, tenant_of
 from engine.serving.front.schemas import parse
 from engine.serving.logs import log
 from engine.serving.settings import ServingSettings
@@ -57,6 +58,8 @@ class Jobs:
         self._store = store
         self._jobs: dict[str, Job] = {}
         self._waiting: dict[QueueClass, deque[Job]] = {queue_class: deque() for queue_class in QueueClass}
+        self._calls: dict[str, Call] = {}
+        """What waiting jobs ask for, read once: a job may be tried many times before there is room for it."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_pumping = False
@@ -74,6 +77,9 @@ class Jobs:
     async def recover(self) -> None:
         """Take up the jobs of an earlier process. Call once the engine serves."""
         for job in await self._store.load():
+            if job.id in self._jobs:
+                # Taken, and written down, since this process began to serve.
+                continue
             self._jobs[job.id] = job
             if not job.status.is_over:
                 self._waiting[job.queue_class].append(job)
@@ -110,8 +116,8 @@ class Jobs:
                     self._start(job, settings)
                 except ApiError as error:
                     if error.status not in (429, 503):
-                        line.remove(job)
-                        self._ended(job, JobStatus.FAILED, error.status, error.body())
+                        self._leave(job)
+                        self._task(job, self._fail(job, error))
                         continue
                     limited.add(job.tenant)
                     self._pump_in(error.retry_after_s or _ENGINE_RETRY_S)
@@ -125,20 +131,43 @@ class Jobs:
         self._timer = loop.call_later(delay_s, self.pump)
 
     def _start(self, job: Job, settings: ServingSettings) -> None:
-        endpoint = ENDPOINTS[job.endpoint]
+        call = self._call(job)
         answer = self._desk.open(
-            endpoint,
-            self._desk.read(endpoint, job.body),
+            ENDPOINTS[job.endpoint],
+            call,
             request_id=job.id,
             deadline_s=settings.job_deadline_s,
             tenant=job.tenant,
             queue_class=job.queue_class,
         )
-        self._waiting[job.queue_class].remove(job)
+        self._leave(job)
         job.status, job.started_at = JobStatus.RUNNING, time.time()
-        task = asyncio.create_task(self._run(job, answer))
+        self._task(job, self._run(job, answer))
+
+    def _call(self, job: Job) -> Call:
+        """What a job asks for. Raises ApiError when a later release cannot give it."""
+        call = self._calls.get(job.id)
+        if call is None:
+            endpoint = ENDPOINTS.get(job.endpoint)
+            if endpoint is None:
+                raise invalid(f"there is no endpoint {job.endpoint[:80]!r} any more", "endpoint")
+            call = self._calls[job.id] = self._desk.read(endpoint, job.body)
+        return call
+
+    def _leave(self, job: Job) -> None:
+        """The job waits no longer."""
+        self._calls.pop(job.id, None)
+        with contextlib.suppress(ValueError):
+            self._waiting[job.queue_class].remove(job)
+
+    def _task(self, job: Job, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks[job.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+
+    async def _fail(self, job: Job, error: ApiError) -> None:
+        self._ended(job, JobStatus.FAILED, error.status, error.body())
+        await self._save_end(job)
 
     async def _run(self, job: Job, answer: Answer) -> None:
         try:
@@ -154,6 +183,9 @@ class Jobs:
             self._ended(job, JobStatus.CANCELLED)
         else:
             self._ended(job, JobStatus.COMPLETED, 200, body)
+        await self._save_end(job)
+
+    async def _save_end(self, job: Job) -> None:
         try:
             await self._store.save(job)
         except OSError as error:
@@ -180,7 +212,7 @@ class Jobs:
         if endpoint is None:
             raise invalid(f"there is no endpoint {asked.endpoint[:80]!r}; there are {', '.join(ENDPOINTS)}", "endpoint")
         queue_class = queue_class_of(asked.queue_class, "class")
-        call = self._desk.read(endpoint, asked.body)
+        call = await self._desk.read_aside(endpoint, asked.body, size_of(request))
         if call.stream:
             raise invalid("a job's answer is fetched when it is done: leave stream out", "body.stream")
         settings = self._desk.settings
@@ -208,12 +240,14 @@ class Jobs:
         try:
             await self._store.save(job)
         except OSError as error:
-            del self._jobs[job.id]
+            self._jobs.pop(job.id, None)
             raise unavailable(
                 f"the job could not be written down ({error.strerror}); try again later", "disk", retry_after_s=5
             ) from error
         log("job", job=job.id, request_id=request_id, route=job.endpoint, **{"class": job.queue_class})
-        self._waiting[queue_class].append(job)
+        if not job.status.is_over:
+            self._calls[job.id] = call
+            self._waiting[queue_class].append(job)
         self.pump()
         headers = {"location": f"/v1/jobs/{job.id}", "x-request-id": request_id}
         return JSONResponse(job.view(settings.job_result_ttl_s, with_response=False), 202, headers)
@@ -238,7 +272,7 @@ class Jobs:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({task})
         elif not job.status.is_over:
-            self._waiting[job.queue_class].remove(job)
+            self._leave(job)
             self._ended(job, JobStatus.CANCELLED)
             with contextlib.suppress(OSError):
                 await self._store.save(job)
