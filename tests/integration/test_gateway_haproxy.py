@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from gateway_deck import Deck, opened_deck, until
 
 from adapters.local.haproxy.config import servers
 from adapters.local.haproxy.runtime import APT_LINE
@@ -19,7 +20,6 @@ from adapters.ports import Backend, Route
 from engine.gateway.haproxy.counting import outcome_from
 from state.config import parse_config
 from state.words import BadClass, ConfigError, UsageError
-from tests.integration.gateway_deck import Deck, opened_deck, until
 
 if shutil.which("haproxy") is None and os.environ.get("AIRBOSS_REQUIRE_SERVERS") != "1":
     pytest.skip(f"no haproxy here: {APT_LINE}", allow_module_level=True)

@@ -105,7 +105,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     paths = Paths.of(tmp_path)
     paths.make()
     (tmp_path / "code").mkdir()
-    shutil.copy(HERE / "toy_stages.py", tmp_path / "code" / "toy_stages.py")
+    shutil.copy(HERE / "toys" / "toy_stages.py", tmp_path / "code" / "toy_stages.py")
     store = Store.open(paths.store)
     made = Bench(paths, store, None, [])  # type: ignore[arg-type]
     made.again()
