@@ -22,6 +22,7 @@ from engine.serving.compute.runner import Runner
 from engine.serving.loader import LoadedModel
 from engine.serving.models.decoder import Shape
 from engine.serving.models.gpt import GPT
+from engine.serving.models.llama import RMSNorm
 
 
 def optimize(loaded: LoadedModel) -> None:
@@ -33,9 +34,17 @@ def optimize(loaded: LoadedModel) -> None:
         quantize(model, settings.quantization, loaded.device)
     elif loaded.device.type == "cpu":
         pack(model, getattr(torch, settings.dtype))
+    _widen_norms(model)
     _own_memory(model)
     if loaded.device.type == "cpu":
         collapse()
+
+
+def _widen_norms(model: nn.Module) -> None:
+    """Keep the norms' few weights in float32, in which the norms compute: they need not be converted at every call."""
+    for module in model.modules():
+        if isinstance(module, RMSNorm):
+            module.weight.data = module.weight.data.float()
 
 
 def _own_memory(model: nn.Module) -> None:

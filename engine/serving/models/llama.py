@@ -20,8 +20,9 @@ from engine.serving.models.llama_config import LlamaConfig
 class RMSNorm(nn.Module):
     """Root mean square norm over the last dimension (Zhang and Sennrich 2019).
 
-    torch's own, on a CPU, is a dozen operations through float32 copies of its input: ten times the time of this one for
-    the rows of a prompt. Here one reduction in float32 gives each row's scale, rounded to the input's dtype.
+    In float32, and rounded to the input's dtype once: a scale rounded to bfloat16 is off by up to 0.4 % for a whole row.
+    Every operation has operands of one dtype, those that torch vectorises on a CPU; its own norm takes the same time for
+    one row and twice as long for the rows of a prompt.
     """
 
     def __init__(self, width: int, eps: float) -> None:
@@ -32,10 +33,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., width] -> the same shape."""
-        length = torch.linalg.vector_norm(x, 2, -1, True, dtype=torch.float32)
-        scale = length.square_().mul_(self.share).add_(self.eps).rsqrt_()
-        out: Tensor = (x * scale.to(x.dtype)).mul_(self.weight)
-        return out
+        wide = x.float()
+        scale = torch.linalg.vector_norm(wide, 2, -1, True).square_().mul_(self.share).add_(self.eps).rsqrt_()
+        # A float32 input is its own wide form, and is needed again for the residual.
+        scaled = wide * scale if x.dtype is torch.float32 else wide.mul_(scale)
+        return scaled.mul_(self.weight).to(x.dtype)
 
 
 class Layer(nn.Module):
