@@ -13,9 +13,10 @@ from aiohttp import web
 from adapters.ports import Route
 from engine.gateway.access.desk import Desk
 from engine.gateway.access.identity import Identity
-from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_lines
+from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_lines, without
 from engine.gateway.exchange import Call, Exchange
 from engine.gateway.feedback import Feedback, read_feedback
+from engine.gateway.jobs import METHODS, ask_around, inner_body, is_jobs, refuse_list_without_tenant, refuse_unchecked
 from engine.gateway.proxy import Proxy
 from engine.gateway.routing.limits import deadline_of
 from engine.gateway.routing.load import CLASS_HEADER, class_of
@@ -67,6 +68,9 @@ class Front:
                 f"there is nothing at {path[:200]}; this gateway serves /v1/…, /generate and /{{env}}/{{service}}/v1/…"
             )
             raise Refused("unknown_path", error_answer(404, "not_found", "unknown_path", message))
+        is_job = is_jobs(rest)
+        if is_job and request.method in METHODS:
+            return await self._ask_for_jobs(request, identity, env, service, rest)
         if request.method != "POST":
             message = f"{rest[:200]} takes POST, not {request.method}"
             raise Refused(
@@ -76,7 +80,9 @@ class Front:
         at, started = time.time(), time.perf_counter()  # a slow upload is the client's time, not the service's
         call = self._route(request, identity, env, service, rest, body)
         exchange = Exchange.admit(call, at, started)
-        if (policy := call.route.access) is not None and not call.shed:
+        if is_job:
+            refuse_unchecked(call.route)
+        elif (policy := call.route.access) is not None and not call.shed:
             try:
                 answer = await self.desk.before(request, exchange, policy, self.proxy.is_draining)
             except (ConnectionError, asyncio.CancelledError):
@@ -100,7 +106,8 @@ class Front:
         if not services:
             message = f"no environment {env!r} here; there is {', '.join(table.envs()) or 'none yet'}"
             raise Refused("unknown_env", error_answer(404, "not_found", "unknown_env", message, param=ENV_HEADER))
-        model = _model_of(body)
+        asked = inner_body(body) if is_jobs(rest) else body
+        model = _model_of(asked)
         service = service or model or (services[0] if len(services) == 1 else "")
         route = table.route(service, env)
         if route is None:
@@ -124,7 +131,7 @@ class Front:
         )
         self._within_limits(route, body)
         deadline_s = self._deadline(request, route)
-        admission = self.desk.admit(identity, route, peer, body)
+        admission = self.desk.admit(identity, route, peer, asked)
         withheld, added = self.desk.upstream(identity, asking.request_class)
         place = self.proxy.traffic.place(table, asking)
         query = request.rel_url.raw_query_string
@@ -144,6 +151,23 @@ class Front:
             is_probe=headers.get(PROBE_HEADER) == "1" and _may_probe(request, identity),
             admission=admission,
         )
+
+    async def _ask_for_jobs(
+        self, request: web.BaseRequest, identity: Identity | None, env: str, service: str, rest: str
+    ) -> web.Response:
+        """Find, list or cancel jobs. These are no requests to a model: they count for no release."""
+        refuse_list_without_tenant(rest, identity)
+        table = self._table()
+        env = env or request.headers.get(ENV_HEADER) or table.default_env
+        routes = [
+            route
+            for route in table.routes
+            if route.env == env and (not service or route.service == service)
+            if identity is None or identity.may_use(route.service)
+        ]
+        withheld, added = self.desk.upstream(identity, "")
+        lines = without(upstream_lines(request.raw_headers, request.remote or "", withheld), b"accept-encoding") + added
+        return await ask_around(self.proxy.pool, routes, request.method, rest, lines)
 
     def _within_limits(self, route: Route, body: bytes) -> None:
         limit = route.routing.max_body_bytes if route.routing is not None else 0

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from engine.gateway.answers import error_answer
 from engine.gateway.exchange import Exchange, Recorder
+from engine.gateway.jobs import is_jobs
 from engine.gateway.passing import cut, pass_on
 from engine.gateway.pool import AttemptFailed, HandedOver, Pool, Replica
 from engine.gateway.routing.circuit import Fault
@@ -77,7 +78,7 @@ class Proxy:
             self.recorder.ended(exchange)
             return response
         self.inflight += 1
-        if not exchange.call.is_probe and self.mirrors.wants(exchange.call.route):
+        if not exchange.call.is_probe and not is_jobs(exchange.call.path) and self.mirrors.wants(exchange.call.route):
             exchange.sample = Sample()
         entered = self.traffic.enter(exchange.call.route)
         try:

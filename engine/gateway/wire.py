@@ -305,6 +305,12 @@ class Wire:
         """GET `path`. Raises as `post` does."""
         return await self._ask(b"GET %s HTTP/1.1\r\nHost: %s\r\nAccept: */*\r\n\r\n" % (path.encode(), self.authority))
 
+    async def ask(self, method: str, path: str, lines: bytes) -> Answer:
+        """A request without a body; `lines` are header lines, each with its end. Raises as `post` does."""
+        head = b"%s %s HTTP/1.1\r\nHost: %s\r\n%s\r\n"
+        where = path.encode(errors="surrogateescape")
+        return await self._ask(head % (method.encode(), where, self.authority, lines))
+
     def give_back(self, connection: Connection) -> None:
         """The connection is idle now."""
         if self._is_closed:
