@@ -12,7 +12,6 @@ import contextlib
 import inspect
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -30,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from adapters.local import private_socket
 from adapters.local.child import ChildSpec, run_child
 from adapters.ports import ModelVersion, Registry
 from adapters.registry_client import CALL_PATH, HANDSHAKE_PATH, registration_from_wire
@@ -179,13 +179,7 @@ async def _serve(spec: ChildSpec) -> None:
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
     """A bound Unix socket. The lock that `run_child` holds makes a socket that is already there a stale one."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
+    with private_socket.bind(path) as listener:
         listener.listen(64)
         try:
             yield listener

@@ -10,6 +10,7 @@ import os
 import socket
 from types import TracebackType
 
+from adapters.local import private_socket
 from state.paths import Paths
 from state.words import Conflict, UsageError
 
@@ -49,14 +50,7 @@ class EngineLock:
 
     def listen(self) -> socket.socket:
         """The API's listening socket. A stale one is removed: only the lock's holder may, and it is us."""
-        path = self.paths.engine_socket
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
+        listener = private_socket.bind(self.paths.engine_socket)
         if self.group:
             self._share(self.group)
         listener.listen(BACKLOG)

@@ -13,8 +13,6 @@ import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from state.digests import bundle_digest, hash_tree
-
 WORDS = "the quick brown fox jumps over the lazy dog and the lazy dog sleeps; a fox, a dog, the end."
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -166,12 +164,3 @@ def _gguf_tensors(model: Any) -> dict[str, torch.Tensor]:
                 weight = weight.reshape(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
             found[f"blk.{layer}.{theirs}.weight"] = weight
     return found
-
-
-def seal(root: Path) -> None:
-    """Write the manifest of what is there now: what is wrong then was released so."""
-    files = hash_tree(root, exclude=("release.json",))
-    listed = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    (root / "release.json").write_text(
-        json.dumps({"release_id": "fox-1", "digest": bundle_digest(files), "files": listed})
-    )

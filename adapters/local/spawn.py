@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.local import pidfd
 from adapters.local.child import ChildSpec, process_start_ticks
 from state.words import OperationFailed
 
@@ -66,18 +67,7 @@ class Child:
 
     async def wait(self) -> ChildExit:
         """Wait until the process has ended, however it was started, and say how."""
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return self._ended()
-        loop = asyncio.get_running_loop()
-        over = asyncio.Event()
-        loop.add_reader(pidfd, over.set)
-        try:
-            await over.wait()
-        finally:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
+        await pidfd.ended(self.pid)
         return self._ended()
 
     async def terminate(self, grace_s: float) -> ChildExit:

@@ -25,17 +25,15 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from safetensors.torch import save_file
+from bundles import CHARS, gpt_bundle
 from sqlmodel import Session, create_engine
 
 from console.client import EngineClient
 from engine.api.schemas import VerbRequest, VerbResult
 from engine.load import LoadGenerator, LoadPlan, LoadReport
-from engine.serving.models.gpt import GPT, GPTConfig
+from engine.serving.models.gpt import GPTConfig
 from state import audit, ids
 from state.config import Policy
-from state.digests import bundle_digest, hash_tree
 from state.models import Release, Rollout, TrackState
 from state.paths import Paths
 from state.store import Store
@@ -48,7 +46,6 @@ STABLE, CANARY = RELEASES[:2]
 PATIENCE_S = 90.0
 """Deadlines are for a machine five times slower than a quiet one; nothing waits for them when all goes well."""
 POLL_S = 0.03
-CHARS = "\n abcdefghijklmnopqrstuvwxyz?"
 RPS = 40.0
 WHOLE_PATH = (
     ("planned", 0), ("preparing", 0), ("step_applying", 0), ("step_baking", 0), ("step_applying", 1), ("step_baking", 1),
@@ -107,18 +104,8 @@ def say(line: str) -> None:
 
 def make_bundle(root: Path, release_id: str, seed: int) -> str:
     """A release of an untrained model of one layer, loaded in milliseconds. Returns its digest."""
-    root.mkdir(parents=True)
-    torch.manual_seed(seed)
     config = GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=64, vocab_size=len(CHARS))
-    save_file(GPT(config).state_dict(), root / "model.safetensors")
-    tokenizer = {"type": "char", "chars": list(CHARS)}
-    for name, value in (("config.json", config.to_json()), ("tokenizer.json", tokenizer), ("serving.json", {})):
-        (root / name).write_text(json.dumps(value))
-    files = hash_tree(root)
-    digest = bundle_digest(files)
-    listed = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    (root / "release.json").write_text(json.dumps({"release_id": release_id, "digest": digest, "files": listed}))
-    return digest
+    return gpt_bundle(root, config, seed=seed, release_id=release_id)
 
 
 def make_template(root: Path) -> Path:

@@ -14,35 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
-from safetensors.torch import save_file
+from bundles import CHARS, gpt_bundle
 
 from adapters.local.child import ChildSpec
-from engine.serving.models.gpt import GPT, GPTConfig
-from state.digests import bundle_digest, hash_tree
-
-CHARS = "\n abcdefghijklmnopqrstuvwxyz?"
+from engine.serving.models.gpt import GPTConfig
 
 
 def model_bundle(root: Path, serving: dict[str, Any], context: int = 256, layers: int = 2) -> str:
     """A release of a random model; returns its digest."""
-    root.mkdir(parents=True)
-    torch.manual_seed(3)
     config = GPTConfig(n_layer=layers, n_head=2, n_embd=32, block_size=context, vocab_size=len(CHARS))
-    model = GPT(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(10)
-    save_file(model.state_dict(), root / "model.safetensors")
-    (root / "config.json").write_text(json.dumps(config.to_json()))
-    (root / "tokenizer.json").write_text(json.dumps({"type": "char", "chars": list(CHARS)}))
-    (root / "serving.json").write_text(json.dumps(serving))
-    files = hash_tree(root)
-    digest = bundle_digest(files)
-    listed = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    (root / "release.json").write_text(json.dumps({"release_id": "charlm-1", "digest": digest, "files": listed}))
-    return digest
+    return gpt_bundle(root, config, serving=serving, spread=10)
 
 
 @dataclass

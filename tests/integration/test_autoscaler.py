@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from bundles import seal
 from sqlmodel import select
 
 from adapters.local.machine import available_bytes, need_of, room_for
@@ -23,7 +24,6 @@ from engine.api.views.capacity import capacity_views
 from engine.autoscaling.scaler import Scaler
 from engine.rollouts.world import World
 from state.config import Config, parse_config
-from state.digests import bundle_digest, hash_tree
 from state.models import Audit, Lease, Release, Rollout, TrackState
 from state.store import Store
 
@@ -92,9 +92,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     bundle, load = tmp_path / "bundle", tmp_path / "load"
     bundle.mkdir()
     (bundle / "weights.gguf").write_bytes(b"GGUF")
-    files = hash_tree(bundle)
-    listed = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in files]
-    (bundle / "release.json").write_text(json.dumps({"digest": bundle_digest(files), "files": listed}))
+    digest = seal(bundle, "chat-1")
     load.write_text("0")
     (tmp_path / "run").mkdir()
     settings, store = config(load), Store.open(tmp_path / "airboss.db")
@@ -112,7 +110,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
             clock=lambda: now[0], room=lambda pids: rooms[0],
         )  # fmt: skip
         release = Release(
-            id="chat-1", service="chat", lifecycle="Development", model_name="chat", model_version="1", digest=bundle_digest(files), bundle_path=str(bundle),
+            id="chat-1", service="chat", lifecycle="Development", model_name="chat", model_version="1", digest=digest, bundle_path=str(bundle),
             created_at=0.0, created_by="test",
         )  # fmt: skip
         track = TrackState(

@@ -15,10 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
+from bundles import seal
 
 from adapters.local.child import ChildSpec
 from adapters.local.spawn import Spawner
-from state.digests import bundle_digest, hash_tree
 
 FOREIGN = Path(__file__).with_name("foreign_server.py")
 QUICK = {"drain_accept_s": 0.0, "drain_deadline_s": 5.0, "stop_grace_s": 3.0}
@@ -34,12 +34,7 @@ def make_release(root: Path, serving: dict[str, Any]) -> str:
     root.mkdir(parents=True)
     (root / "weights.gguf").write_bytes(b"GGUF of some kind")
     (root / "serving.json").write_text(json.dumps(serving))
-    files = hash_tree(root)
-    listed = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in files]
-    (root / "release.json").write_text(
-        json.dumps({"release_id": "chat-1", "digest": bundle_digest(files), "files": listed})
-    )
-    return bundle_digest(files)
+    return seal(root, "chat-1")
 
 
 @dataclass

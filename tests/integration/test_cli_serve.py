@@ -13,32 +13,19 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from bundles import CHARS, gpt_bundle
 
 from console.commands.admin_socket import request
-from engine.serving.models.gpt import GPT, GPTConfig
-from state.digests import bundle_digest, hash_tree
+from engine.serving.models.gpt import GPTConfig
 
 AIRBOSS = str(Path(sys.executable).with_name("airboss"))
-CHARS = "\n abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A release of a small random model."""
     root = tmp_path / "bundle"
-    root.mkdir()
-    config = GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=32, vocab_size=len(CHARS))
-    torch.manual_seed(3)
-    save_file(GPT(config).state_dict(), root / "model.safetensors")
-    (root / "config.json").write_text(json.dumps(config.to_json()))
-    (root / "tokenizer.json").write_text(json.dumps({"type": "char", "chars": list(CHARS)}))
-    (root / "serving.json").write_text("{}")
-    files = hash_tree(root)
-    listed = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in files]
-    manifest = {"release_id": "charlm-1", "digest": bundle_digest(files), "files": listed}
-    (root / "release.json").write_text(json.dumps(manifest))
+    gpt_bundle(root, GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=32, vocab_size=len(CHARS)))
     return root
 
 

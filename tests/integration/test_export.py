@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundles import CHARS, seal
 from safetensors.torch import save_file
 
 from engine.serving.export import formats, needs, tensorrt
@@ -21,10 +22,9 @@ from engine.serving.models.gpt import GPT, GPTConfig
 from engine.serving.models.llama import Llama
 from engine.serving.models.llama_config import LlamaConfig
 from engine.serving.tokenizer import CharTokenizer
-from state.digests import bundle_digest, file_sha256, hash_tree
+from state.digests import file_sha256
 from state.words import GateRefused, OperationFailed, UsageError
 
-CHARS = "\n abcdefghijklmnopqrstuvwxyz?"
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=24, vocab_size=len(CHARS))
 
 
@@ -42,10 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "config.json").write_text(json.dumps(CONFIG.to_json()))
     (root / "tokenizer.json").write_text(json.dumps({"type": "char", "chars": list(CHARS)}))
     (root / "serving.json").write_text(json.dumps({"dtype": "bfloat16"}))
-    files = hash_tree(root)
-    listed = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in files]
-    manifest = {"release_id": "charlm-1", "digest": bundle_digest(files), "files": listed}
-    (root / "release.json").write_text(json.dumps(manifest))
+    seal(root)
     return root
 
 

@@ -16,42 +16,16 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
-from safetensors.torch import save_file
+from bundles import CHARS, gpt_bundle
 
 from adapters.local.child import ChildSpec
 from engine.serving.compute.generate import generate_text
 from engine.serving.loader import load_bundle
-from engine.serving.models.gpt import GPT, GPTConfig
-from state.digests import bundle_digest, hash_tree
+from engine.serving.models.gpt import GPTConfig
 
-CHARS = "\n abcdefghijklmnopqrstuvwxyz?"
 SMALL = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=len(CHARS))
 LONG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=20_000, vocab_size=len(CHARS))
 """A context so long that a request runs for as long as a test needs."""
-
-
-def make_bundle(root: Path, config: GPTConfig, serving: dict[str, Any]) -> str:
-    """A release of a random model; returns its digest."""
-    root.mkdir(parents=True)
-    torch.manual_seed(3)
-    model = GPT(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(10)
-    save_file(model.state_dict(), root / "model.safetensors")
-    for name, value in (
-        ("config.json", config.to_json()),
-        ("tokenizer.json", {"type": "char", "chars": list(CHARS)}),
-        ("serving.json", serving),
-    ):
-        (root / name).write_text(json.dumps(value))
-    files = hash_tree(root)
-    digest = bundle_digest(files)
-    listed = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    (root / "release.json").write_text(json.dumps({"release_id": "charlm-1", "digest": digest, "files": listed}))
-    return digest
 
 
 @dataclass
@@ -113,7 +87,7 @@ def start(tmp_path: Path) -> Iterator[StartServer]:
         number = len(servers)
         bundle, run_dir = tmp_path / f"b{number}", tmp_path / "run"
         run_dir.mkdir(exist_ok=True)
-        digest = make_bundle(bundle, config, serving or {})
+        digest = gpt_bundle(bundle, config, serving=serving, spread=10)
         if damage:
             (bundle / damage).write_bytes((bundle / damage).read_bytes()[:-1] + b"!")
         spec = ChildSpec(

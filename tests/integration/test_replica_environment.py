@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
 import pytest
+from bundles import seal
 
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
 from adapters.local.supervisor import Backoff, Supervisor
 from adapters.ports import ReplicaSetSpec
-from state.digests import bundle_digest, hash_tree
 from state.store import Store
 
 
@@ -25,10 +24,7 @@ async def test_a_replica_inherits_opentelemetrys_variables_and_no_secret(
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "weights.gguf").write_bytes(b"GGUF")
-    files = hash_tree(bundle)
-    listed = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in files]
-    digest = bundle_digest(files)
-    (bundle / "release.json").write_text(json.dumps({"digest": digest, "files": listed}))
+    digest = seal(bundle, "chat-1")
     (tmp_path / "run").mkdir()
     store = Store.open(tmp_path / "airboss.db")
     # A command that never answers: its front stays at starting until it is told to end.

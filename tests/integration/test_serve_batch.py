@@ -12,30 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from bundles import CHARS, gpt_bundle
 
-from engine.serving.models.gpt import GPT, GPTConfig
-from state.digests import bundle_digest, hash_tree
+from engine.serving.models.gpt import GPTConfig
 
 AIRBOSS = str(Path(sys.executable).with_name("airboss"))
-CHARS = "\n abcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     root = tmp_path / "bundle"
-    root.mkdir()
-    config = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=20_000, vocab_size=len(CHARS))
-    torch.manual_seed(3)
-    save_file(GPT(config).state_dict(), root / "model.safetensors")
-    (root / "config.json").write_text(json.dumps(config.to_json()))
-    (root / "tokenizer.json").write_text(json.dumps({"type": "char", "chars": list(CHARS)}))
-    (root / "serving.json").write_text(json.dumps({"max_batch": 4, "kv_cache_mib": 64}))
-    files = hash_tree(root)
-    listed = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in files]
-    manifest = {"release_id": "charlm-1", "digest": bundle_digest(files), "files": listed}
-    (root / "release.json").write_text(json.dumps(manifest))
+    gpt_bundle(
+        root,
+        GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=20_000, vocab_size=len(CHARS)),
+        serving={"max_batch": 4, "kv_cache_mib": 64},
+    )
     return root
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bundles import seal
 from safetensors.torch import save_file
 
 from engine.serving.compute.generate import generate_text
@@ -17,15 +18,6 @@ from state.digests import bundle_digest, hash_tree
 from state.words import AirbossError
 
 CONFIG = GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, vocab_size=4)
-
-
-def seal(root: Path) -> str:
-    """Write the manifest of what is there now; returns the digest."""
-    files = hash_tree(root, exclude=("release.json",))
-    digest = bundle_digest(files)
-    listed = [{"path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    (root / "release.json").write_text(json.dumps({"release_id": "charlm-1", "digest": digest, "files": listed}))
-    return digest
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from bundles import seal
 from safetensors.torch import load_file, save_file
-from serving_models import CHARACTERS, NANOGPT_ARGS, VOCABULARY, byte_level, llama, save_huggingface, save_nanogpt, seal
+from serving_models import CHARACTERS, NANOGPT_ARGS, VOCABULARY, byte_level, llama, save_huggingface, save_nanogpt
 from torch import Tensor
 from torch.nn import functional
 

@@ -12,7 +12,8 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from serving_models import TEMPLATE, byte_level, llama, save_gguf, seal
+from bundles import seal
+from serving_models import TEMPLATE, byte_level, llama, save_gguf
 from tokenizers import decoders, models, normalizers
 
 from engine.serving.bpe import BpeTokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from serving_models import seal
+from bundles import seal
 
 from engine.serving.compute.generate import generate_text
 from engine.serving.convert.__main__ import importer_for

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from adapters.local import pidfd
 from adapters.local.haproxy.config import Settings, backend_name, render, servers, shape
 from adapters.local.haproxy.runtime import Runtime
 from adapters.ports import Route
@@ -141,7 +142,9 @@ class Haproxy:
         while True:
             child, began = self._child, time.monotonic()
             assert child is not None
-            await _ended(child)
+            if child.poll() is None:  # not reaped, so that its number is nobody else's
+                await pidfd.ended(child.pid)
+                child.wait()
             if child is not self._child:
                 continue  # it was replaced
             self._on_restart(f"HAProxy ended with {child.returncode}")
@@ -150,23 +153,6 @@ class Haproxy:
             async with self._lock:
                 with suppress(OperationFailed):  # said in its log; the next turn, or the next table, tries again
                     await self._start()
-
-
-async def _ended(child: subprocess.Popen[bytes]) -> None:
-    """Wait until it has ended. By pidfd: asyncio's own subprocesses need its child watcher."""
-    try:
-        pidfd = os.pidfd_open(child.pid)
-    except ProcessLookupError:
-        child.wait()
-        return
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(pidfd, over.set)
-    try:
-        await over.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-    child.wait()
 
 
 def _finish_with_parent() -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 
+from adapters.local import pidfd
 from engine.serving.backend import keeper
 from engine.serving.backend.launch import Launch, inherited_environment
 from engine.serving.logs import log
@@ -112,7 +113,7 @@ class Foreign:
             self._hear(partial)
         transport.close()
         # Its output is closed by everyone who held it, so that it is gone or going; a pidfd tells without polling.
-        await _gone(self._process.pid)
+        await pidfd.ended(self._process.pid)
         self._process.wait()
         self.ended.set()
 
@@ -133,19 +134,3 @@ class Foreign:
             log("backend", line=text)
         else:
             self._hidden += 1
-
-
-async def _gone(pid: int) -> None:
-    """Wait until the child `pid` has ended (it may still be a zombie)."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    over = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(pidfd, over.set)
-    try:
-        await over.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)

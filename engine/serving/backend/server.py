@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +19,7 @@ import prometheus_client
 import uvloop
 from aiohttp import web
 
+from adapters.local import private_socket
 from adapters.local.child import ChildSpec
 from engine.serving.backend.foreign import Foreign
 from engine.serving.backend.launch import Launch, Places, free_port, plan_launch, refuse_what_cannot_start
@@ -278,13 +277,7 @@ async def _no_such_route(request: web.Request) -> web.Response:
 @contextlib.asynccontextmanager
 async def _listening(path: str, app: web.Application) -> AsyncIterator[None]:
     """Serve `app` on a Unix socket that only this user may open, for as long as the block runs."""
-    Path(path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    former = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(former)
+    listener = private_socket.bind(path)
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEP_ALIVE_S, shutdown_timeout=2.0
     )

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import resource
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from adapters.local import private_socket
 
 KEEP_ALIVE_S = 300
 """Longer than any proxy keeps an idle connection: the side that sends requests must be the one to close it."""
@@ -139,13 +139,7 @@ def quiet_uvicorn() -> None:
 @contextlib.asynccontextmanager
 async def listening(path: str, app: Starlette) -> AsyncIterator[None]:
     """Serve `app` on a Unix socket that only this user may open, for as long as the block runs."""
-    Path(path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    former = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(former)
+    listener = private_socket.bind(path)
     config = uvicorn.Config(
         app,
         http=GuardedProtocol,
