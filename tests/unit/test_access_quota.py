@@ -182,3 +182,15 @@ def test_an_estimate_can_be_made_of_anything(body: bytes) -> None:
 
 def test_an_estimate_is_the_prompt_and_what_the_answer_may_take() -> None:
     assert estimated_tokens(json.dumps({"prompt": "x" * 400, "max_tokens": 50}).encode()) == 151
+
+
+def test_what_a_refused_request_took_from_the_first_limits_is_given_back() -> None:
+    clock = Clock()
+    on = quota(clock, key={"requests_per_minute": 10, "tokens_per_minute": 500}, tenant={"tokens_per_minute": 100})
+    assert ask(on, tokens=90) == ""
+    assert [ask(on, tokens=50) for _ in range(20)] == ["token_limited"] * 20, "the tenant has no room"
+    other = Identity("key:ana", "rival")  # the same key's limits, with room at another tenant
+    headers = on.headers(on.admit(on.limits_of(other, ""), lambda: 10))
+    assert headers["X-Ratelimit-Remaining-Requests"] == "8", "the one let in before, and this one"
+    assert headers["X-Ratelimit-Remaining-Tokens"] == "90", "the tenant's, the tightest"
+    assert headers["X-Ratelimit-Reset-Tokens"] == "60s"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.strategies import MovingWindowRateLimiter
@@ -55,7 +56,7 @@ class _PerSecond(RateLimitItemPerSecond):
         return self.key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Line:
     """One limit of one caller. `whole` is the limit over all workers, `item` this worker's share."""
 
@@ -64,21 +65,22 @@ class Line:
     whole: int
     unit: str
     """"requests" or "tokens"."""
+    said: Mapping[str, str]
+    """What the `x-ratelimit-*` headers of an admitted request always say of it. All of it is back when what was taken
+    last is, and that was just now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What one request takes of one limit."""
 
     line: Line
     cost: int
 
 
-@dataclass(slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """What was taken for one request: enough to say what is left, and to put right what was only estimated."""
 
-    charges: tuple[Charge, ...]
+    charges: list[Charge]
     tokens: int
 
 
@@ -107,45 +109,47 @@ class Quota:
 
     def admit(self, limits: tuple[tuple[str, RateLimit], ...], tokens: Callable[[], int]) -> Ticket:
         """Take a request and its estimated `tokens` from every limit, or from none. Raises Refused (429)."""
-        estimate = tokens() if any(limit.tokens_per_minute for _, limit in limits) else 0
-        charges = []
+        estimate = 0
+        charges: list[Charge] = []
         for of, limit in limits:
+            if limit.tokens_per_minute and not estimate:
+                estimate = tokens()
             for line in lines_of(of, limit, self._workers):
                 # A request that is larger than the whole share may go when nothing else was taken, else it never could.
-                charges.append(Charge(line, min(estimate, line.item.amount) if line.unit == "tokens" else 1))
-        for charge in charges:
-            if not self._limiter.test(charge.line.item, cost=charge.cost):
-                raise self._refused(charge)
-        for charge in charges:
-            self._limiter.hit(charge.line.item, cost=charge.cost)
-        return Ticket(tuple(charges), estimate)
+                charge = Charge(line, min(estimate, line.item.amount) if line.unit == "tokens" else 1)
+                if not self._limiter.hit(line.item, cost=charge.cost):
+                    refused = self._refused(charge)
+                    self._give_back(charges)
+                    raise refused
+                charges.append(charge)
+        return Ticket(charges, estimate)
 
     def settle(self, ticket: Ticket, tokens: int) -> None:
         """The request took `tokens` in truth: charge the rest, or give back."""
-        for charge in ticket.charges:
-            if charge.line.unit == "tokens" and tokens != charge.cost:
-                self._windows.charge(charge.line.item.key, charge.line.item.get_expiry(), tokens - charge.cost)
+        for line, cost in ticket.charges:
+            if line.unit == "tokens" and tokens != cost:
+                self._windows.charge(line.item.key, line.item.get_expiry(), tokens - cost)
 
     def headers(self, ticket: Ticket) -> dict[str, str]:
         """`x-ratelimit-*` as OpenAI's API has them: of each unit, the limit with the least left."""
-        tightest: dict[str, tuple[int, Line]] = {}
-        for charge in ticket.charges:
-            line = charge.line
-            if isinstance(line.item, _PerMinute):
-                left = self._left(line)
-                if line.unit not in tightest or left < tightest[line.unit][0]:
-                    tightest[line.unit] = left, line
         headers: dict[str, str] = {}
-        for unit, (left, line) in tightest.items():
-            limit, remaining, reset = _HEADERS[unit]
-            headers[limit] = str(line.whole)
-            headers[remaining] = str(left)
-            headers[reset] = f"{math.ceil(self._windows.until_empty_s(line.item.key, line.item.get_expiry()))}s"
+        lefts: dict[str, int] = {}
+        for line, _ in ticket.charges:
+            if line.said:
+                unit, left = line.unit, self._left(line)
+                if unit not in lefts or left < lefts[unit]:
+                    lefts[unit] = left
+                    headers.update(line.said)
+                    headers[_HEADERS[unit][1]] = str(left)
         return headers
 
     def _left(self, line: Line) -> int:
-        stats = self._limiter.get_window_stats(line.item)
-        return max(0, min(line.whole, stats.remaining * self._workers))
+        """What all workers together have left of it, as far as this one can tell, right after it was charged."""
+        return max(0, min(line.whole, (line.item.amount - self._windows.get(line.item.key)) * self._workers))
+
+    def _give_back(self, charges: list[Charge]) -> None:
+        for line, cost in charges:
+            self._windows.charge(line.item.key, line.item.get_expiry(), -cost)
 
     def _refused(self, charge: Charge) -> Refused:
         line = charge.line
@@ -165,8 +169,10 @@ def lines_of(of: str, limit: RateLimit, workers: int) -> tuple[Line, ...]:
     lines = []
     if limit.burst:
         item = _PerSecond(-(-limit.burst // workers), f"burst/{of}/{limit.burst}")
-        lines.append(Line(item, of, limit.burst, "requests"))
+        lines.append(Line(item, of, limit.burst, "requests", {}))
     for unit, whole in (("requests", limit.requests_per_minute), ("tokens", limit.tokens_per_minute)):
         if whole:
-            lines.append(Line(_PerMinute(-(-whole // workers), f"{unit}/{of}/{whole}"), of, whole, unit))
+            name, _, reset = _HEADERS[unit]
+            minute = _PerMinute(-(-whole // workers), f"{unit}/{of}/{whole}")
+            lines.append(Line(minute, of, whole, unit, {name: str(whole), reset: f"{minute.get_expiry()}s"}))
     return tuple(lines)
