@@ -124,9 +124,9 @@ class LocalGateway:
         return list(await asyncio.gather(*(one(path) for _, path in self.workers())))
 
     async def drain(self) -> None:
-        """End all workers gently and give the port up."""
-        for place in self.supervisor.of("gateway"):
-            await self.supervisor.unwant(place.slot.owner, DRAIN_S)
+        """End all workers gently, at one time as each may take its while, and give the port up."""
+        places = self.supervisor.of("gateway")
+        await asyncio.gather(*(self.supervisor.unwant(place.slot.owner, DRAIN_S) for place in places))
         if self._listener is not None:
             self._listener.close()
 

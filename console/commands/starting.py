@@ -165,7 +165,8 @@ def down(context: Context, *, request: VerbRequest) -> Outcome:
             "reason": context.options.reason,
         }
     )
-    if not context.engine_url and health(context.paths) is None:
+    deadline = time.monotonic() + (context.options.timeout_s or STOP_TIMEOUT_S)
+    if not context.engine_url and not _answers(context.paths, deadline):
         orphans = serving_children(context.paths, EVERY_KIND)
         if not orphans or sent.verb != "engine.drain" or sent.dry_run:
             return _what_serves("unchanged: no engine runs", orphans)
@@ -175,12 +176,30 @@ def down(context: Context, *, request: VerbRequest) -> Outcome:
     outcome = act(sent, context)
     if sent.dry_run or context.engine_url:
         return outcome
-    deadline = time.monotonic() + (context.options.timeout_s or STOP_TIMEOUT_S)
     while health(context.paths) is not None or is_locked(context.paths.engine_lock):
         if time.monotonic() > deadline:
             raise TimedOut("the engine was told to stop and has not ended yet", hint="`airboss status` asks again")
         time.sleep(POLL_S)
     return _what_serves("the engine is down", serving_children(context.paths, EVERY_KIND))
+
+
+def _answers(paths: Paths, deadline: float) -> bool:
+    """An engine answers. One that has the workspace and is silent is beginning or ending: it is waited for.
+
+    Raises TimedOut when it does neither by `deadline`.
+    """
+    from console.commands.children import is_locked
+
+    while health(paths) is None:
+        if not is_locked(paths.engine_lock):
+            return False
+        if time.monotonic() > deadline:
+            raise TimedOut(
+                f"an engine has {paths.root} and does not answer; it is beginning, ending or stuck",
+                hint=f"its log is {paths.logs / 'engine.log'}; `airboss status` asks again",
+            )
+        time.sleep(POLL_S)
+    return True
 
 
 def _what_serves(said: str, children: list[dict[str, Any]]) -> Outcome:

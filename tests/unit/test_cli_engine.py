@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from console.commands import starting
+from console.commands.children import is_locked
 from state.paths import Paths
 from state.words import ConfigError, Conflict, OperationFailed, TimedOut
 
@@ -105,3 +108,44 @@ def test_down_without_an_engine_is_unchanged(workspace: Paths, airboss: Callable
     ran = airboss("down")
     assert ran.code == 0
     assert ran.out == "unchanged: no engine runs\n\nstill running: nothing\n"
+
+
+HOLDS = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read(1)
+"""
+
+
+@pytest.fixture
+def silent(workspace: Paths) -> Iterator[subprocess.Popen[bytes]]:
+    """An engine that has the workspace and answers nobody, as one does that begins, ends or starves; a byte ends it."""
+    workspace.engine_lock.parent.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-c", HOLDS, str(workspace.engine_lock)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_down_waits_for_an_engine_that_is_silent_and_takes_it_for_none_only_once_it_let_go(
+    workspace: Paths, airboss: Callable[..., Any], silent: subprocess.Popen[bytes]
+) -> None:
+    assert silent.stdin is not None
+    ending = threading.Timer(1.0, silent.stdin.close)
+    ending.start()
+    ran = airboss("down", "--all", "--yes", "--confirm-name", "shop", "--reason", "x")
+    assert (ran.code, ran.out) == (0, "unchanged: no engine runs\n\nstill running: nothing\n")
+    assert not is_locked(workspace.engine_lock)
+    ending.join()
+
+
+def test_down_says_of_an_engine_that_stays_silent_that_it_may_be_stuck(
+    airboss: Callable[..., Any], silent: subprocess.Popen[bytes]
+) -> None:
+    ran = airboss("down", "--all", "--yes", "--confirm-name", "shop", "--reason", "x", "--timeout", "0.2s")
+    assert ran.code == 4
+    assert "does not answer" in ran.err and "engine.log" in ran.err
