@@ -7,9 +7,11 @@ queue to what it accepts at a time, and would take a whole burst of connections 
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -21,6 +23,9 @@ ACCEPT_PAUSE_S = 0.2
 """How long a worker that has no descriptor left leaves new connections to the others."""
 
 HANDSHAKE_TIMEOUT_S = 10.0
+SPARE_DESCRIPTORS = 256
+"""Kept from new connections for those to replicas and for files: clients that only hold connections open must not
+cost those that ask. At most a quarter of what the process may have."""
 
 T = TypeVar("T")
 
@@ -43,6 +48,8 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[Any]] = set()
         self._resting: asyncio.TimerHandle | None = None
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._enough = soft - min(SPARE_DESCRIPTORS, soft // 4) if soft != resource.RLIM_INFINITY else sys.maxsize
 
     def open(self) -> None:
         """Begin to accept. The queue is always as long as it can be: it is everybody's."""
@@ -60,18 +67,30 @@ class Acceptor:
     def _accept(self) -> None:
         """Take one a wake, as nginx does: a burst then spreads over the workers instead of going to the first one awake."""
         try:
+            if self._has_few_left():
+                self._rest("few descriptors are left; they are for connections to replicas")
+                return
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another worker took it, or the client did not wait
         except OSError as error:  # no descriptor or no memory left: try again in a moment, serve until then
-            log("accept_paused", error=str(error))
-            self._loop.remove_reader(self._listener)
-            self._resting = self._loop.call_later(ACCEPT_PAUSE_S, self.open)
+            self._rest(str(error))
             return
         connection.setblocking(False)
         task = self._loop.create_task(self._begin(connection))
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
+
+    def _has_few_left(self) -> bool:
+        """A new descriptor is the lowest free number, so its number says how many are taken. Raises OSError at none."""
+        descriptor = os.dup(self._listener.fileno())
+        os.close(descriptor)
+        return descriptor >= self._enough
+
+    def _rest(self, why: str) -> None:
+        log("accept_paused", error=why)
+        self._loop.remove_reader(self._listener)
+        self._resting = self._loop.call_later(ACCEPT_PAUSE_S, self.open)
 
     async def _begin(self, connection: socket.socket) -> None:
         try:

@@ -14,7 +14,7 @@ from engine.gateway.health import Health, Ping, after_break, after_ping, after_s
 from engine.gateway.logs import log
 from engine.gateway.routing.breakers import Breakers
 from engine.gateway.routing.circuit import Fault
-from engine.gateway.wire import BrokeOff, ConnectFailed, NotHttp, Wire
+from engine.gateway.wire import BrokeOff, ConnectFailed, NoRoom, NotHttp, Wire
 
 PING_EVERY_S = 0.25
 PING_TIMEOUT_S = 1.0
@@ -30,6 +30,8 @@ class AttemptFailed(Exception):
     def __init__(self, error: BaseException, was_sent: bool) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
         self.was_sent = was_sent
+        self.is_ours = isinstance(error, NoRoom)
+        """This worker is to blame, and not the replica."""
 
 
 class HandedOver(AttemptFailed):
@@ -71,6 +73,8 @@ class Guard:
     ) -> None:
         if error is None:
             return
+        if isinstance(error, NoRoom):
+            raise AttemptFailed(error, was_sent=False) from error
         if isinstance(error, ConnectFailed | BrokeOff):
             self._pool.broke(self._replica, f"{type(error).__name__}: {error}")
             raise AttemptFailed(error, was_sent=isinstance(error, BrokeOff)) from error
@@ -188,7 +192,8 @@ class Pool:
                 continue  # a request broke while we asked: this word may be older than that, so ask again
             now = time.monotonic()
             answers = now - replica.answered_at < PING_TIMEOUT_S
-            self._become(replica, after_ping(replica.health, ping, error, time.time(), answers))
+            if ping is not None:
+                self._become(replica, after_ping(replica.health, ping, error, time.time(), answers))
             replica.first_word.set()
             if self.breakers.is_disturbed(replica.spawn_id):
                 self._choose_healthy(replica.spawn_id)
@@ -232,8 +237,8 @@ class Pool:
         replica.wire.close()
 
 
-async def _ping(replica: Replica) -> tuple[Ping, str]:
-    """Ask the replica whether it is ready to generate."""
+async def _ping(replica: Replica) -> tuple[Ping | None, str]:
+    """Ask the replica whether it is ready to generate; None when it could not even be asked, for want of descriptors."""
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
             answer = await replica.wire.get("/ready")
@@ -247,5 +252,7 @@ async def _ping(replica: Replica) -> tuple[Ping, str]:
                 answer.close()
     except TimeoutError:
         return Ping.TIMEOUT, f"/ready did not answer within {PING_TIMEOUT_S:g} s"
+    except NoRoom as error:
+        return None, str(error)
     except (OSError, NotHttp) as error:
         return Ping.REFUSED, f"{type(error).__name__}: {error}"

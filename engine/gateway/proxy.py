@@ -197,8 +197,9 @@ class Proxy:
             return response
         except HandedOver:
             raise
-        except AttemptFailed:
-            self.pool.judge(choice.spawn_id, Fault.BREAK)
+        except AttemptFailed as error:
+            if not error.is_ours:
+                self.pool.judge(choice.spawn_id, Fault.BREAK)
             raise
         finally:
             self.pool.end(replica)

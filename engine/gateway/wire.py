@@ -8,6 +8,7 @@ by piece. httptools (the parser of node.js) reads it. Redirects, cookies and dec
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import socket
 import ssl
@@ -26,9 +27,15 @@ MAX_HEAD_BYTES = 64 << 10
 HIGH_WATER = 128 << 10
 """Bytes of an answer held before the replica is told to wait, where it is passed on piece by piece."""
 
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
 
 class ConnectFailed(OSError):
     """No connection to the replica could be had: nothing was sent."""
+
+
+class NoRoom(ConnectFailed):
+    """This host has no descriptor, port or memory left for a connection: that says nothing of the replica."""
 
 
 class BrokeOff(ConnectionError):
@@ -363,7 +370,8 @@ class Wire:
         except TimeoutError as error:
             raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
         except OSError as error:
-            raise ConnectFailed(str(error) or type(error).__name__) from error
+            kind = NoRoom if error.errno in _NO_ROOM else ConnectFailed
+            raise kind(str(error) or type(error).__name__) from error
         self._all.add(connection)
         return connection
 

@@ -52,7 +52,8 @@ LINGER_S = 2.0
 """How long a leaving worker still answers on open connections, telling each client to close, before it closes them."""
 DRAIN_S = 18.0
 """Below the 20 s after which the engine kills: a worker that is killed writes no last snapshot."""
-OLD_COUNTS_S = 7 * 86_400.0
+OLD_S = {"counts-*.jsonl": 7 * 86_400.0, "ledger/*.jsonl": 30 * 86_400.0, "mirror-*.jsonl": 30 * 86_400.0}
+"""How long files that nobody writes to any more are kept. The engine has had a week to read counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
-        _forget_old_counts(self.settings.gateway_dir)
+        _forget_old_files(self.settings.gateway_dir)
         await self._serve_kept_table()
         collector = GatewayCollector(self.front, lambda: logs.lost + sum(spool.dropped for spool in self._spools))
         protocol = Admin(self.spec, self.front, self.switchboard, collector, self._leave.set)
@@ -207,12 +208,13 @@ class Worker:
         self._disk.shutdown(wait=False, cancel_futures=True)
 
 
-def _forget_old_counts(directory: Path) -> None:
-    """Remove snapshots of workers long dead; the engine has had a week to read them."""
-    for path in directory.glob("counts-*.jsonl"):
-        with suppress(FileNotFoundError):  # another worker starting beside this one took it
-            if time.time() - path.stat().st_mtime > OLD_COUNTS_S:
-                path.unlink()
+def _forget_old_files(directory: Path) -> None:
+    """Remove what workers long dead have written; each has files of its own, and nobody else removes them."""
+    for pattern, age_s in OLD_S.items():
+        for path in directory.glob(pattern):
+            with suppress(FileNotFoundError):  # another worker starting beside this one took it
+                if time.time() - path.stat().st_mtime > age_s:
+                    path.unlink()
 
 
 async def _serve(spec: ChildSpec) -> int:

@@ -149,7 +149,7 @@ async def test_a_body_that_is_no_json_object_in_utf8_is_refused_with_the_reason(
 
 async def test_thousands_of_idle_connections_cost_nobody_a_request(house: Any) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    number = min(5000, (soft - 300) // 2)  # both ends of each are ours
+    number = min(5000, (soft - 600) // 2)  # both ends of each are ours
     await house.start()
     opened = []
     for _ in range(0, number, 250):
