@@ -46,7 +46,9 @@ class Admission:
     @property
     def scope(self) -> str:
         """Within which answers may be shared: the tenant, or the one caller that has none."""
-        return self.tenant or (self.identity.name if self.identity else "")
+        if self.identity is None:
+            return ""
+        return f"tenant/{self.tenant}" if self.tenant else self.identity.name
 
     def ended(self, exchange: Exchange) -> None:
         """The request has ended: put right what was only estimated, keep what may be given again."""

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from cachetools import TLRUCache
@@ -116,11 +116,19 @@ def _expiry(_key: bytes, kept: Kept, now: float) -> float:
 
 
 def key_of(
-    route: Route, backend: Backend, policy: CachePolicy, path: str, body: bytes, scope: str, headers: Mapping[str, str]
+    route: Route,
+    backend: Backend,
+    policy: CachePolicy,
+    path: str,
+    body: bytes,
+    scope: str,
+    headers: Mapping[str, str],
+    credentials: Iterable[str] = (),
 ) -> bytes | None:
     """What an answer is kept under; None when it must not be kept, or the caller wants a fresh one.
 
     The release, its track and the route's safety rules are part of it: an answer never outlives what it depended on.
+    So are the `credentials` that pass through to the replica, which may well answer only some of them (RFC 9111 §3.5).
     """
     asked = {word.strip().lower() for word in headers.get("Cache-Control", "").split(",")}
     if asked & {"no-cache", "no-store"}:
@@ -131,6 +139,7 @@ def key_of(
     safety = repr(route.access.safety) if route.access is not None else ""
     parts = (
         route.service, route.env, backend.release_id, backend.track, path, safety, "" if policy.is_shared else scope,
+        *credentials,
         json.dumps(value, sort_keys=True, separators=(",", ":")),
     )  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).digest()

@@ -29,6 +29,8 @@ from state.access_config import AccessConfig
 from state.words import BadClass
 
 TENANT_HEADER = "X-Airboss-Tenant"
+READABLE_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/generate")
+"""Whose requests and answers the checks can read."""
 _CREDENTIALS = frozenset(name.lower().encode() for name in CREDENTIAL_HEADERS)
 
 
@@ -81,6 +83,7 @@ class Desk:
         if policy.safety is not None:
             admission.review = self._review(exchange, admission, policy.safety)
             try:
+                _refuse_unreadable(call.path)
                 body = await _reviewed_body(admission.review, call.body)
             except Blocked as blocked:
                 exchange.outcome, exchange.code = BadClass.CLIENT_ERROR, 400
@@ -126,8 +129,17 @@ class Desk:
         self, request: web.BaseRequest, exchange: Exchange, admission: Admission, policy: CachePolicy
     ) -> Keeping | None:
         call = exchange.call
-        key = key_of(call.route, exchange.backend, policy, call.path, call.body, admission.scope, request.headers)
+        headers = request.headers
+        passed = [headers.get(name, "") for name in CREDENTIAL_HEADERS] if admission.identity is None else []
+        key = key_of(call.route, exchange.backend, policy, call.path, call.body, admission.scope, headers, passed)
         return Keeping(key, policy, exchange.backend) if key is not None else None
+
+
+def _refuse_unreadable(path: str) -> None:
+    """Raise Blocked where texts stand in places that nobody here knows: a check that reads nothing is none."""
+    if path.partition("?")[0] not in READABLE_PATHS:
+        said = f"{path[:100]} has a format that cannot be checked; use {', '.join(READABLE_PATHS)}"
+        raise Blocked("format", "prompt", said)
 
 
 async def _reviewed_body(review: Review, body: bytes) -> bytes:

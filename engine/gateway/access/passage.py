@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from engine.gateway.access.cache import Keeping
-from engine.gateway.access.safety.answer import encoded, json_of, places_in, with_texts
+from engine.gateway.access.safety.answer import drop_logprobs, encoded, json_of, places_in, with_texts
 from engine.gateway.access.safety.review import Blocked, Review
 from engine.gateway.access.safety.streaming import StreamReview
 
@@ -69,6 +69,7 @@ class Passage:
         if after == before:
             return data
         with_texts(places, after)
+        drop_logprobs(body)
         return encoded(body)
 
 

@@ -159,3 +159,11 @@ def test_the_cache_is_bounded_in_bytes_in_number_and_in_time() -> None:
     assert cache.get(bytes([8])) is None and cache.get(bytes([9])) is not None, "what cannot fit drives nothing out"
     now[0] = 61.0
     assert cache.get(bytes([9])) is None
+
+
+async def test_a_credential_that_only_the_replica_checks_opens_no_answer_given_to_another(house: Any) -> None:
+    await house.start(
+        access={"cache": {"ttl_s": 60.0, "is_shared": False, "is_always": True, "max_answer_bytes": 4096}}
+    )
+    results = [(await house.ask("x", key=key))[2]["X-Airboss-Cache"] for key in ("ana", "ben", "ana", "")]
+    assert results == ["miss", "miss", "hit", "miss"]

@@ -59,6 +59,7 @@ async def test_clients_that_hold_connections_open_keep_nobody_from_a_replica(hou
         early = [await asyncio.open_connection("127.0.0.1", house.port) for _ in range(12)]
         words = [sys.executable, "-c", HOLDS, str(house.port)]
         holder = await asyncio.to_thread(subprocess.Popen, words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout is not None
         with holder:
             assert await asyncio.to_thread(holder.stdout.readline) == b"held\n"
             known = -1

@@ -91,3 +91,29 @@ async def test_events_without_a_space_come_to_a_proper_end_too(house: Any) -> No
         await answer.read()
     (line,) = house.ledger()
     assert (line["class"], line["tokens"]) == ("ok", 1)
+
+
+async def test_what_was_redacted_is_not_spelled_out_beside_its_text(house: Any) -> None:
+    async def spelled(request: web.Request) -> web.StreamResponse:
+        choice = {"index": 0, "text": "a s3cret", "logprobs": {"tokens": ["a", " s3c", "ret"]}}
+        if not (await request.json()).get("stream"):
+            return web.json_response({"choices": [choice]})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n".encode())
+        return response
+
+    house.backend.answer = spelled
+    await house.start(access=checked(action="redact"))
+    _, body, _ = await house.ask()
+    assert body["choices"][0] == {"index": 0, "text": "a [redacted]", "logprobs": None}
+    _, events, _ = await house.stream()
+    assert json.loads(events[0])["choices"][0] == {"index": 0, "text": "a [redacted]", "logprobs": None}
+
+
+async def test_a_format_that_cannot_be_read_does_not_pass_a_check(house: Any) -> None:
+    await house.start(access=checked(on="prompt"))
+    status, body, _ = await house.ask(path="/v1/responses", input=[{"role": "user", "content": "a s3cret"}])
+    assert (status, body["error"]["code"]) == (400, "content_policy_violation")
+    assert not house.backend.seen
+    assert (await house.ask(path="/v1/completions?x=1"))[0] == 200

@@ -69,6 +69,13 @@ def with_texts(places: list[Place], texts: list[str]) -> None:
         place.holder[place.field] = text
 
 
+def drop_logprobs(body: Any) -> None:
+    """Forget the tokens that stand beside a text which was redacted: they spell it out."""
+    for choice in body.get("choices") or () if isinstance(body, dict) else ():
+        if isinstance(choice, dict) and choice.get("logprobs") is not None:
+            choice["logprobs"] = None
+
+
 def encoded(body: Any) -> bytes:
     """JSON as compact bytes."""
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")

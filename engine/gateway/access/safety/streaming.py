@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.access import SafetyRule
-from engine.gateway.access.safety.answer import Channel, Place, data_of, encoded, json_of, places_in
+from engine.gateway.access.safety.answer import Channel, Place, data_of, drop_logprobs, encoded, json_of, places_in
 from engine.gateway.access.safety.hooks import HookFailed, Question
 from engine.gateway.access.safety.patterns import Span, merged
 from engine.gateway.access.safety.review import Blocked, Review, find
@@ -175,6 +175,8 @@ class StreamReview:
             if text != place.text:
                 place.holder[place.field] = text
                 is_changed = True
+        if is_changed:
+            drop_logprobs(event.body)
         return (b"data: " + encoded(event.body) if is_changed else event.raw) + b"\n\n"
 
     def _forget(self, channel: _Text) -> None:
