@@ -66,7 +66,7 @@ def load_model(bundle: Bundle, serving: ServingSettings, device: torch.device | 
     try:
         tensors = {name: weights.joined(parts, dtype, device) for name, parts in sources.items()}
         model = _filled(config, tensors)
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         detail = " ".join(str(error).split())
@@ -111,6 +111,11 @@ def _refuse_other_tokenizer(bundle: Bundle, config: ModelConfig) -> None:
 
 def _sources(config: ModelConfig, weights: Weights) -> Mapping[str, tuple[str, ...]]:
     """For each parameter, the tensors of the files that it is made of. Our own files have the parameters' names."""
+    if config.n_layer > len(weights.names):
+        # Before anything is made for each of them: the number may be anything.
+        raise BundleRefused(
+            f"{CONFIG_NAME} says {config.n_layer} layers, and the weights are {len(weights.names)} tensors in all"
+        )
     if isinstance(config, LlamaConfig):
         sources = dict(weight_sources(config))
         if config.is_tied:

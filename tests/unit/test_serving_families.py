@@ -142,6 +142,10 @@ def other_shape(out: Path) -> None:
     save_nanogpt(out, nanogpt_weights(False), model_args={**NANOGPT_ARGS, "n_embd": 32})
 
 
+def absurd(name: str, value: object) -> Callable[[Path], None]:
+    return lambda out: save_nanogpt(out, nanogpt_weights(False), model_args={**NANOGPT_ARGS, name: value})
+
+
 def other_model(out: Path) -> None:
     save_nanogpt(out, {"encoder.weight": torch.zeros(2, 2)})
 
@@ -161,7 +165,12 @@ def other_alphabet(out: Path) -> None:
         (hostile_checkpoint, r"ckpt\.pt holds more than tensors and plain values, and is not unpickled: .*system"),
         (truncated_checkpoint, r"ckpt\.pt is no whole torch checkpoint"),
         (lambda out: torch.save({"weights": 1}, out / "ckpt.pt"), r"is no nanoGPT checkpoint: it has no 'model'"),
-        (other_shape, r"is not what its model_args say"),
+        (absurd("n_layer", 10**9), r"weights are not what its model_args say"),
+        (absurd("n_embd", 10**9), r"weights are not what its model_args say"),
+        (absurd("n_layer", "2"), r"model_args are not nanoGPT's"),
+        (absurd("n_head", None), r"model_args are not nanoGPT's"),
+        (lambda out: save_nanogpt(out, {"lm_head.weight": 3}), r"holds no tensor"),  # type: ignore[dict-item]
+        (other_shape, r"not what its model_args say"),
         (other_model, r"has weights that nanoGPT's model has not: encoder\.weight"),
         (untied, r"has a head apart from its token embedding"),
         (other_alphabet, r"has 3 characters, but the model .* knows 28 tokens"),
@@ -291,6 +300,16 @@ def integers(root: Path) -> None:
     save_file({**weights, "model.norm.weight": torch.ones(32, dtype=torch.int8)}, root / "model.safetensors")
 
 
+def a_number(root: Path) -> None:
+    weights = load_file(root / "model.safetensors")
+    save_file({**weights, "model.norm.weight": torch.ones(())}, root / "model.safetensors")
+
+
+def a_tower(root: Path) -> None:
+    config = json.loads((root / "config.json").read_text())
+    (root / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**9}))
+
+
 def twice(root: Path) -> None:
     save_file({"model.norm.weight": torch.ones(32)}, root / "more.safetensors")
 
@@ -302,6 +321,8 @@ def twice(root: Path) -> None:
         (cut_tensors, r"is no safetensors file, or only part of one"),
         (without_a_tensor, r"lack the tensor model\.norm\.weight"),
         (integers, r"model\.norm\.weight is stored as I8"),
+        (a_number, r"do not fit its config\.json"),
+        (a_tower, r"config\.json says 1000000000 layers, and the weights are \d+ tensors"),
         (twice, r"both hold the tensor model\.norm\.weight"),
         (lambda root: (root / "tokenizer.json").write_text('{"model": {"type": "Magic"}}'), r"cannot be used"),
     ],

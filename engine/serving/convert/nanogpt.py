@@ -124,6 +124,8 @@ def _model_of(path: Path, saved: Mapping[str, Any]) -> tuple[GPTConfig, dict[str
     for compiled_name, tensor in saved["model"].items():
         # torch.compile wraps the model, and nanoGPT saves the wrapper's names.
         name = str(compiled_name).removeprefix("_orig_mod.")
+        if not isinstance(tensor, Tensor):
+            raise SourceRefused(f"{path} holds no tensor under {name[:80]}", hint="copy it again")
         if name == "lm_head.weight":
             head = tensor
         elif ours := next((p.sub(new, name) for p, new in _NAMES if p.fullmatch(name)), None):
@@ -140,6 +142,9 @@ def _model_of(path: Path, saved: Mapping[str, Any]) -> tuple[GPTConfig, dict[str
         )
     except (KeyError, ValueError) as error:
         raise SourceRefused(f"{path}: its model_args are not nanoGPT's: {error}", hint=_OTHER) from error
+    if config.n_layer > len(weights) or _shape(weights, "token_embedding.weight") != (config.vocab_size, config.n_embd):
+        # Before a model of this size is made to compare with: its numbers may be anything.
+        raise SourceRefused(f"{path}: its weights are not what its model_args say", hint=_OTHER)
     expected = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
     odd = [name for name in sorted(set(expected) | set(weights)) if _shape(weights, name) != expected.get(name)]
     if odd:
