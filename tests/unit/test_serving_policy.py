@@ -196,6 +196,13 @@ def test_serving_settings_name_the_field_that_is_wrong() -> None:
         serving_settings({"max_batch": 8, "max_batch_tokens": 4}, {})
 
 
+def test_the_smallest_repetition_penalty_still_draws_among_what_was_said() -> None:
+    params = SamplingParams(max_tokens=1, temperature=1.0, repetition_penalty=1e-300)
+    logits = torch.linspace(1.0, 2.0, 50)[None]
+    drawn = {sample(logits, [Draw(params, uniform, [3, 7], [9])])[0].token for uniform in (0.0, 0.5, 0.999999)}
+    assert drawn <= {3, 7, 9}
+
+
 @pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}])
 def test_a_temperature_next_to_zero_takes_the_likeliest_token(filters: dict[str, Any]) -> None:
     torch.manual_seed(0)

@@ -37,7 +37,9 @@ def adjusted(logits: Tensor, rows: Sequence[tuple[SamplingParams, Sequence[int],
             row[_ids(params.logit_bias, row)] += torch.tensor(list(params.logit_bias.values()), dtype=row.dtype).to(
                 row.device
             )
-    return moved
+    # A tiny repetition penalty makes logits infinite, and between two infinities nothing can be drawn.
+    limit = torch.finfo(moved.dtype).max
+    return moved.clamp_(-limit, limit)
 
 
 def asks_for_it(params: SamplingParams) -> bool:
