@@ -27,6 +27,11 @@ def generation(number: int, prompt: int) -> Generation:
     return Generation(number, [number] * prompt, SamplingParams(max_tokens=8), CharTokenizer("ab").stream())
 
 
+def prioritised(number: int, prompt: int, priority: int) -> Generation:
+    params = SamplingParams(max_tokens=8, priority=priority)
+    return Generation(number, [number] * prompt, params, CharTokenizer("ab").stream())
+
+
 def scheduler_of(max_batch: int, max_batch_tokens: int, blocks: int = 256, size: int = 4) -> Scheduler:
     return Scheduler(max_batch, max_batch_tokens, BlockPool(blocks, size))
 
@@ -201,6 +206,22 @@ def test_the_smallest_repetition_penalty_still_draws_among_what_was_said() -> No
     logits = torch.linspace(1.0, 2.0, 50)[None]
     drawn = {sample(logits, [Draw(params, uniform, [3, 7], [9])])[0].token for uniform in (0.0, 0.5, 0.999999)}
     assert drawn <= {3, 7, 9}
+
+
+@pytest.mark.parametrize(("max_batch", "blocks"), [(2, 256), (8, 5)])
+def test_an_urgent_request_takes_the_place_of_a_less_urgent_one_that_runs(max_batch: int, blocks: int) -> None:
+    """Once the batch is full, once the cache."""
+    scheduler = scheduler_of(max_batch, 64, blocks=blocks)
+    for number in (1, 2):
+        scheduler.add(prioritised(number, 8, priority=10))
+    assert advance(scheduler) == [(1, 8), (2, 8)]
+    scheduler.add(prioritised(3, 8, priority=0))
+    scheduler.add(prioritised(4, 8, priority=10))
+    assert [number for number, _ in advance(scheduler)] == [1, 3]
+    assert scheduler.preemptions == 1
+    for one in list(scheduler.running):
+        scheduler.remove(one)
+    assert advance(scheduler)[0][0] == 2, "whoever gave way goes on before those that came later"
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}])

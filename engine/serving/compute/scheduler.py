@@ -3,7 +3,8 @@
 As in vLLM's V1 scheduler there are no phases: a step hands out tokens under one budget. Sequences that decode come
 first (one token each), then prompts half computed, then waiting requests by priority and arrival, while the batch and
 the cache have room. A prompt longer than what is left of the budget is computed in chunks, so it cannot hold the others
-up. When the cache is full, the sequence that came last gives its blocks up and is computed again later.
+up. When the cache is full, the sequence that came last gives its blocks up and is computed again later; so does one of a
+less urgent class when the batch or the cache has no room for a more urgent one.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The next step. Moves generations between waiting and running as batch, budget and cache allow."""
+        self._yield_to_the_urgent()
         budget, before = self._max_batch_tokens, self.preemptions
         chunks: list[Chunk] = []
         # Decoding sequences first; among those that do not, whoever began first.
@@ -145,6 +147,25 @@ class Scheduler:
             chunks.append(Chunk(one, count))
             budget -= count
         return chunks
+
+    def _yield_to_the_urgent(self) -> None:
+        """Whoever is of a less urgent class than the first that waits gives way to it, the last one first.
+
+        Otherwise a batch full of jobs, which may take an hour each, would let nobody else in for as long.
+        """
+        while self.waiting and self.running and not self._fits(self.waiting[0]):
+            if self.running[-1].params.priority <= self.waiting[0].params.priority:
+                return
+            self._preempt(self.running[-1])
+
+    def _fits(self, one: Generation) -> bool:
+        """Whether there are a place and blocks for a generation that waits."""
+        if len(self.running) >= self._max_batch:
+            return False
+        found = self.blocks.match(one.tokens) if self._shares_prefixes else []
+        fits = self.blocks.needed(len(one.tokens)) - len(found) <= self.blocks.free
+        self.blocks.give_back(found)
+        return fits
 
     def _begin(self, one: Generation) -> bool:
         """Let the first of those that wait run, if the cache takes all that is known of it."""
