@@ -146,3 +146,18 @@ def test_the_words_of_serve_make_a_serving_table() -> None:
     for backend, argv in (("command", ()), (None, ("s",))):
         with pytest.raises(UsageError, match="stands after"):
             serving_table(backend, (), argv)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"model": [], "prompt": "x"}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    ],
+)
+def test_a_body_that_cannot_be_passed_on_is_its_senders_fault(content: bytes) -> None:
+    """A 500 would count against the release, and put the replica out."""
+    with pytest.raises(ApiError) as refused:
+        rewrite("/v1/completions", content, frozenset({"chat"}), "chat")
+    assert refused.value.status == 400

@@ -36,9 +36,13 @@ def rewrite(
         value = json.loads(content)
     except ValueError as error:
         raise invalid(f"the body is not JSON: {error}", code="invalid_json") from error
+    except RecursionError as error:
+        raise invalid("the body's JSON is nested too deeply", code="invalid_json") from error
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object", code="invalid_json")
     model = value.get("model")
+    if model is not None and not isinstance(model, str):
+        raise invalid("model must be a string: the name of a service", "model")
     if model is not None and model not in served and model != model_name:
         raise ApiError(
             404,
@@ -54,7 +58,10 @@ def rewrite(
             body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
         to = "/v1/chat/completions" if has_only_chat else "/v1/completions"
         return Call(to, json.dumps(body).encode(), False, True)
-    passed = json.dumps({**value, "model": model_name}, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        passed = json.dumps({**value, "model": model_name}, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise invalid("the body has half of a surrogate pair, which is no text", code="invalid_json") from error
     return Call(route, passed, value.get("stream") is True)
 
 
