@@ -23,7 +23,7 @@ TINY = (
     ("model.n_layer", 1),
     ("model.n_head", 2),
     ("model.n_embd", 32),
-    ("evaluate.batches", 8),
+    ("evaluate.batches", 4),
     ("evaluate.resamples", 200),
     ("evaluate.max_prompt_failures", 10),
 )
@@ -52,7 +52,7 @@ def play(demo_root: Path) -> Callable[..., dict[str, Any]]:
     """Play the demo and demand that every act did what it should."""
 
     def played(**more: Any) -> dict[str, Any]:
-        document = play_demo(DemoWish(demo_root, first_steps=30, second_steps=90, params=TINY, rps=60.0, **more))
+        document = play_demo(DemoWish(demo_root, first_steps=30, second_steps=60, params=TINY, rps=110.0, **more))
         assert document["ok"], json.dumps({k: document[k] for k in ("acts", "requests", "audit")}, indent=1)
         return document
 
