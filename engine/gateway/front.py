@@ -85,8 +85,9 @@ class Front:
         elif (policy := call.route.access) is not None and not call.shed:
             try:
                 answer = await self.desk.before(request, exchange, policy, self.proxy.is_draining)
-            except (ConnectionError, asyncio.CancelledError):
-                exchange.outcome = BadClass.CLIENT_CANCEL
+            except BaseException as error:
+                left = isinstance(error, ConnectionError | asyncio.CancelledError)
+                exchange.outcome = BadClass.CLIENT_CANCEL if left else BadClass.SERVER_ERROR
                 self.proxy.recorder.ended(exchange)
                 raise
             if answer is not None:

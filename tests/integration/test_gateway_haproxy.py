@@ -19,7 +19,7 @@ from adapters.local.haproxy.runtime import APT_LINE
 from adapters.ports import Backend, Route
 from engine.gateway.haproxy.counting import outcome_from
 from state.config import parse_config
-from state.words import BadClass, ConfigError, UsageError
+from state.words import AirbossError, BadClass, ConfigError, UsageError
 
 if shutil.which("haproxy") is None and os.environ.get("AIRBOSS_REQUIRE_SERVERS") != "1":
     pytest.skip(f"no haproxy here: {APT_LINE}", allow_module_level=True)
@@ -130,6 +130,25 @@ async def test_one_that_is_killed_comes_back_with_the_weights_meant_now(deck: De
     async with aiohttp.ClientSession() as session:
         tracks = {(await ask(session, f"{deck.url}/v1/completions"))[1]["x-airboss-track"] for _ in range(10)}
     assert tracks == {"canary"}
+
+
+async def test_one_that_is_killed_after_it_refused_a_table_comes_back_with_the_one_before(deck: Deck) -> None:
+    await serve(deck, 1, 0)
+    table = deck.table(2, 100, stable=("s1",))
+    table["routes"][0]["backends"][1]["replicas"] = [["c1", "https://127.0.0.1:1"]]  # HAProxy knows no such address
+    with pytest.raises(AirbossError, match="did not start"):
+        await deck.put(["w0"], table)
+    before = (await handshake(deck))["haproxy_pid"]
+    os.kill(before, signal.SIGKILL)
+
+    async def is_back() -> bool:
+        return (await handshake(deck))["haproxy_pid"] not in (0, before)
+
+    await until(is_back)
+    await until(lambda: _healthy(deck))
+    async with aiohttp.ClientSession() as session:
+        status, headers, _ = await ask(session, f"{deck.url}/v1/completions")
+    assert (status, headers["x-airboss-track"]) == (200, "stable")
 
 
 async def _healthy(deck: Deck) -> bool:

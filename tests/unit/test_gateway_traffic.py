@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from multidict import CIMultiDict
 
+from adapters.access import AccessPolicy, SafetyPolicy, SafetyRule
 from adapters.local.router import LocalRouter
 from adapters.ports import Backend, Route
 from adapters.routing import Choose, LoadLimits, ModelRule, Retry, Routing, Stage, Sticky
@@ -103,6 +105,19 @@ def test_no_service_is_fallen_back_to_twice_by_one_request() -> None:
     first = world.traffic.fall_back(world.table, chat, asking, {"chat"})
     assert first is not None
     assert world.traffic.fall_back(world.table, first.route, asking, {"chat", "small"}) is None
+
+
+def test_a_request_under_way_falls_back_to_no_service_whose_checks_it_has_not_passed() -> None:
+    checks = AccessPolicy(safety=SafetyPolicy((SafetyRule("pii", "pii", "both", "block"),)))
+    chat = route_of("chat", Routing(choose=FALLBACK))
+    asking = Asking(chat, CIMultiDict(), {}, "who", "interactive", b"{}", 50.0)
+    world = World(chat, replace(route_of("small"), access=checks))
+    assert world.traffic.fall_back(world.table, chat, asking, {"chat"}) is None
+    checked = replace(chat, access=checks)
+    for small in (route_of("small"), replace(route_of("small"), access=checks)):
+        world = World(checked, small)
+        place = world.traffic.fall_back(world.table, checked, asking._replace(asked=checked), {"chat"})
+        assert place is not None and place.route.service == "small"
 
 
 def test_a_body_passes_untouched_unless_something_in_it_changes() -> None:

@@ -62,15 +62,22 @@ class Haproxy:
         Raises OperationFailed when HAProxy does not take them, Unreachable.
         """
         async with self._lock:
-            self._meant = (default_env, routes)
-            wanted = (default_env, shape(routes))
-            if self._runtime is not None and self.pid and wanted == self._shape:
-                await self._runtime.set_weights(
-                    {(backend_name(route), s.name): s.weight for route in routes for s in servers(route)}
-                )
-            else:
-                await self._start()
-                self._shape = wanted
+            before, self._meant = self._meant, (default_env, routes)
+            try:
+                await self._take(default_env, routes)
+            except BaseException:
+                self._meant = before  # one that dies is started with what was good
+                raise
+
+    async def _take(self, default_env: str, routes: Sequence[Route]) -> None:
+        wanted = (default_env, shape(routes))
+        if self._runtime is not None and self.pid and wanted == self._shape:
+            await self._runtime.set_weights(
+                {(backend_name(route), s.name): s.weight for route in routes for s in servers(route)}
+            )
+        else:
+            await self._start()
+            self._shape = wanted
 
     async def healthy(self) -> Mapping[tuple[str, str], bool]:
         """(backend, server) → whether it takes requests; none when there is no HAProxy yet."""
@@ -151,8 +158,10 @@ class Haproxy:
             if time.monotonic() - began < RESTART_S:
                 await asyncio.sleep(RESTART_S)
             async with self._lock:
-                with suppress(OperationFailed):  # said in its log; the next turn, or the next table, tries again
+                try:
                     await self._start()
+                except (OperationFailed, OSError) as error:  # the next turn, or the next table, tries again
+                    self._on_restart(f"HAProxy could not be started again: {error}")
 
 
 def _finish_with_parent() -> None:

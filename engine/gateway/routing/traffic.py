@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
+from adapters.access import SafetyPolicy
 from adapters.ports import Backend, Route
 from adapters.routing import PLAIN
 from engine.gateway.pool import Pool
@@ -146,13 +147,19 @@ class Traffic:
     def fall_back(self, table: RoutingTable, route: Route, asking: Asking, tried: Container[str]) -> Place | None:
         """Where a request goes whose route had no answer for it after all; None when there is nowhere.
 
-        Services that were `tried` are not asked again: the list may be that of the service asked first.
+        Services that were `tried` are not asked again: the list may be that of the service asked first. Nor are those
+        with checks of their own: the request has passed the checks of `route`, and no others will be made.
         """
         owner = _owner(route, asking.asked)
         if owner is None:
             return None
         find = self._finder(table, route.env)
-        other = fallback_for(owner, lambda name: None if name in tried else find(name), self.state_of)
+
+        def untried(name: str) -> Route | None:
+            found = None if name in tried else find(name)
+            return found if found is not None and _checks(found) in (None, _checks(route)) else None
+
+        other = fallback_for(owner, untried, self.state_of)
         if other is None:
             return None
         self._note(owner, other, "no_replica")
@@ -191,6 +198,10 @@ class Traffic:
     @staticmethod
     def _finder(table: RoutingTable, env: str, but: str = "") -> Callable[[str], Route | None]:
         return lambda service: None if service == but else table.route(service, env)
+
+
+def _checks(route: Route) -> SafetyPolicy | None:
+    return route.access.safety if route.access is not None else None
 
 
 def _owner(route: Route, asked: Route) -> Route | None:
