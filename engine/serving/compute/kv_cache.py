@@ -83,6 +83,7 @@ class PagedCache:
     def __init__(self, shape: Shape, plan: CachePlan, device: torch.device, dtype: torch.dtype) -> None:
         self.block_size = plan.block_size
         self.blocks = plan.blocks
+        self._scratch: Tensor | None = None
         self.dump = plan.blocks
         """The block where padding goes."""
         size = (plan.blocks + 1, plan.block_size, shape.n_kv_head, shape.head_dim)
@@ -114,9 +115,26 @@ class PagedCache:
         for tensor in (*self.keys, *self.values):
             tensor.index_fill_(0, where, 0.0)
 
-    def read(self, layer: int, table: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    def gather(self, layer: int, table: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Keys and values of `rows` sequences with equally long tables, int64 [rows * n]: [rows, n * size, H, D] each."""
-        keys = self.keys[layer].index_select(0, table)
-        values = self.values[layer].index_select(0, table)
+        return self._apart(rows, self.keys[layer].index_select(0, table), self.values[layer].index_select(0, table))
+
+    def read(self, layer: int, table: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """As `gather`, into memory that the next call writes over: use it up before.
+
+        On a CPU, touching fresh memory for every layer takes several times as long as copying into what is there.
+        """
+        if table.device.type != "cpu":
+            return self.gather(layer, table, rows)
+        count = table.numel()
+        if self._scratch is None or self._scratch.shape[1] < count:
+            self._scratch = self.keys[0].new_empty((2, count, *self.keys[0].shape[1:]))
+        keys, values = self._scratch[0, :count], self._scratch[1, :count]
+        torch.index_select(self.keys[layer], 0, table, out=keys)
+        torch.index_select(self.values[layer], 0, table, out=values)
+        return self._apart(rows, keys, values)
+
+    @staticmethod
+    def _apart(rows: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         size = (rows, -1, *keys.shape[2:])
         return keys.view(size), values.view(size)

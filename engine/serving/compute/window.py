@@ -66,7 +66,7 @@ class Window:
         keys, values = self._keys[layer], self._values[layer]
         if self._table is not None or keys is None or values is None:
             assert self._table is not None
-            keys, values = self._cache.read(layer, self._table, len(key))
+            keys, values = self._cache.gather(layer, self._table, len(key))
             self._keys[layer], self._values[layer] = keys, values
         else:
             assert self._places is not None
