@@ -107,13 +107,19 @@ class Sides:
             else "ours for a moment, the others' as they come"
         )
 
-    def own_server(self, bundle: Path, serving: Mapping[str, Any]) -> Server:
-        """One of our model servers on a release, ready."""
+    def own_server(self, bundle: Path, serving: Mapping[str, Any], *, as_it_comes: bool = False) -> Server:
+        """One of our model servers on a release, ready. `as_it_comes`: with the threads it takes when nobody says."""
         self._count += 1
         name = f"m{self._count}"
-        payload = {"bundle": str(bundle), "service": SERVICE, "env": "bench", "threads": self.threads}
+        payload = {
+            "bundle": str(bundle),
+            "service": SERVICE,
+            "env": "bench",
+            "threads": 0 if as_it_comes else self.threads,
+        }
+        settings = dict(serving) if as_it_comes else self._ours(serving)
         spec = ChildSpec(
-            name, "model", self.root, str(self.root / f"{name}.sock"), "", {**payload, "serving": self._ours(serving)}
+            name, "model", self.root, str(self.root / f"{name}.sock"), "", {**payload, "serving": settings}
         )
         spec.write(self.root / f"{name}.spec.json")
         words = [sys.executable, "-P", "-m", "engine.serving.server", str(self.root / f"{name}.spec.json")]

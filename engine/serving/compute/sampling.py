@@ -44,7 +44,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Chosen]:
     usable = torch.isfinite(logits.sum(dim=-1)).tolist()
     moved = adjusted(logits, [(draw.params, draw.prompt, draw.answer) for draw in draws])
     tokens = moved.argmax(dim=-1)
-    for rows, choose in _by_way(draws):
+    for rows, choose in _by_way(draws, logits.shape[-1]):
         index = torch.tensor(rows, device=logits.device)
         chosen = choose(moved.index_select(0, index), [draws[row] for row in rows])
         tokens = tokens.index_copy(0, index, chosen)
@@ -57,14 +57,14 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Chosen]:
 _Way = Callable[[Tensor, Sequence[Draw]], Tensor]
 
 
-def _by_way(draws: Sequence[Draw]) -> list[tuple[list[int], _Way]]:
+def _by_way(draws: Sequence[Draw], vocabulary: int) -> list[tuple[list[int], _Way]]:
     """(rows, how they are drawn) for each way that some row takes; greedy rows take none."""
     plain: list[int] = []
     ranks: list[int] = []
     for row, draw in enumerate(draws):
         params = draw.params
         if params.temperature > 0.0:
-            is_plain = not params.top_k and params.top_p >= 1.0 and params.min_p <= 0.0
+            is_plain = not 0 < params.top_k < vocabulary and params.top_p >= 1.0 and params.min_p <= 0.0
             (plain if is_plain else ranks).append(row)
     ways: list[tuple[list[int], _Way]] = [(plain, _draw_plain), (ranks, _draw_ranked)]
     return [(rows, way) for rows, way in ways if rows]
