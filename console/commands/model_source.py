@@ -26,15 +26,21 @@ SMOLLM = "smollm"
 def find_bundle(context: Context, model: str) -> tuple[Path, str, str]:
     """Directory, name and digest of a release or of a bundle's directory. Raises UsageError."""
     directory = Path(model).expanduser()
-    if not (directory / MANIFEST_NAME).is_file():
+    if not (directory / MANIFEST_NAME).is_file() and (context.root / MARK).is_file():
         directory = context.paths.releases / model
+    if not (directory / MANIFEST_NAME).is_file():
+        raise UsageError(
+            f"{model} is neither a release of the workspace {context.root} nor a model on the disk",
+            hint="`airboss release list` names the releases; `airboss help serving` says which models are taken",
+            code="no_release",
+        )
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
         return directory.resolve(), str(manifest.get("release_id") or directory.name), str(manifest["digest"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{model} is neither a release of {context.root} nor a bundle's directory: {error}",
-            hint="`airboss release list` names the releases",
+            f"{directory / MANIFEST_NAME} is no release's manifest: {error}",
+            hint="restore the release from a backup or the registry, or name another one",
             code="no_release",
         ) from error
 

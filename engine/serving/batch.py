@@ -7,10 +7,8 @@ line that is written whole; what was interrupted is asked again by the next run,
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
-import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -30,7 +28,7 @@ from engine.serving.front.errors import ApiError, invalid
 from engine.serving.front.intake import Intake
 from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.metrics import ServingMetrics
-from engine.serving.startup import ServerPayload, prepare, read_payload, settle_threads
+from engine.serving.startup import ServerPayload, leave, prepare, read_payload, settle_threads
 from state.words import AirbossError, ExitCode, OperationFailed, UsageError
 
 _PROGRESS_EVERY_S = 2.0
@@ -57,11 +55,7 @@ def main(argv: list[str]) -> int:
         hint = f" ({error.hint})" if error.hint else ""
         sys.stderr.write(f"batch: {error.message}{hint}\n")
         code = int(error.exit)
-    if any(thread.name == "engine" and thread.is_alive() for thread in threading.enumerate()):
-        # A thread inside torch would hold up the interpreter's end; every answer is on the disk already.
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+    return leave(code)
 
 
 def body(spec: ChildSpec) -> int:

@@ -7,10 +7,8 @@ are still taken for `drain_accept_s`, running ones may finish until `drain_deadl
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -28,7 +26,7 @@ from engine.serving.logs import log
 from engine.serving.loop import EngineLoop, LoopState
 from engine.serving.metrics import ServingMetrics
 from engine.serving.settings import ServingSettings
-from engine.serving.startup import prepare, read_payload, seconds_since_spawn, settle_threads
+from engine.serving.startup import leave, prepare, read_payload, seconds_since_spawn, settle_threads
 from engine.serving.tracing import make_tracer
 from state.words import AirbossError, ExitCode, OperationFailed
 
@@ -48,11 +46,7 @@ def main(argv: list[str]) -> int:
         hint = f" ({error.hint})" if error.hint else ""
         sys.stderr.write(f"model server: {error.message}{hint}\n")
         code = int(ExitCode.FAILED)
-    if any(thread.name == "engine" and thread.is_alive() for thread in threading.enumerate()):
-        # A thread inside torch would hold up the interpreter's end, or crash it; everything is written already.
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+    return leave(code)
 
 
 def body(spec: ChildSpec) -> int:

@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import gc
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +60,17 @@ def read_payload(spec: ChildSpec) -> ServerPayload:
         raise UsageError(
             f"the spec of model server {spec.spawn_id} is wrong: payload.{where}: {first['msg']}"
         ) from error
+
+
+def leave(code: int) -> int:
+    """The exit code for a process that ends; where the engine's thread cannot, the process ends here.
+
+    A thread inside torch would hold up the interpreter's end, or crash it. What had to be written is written by then.
+    """
+    if any(thread.name == "engine" and thread.is_alive() for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def thread_count(asked: int, *, is_exclusive: bool = False) -> int:
