@@ -30,7 +30,7 @@ def find_bundle(context: Context, model: str) -> tuple[Path, str, str]:
         directory = context.paths.releases / model
     if not (directory / MANIFEST_NAME).is_file():
         raise UsageError(
-            f"{model} is neither a release of the workspace {context.root} nor a model on the disk",
+            f"{model} is neither a release in {context.root} nor a model on the disk",
             hint="`airboss release list` names the releases; `airboss help serving` says which models are taken",
             code="no_release",
         )
