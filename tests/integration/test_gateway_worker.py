@@ -123,8 +123,10 @@ async def test_drain_finishes_what_is_in_flight_writes_the_last_snapshot_and_lea
     await deck.backends_up("s1")
     await deck.is_up("w0", "w1")
     await deck.put(["w0", "w1"], deck.table(1, None, stable=("s1",)))
+    staying.send_signal(signal.SIGSTOP)  # so that every client's connection is the leaving worker's
     load = Load(deck.url, clients=8, sleep_ms=50)
     await load.reaches(40)
+    staying.send_signal(signal.SIGCONT)
     leaving.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(leaving.wait, 10) == 0
     at = len(load.samples)
