@@ -14,7 +14,8 @@ from sqlmodel import Session
 from adapters.local.router import set_tracks
 from adapters.ports import Backend, Route
 from engine.rollouts import planning, records
-from engine.rollouts.machine import Move, roll_back
+from engine.rollouts.moves import roll_back
+from engine.rollouts.values import Move
 from state import audit
 from state.config import Config
 from state.store import Store

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from state.config import Environment, Policy, Service
+    from state.config import Environment, Service
     from state.gateway_config import GatewayConfig
+    from state.policy_config import Policy
 
 
 def beyond_haproxy(

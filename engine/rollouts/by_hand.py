@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.rollouts.machine import Move, RolloutNow, roll_back
+from engine.rollouts.moves import roll_back
+from engine.rollouts.values import Move, RolloutNow
 from engine.verbs import rollout_refusal
 from state.words import Conflict, PauseReason, RolloutState
 

@@ -18,11 +18,13 @@ from engine.rollouts import effects as fx
 from engine.rollouts import journal, records
 from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.judge import judge
-from engine.rollouts.machine import Facts, Move, ReplicaFacts, next_move
+from engine.rollouts.machine import next_move
+from engine.rollouts.values import Facts, Move, ReplicaFacts
 from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
 from engine.rollouts.world import World
 from state import clock
-from state.config import Config, JudgeConfig, Slo
+from state.config import Config, Slo
+from state.policy_config import JudgeConfig
 from state.store import Store
 from state.words import AirbossError, Conflict, RolloutState
 

@@ -15,8 +15,9 @@ from engine.rollouts.playable import refuse_unplayed
 from engine.rollouts.wanted import wanted_replicas
 from engine.rollouts.world import verified_releases, way_back
 from state import audit, clock, ids
-from state.config import Config, Policy, Step
+from state.config import Config
 from state.models import Release, Rollout, Spawn, TrackState
+from state.policy_config import Policy, Step
 from state.words import Conflict, Denied, RolloutState, Strategy, Track, UsageError
 
 WARM_SWITCH_S = 1.0

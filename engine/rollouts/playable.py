@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from state.config import Environment, Policy
+from state.config import Environment
+from state.policy_config import Policy
 from state.words import Strategy, UsageError
 
 PLAYED_STEPS = ("weight", "pause", "approval", "analysis")

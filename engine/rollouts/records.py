@@ -13,7 +13,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from engine.rollouts import journal
-from engine.rollouts.machine import Move, RolloutNow, StepSpec
+from engine.rollouts.values import Move, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict, verdict_to_json
 from state import audit, clock
 from state.models import Approval, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord

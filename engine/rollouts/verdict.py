@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from adapters.ports import ArmEvidence
-from state.config import JudgeConfig, Slo
+from state.config import Slo
+from state.policy_config import JudgeConfig
 from state.words import NoDataCause, VerdictKind
 
 METRICS = ("errors", "slow")

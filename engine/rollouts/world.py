@@ -15,7 +15,7 @@ from adapters.local.child import write_json
 from adapters.ports import Backend, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import effects as fx
 from engine.rollouts import records
-from engine.rollouts.machine import ReplicaFacts
+from engine.rollouts.values import ReplicaFacts
 from engine.rollouts.wanted import wanted_replicas
 from state.config import Config
 from state.models import Release, Rollout, TrackState

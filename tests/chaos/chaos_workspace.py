@@ -33,9 +33,9 @@ from engine.api.schemas import VerbRequest, VerbResult
 from engine.load import LoadGenerator, LoadPlan, LoadReport
 from engine.serving.models.gpt import GPTConfig
 from state import audit, ids
-from state.config import Policy
 from state.models import Release, Rollout, TrackState
 from state.paths import Paths
+from state.policy_config import Policy
 from state.store import Store
 from state.words import Lifecycle, RolloutState, Track
 

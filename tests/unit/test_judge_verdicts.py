@@ -15,7 +15,8 @@ import pytest
 from adapters.ports import ArmCounts, ArmEvidence, Interval
 from engine.rollouts import wording
 from engine.rollouts.judge import JudgeInput, JudgePolicy, judge, requests_to_pass, verdict_from_json, verdict_to_json
-from state.config import JudgeConfig, Slo
+from state.config import Slo
+from state.policy_config import JudgeConfig
 from state.words import NoDataCause, VerdictKind
 
 POLICY = JudgePolicy(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.effects import RegistryMove, Route, Scale, from_json, to_json
-from engine.rollouts.machine import Facts, Move, ReplicaFacts, RolloutNow, StepSpec, next_move
+from engine.rollouts.machine import next_move
+from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict
 from engine.verbs import ROLLOUT_VERBS, rollout_refusal
 from state.words import Conflict, NoDataCause, PauseReason, RolloutState, VerdictKind

@@ -1,0 +1,42 @@
+"""The end of the way there: promotion, and the verification after it. Pure."""
+
+from __future__ import annotations
+
+from engine.rollouts.effects import RegistryMove, Route, Scale
+from engine.rollouts.moves import fails, judged, keep_weight, reads, roll_back, stay, to
+from engine.rollouts.values import Facts, Move, RolloutNow
+from state.words import RolloutState
+
+_S = RolloutState
+
+
+def awaiting_promotion(r: RolloutNow, f: Facts) -> Move:
+    """Every step passed; a person promotes."""
+    if f.is_held:
+        return stay(r)
+    return fails(r, f) or stay(r, *keep_weight(r, f))
+
+
+def promoting(r: RolloutNow, f: Facts) -> Move:
+    """All traffic, then the registry's aliases."""
+    if reads(f, {r.to_release: 100}) and r.was_promoted:
+        return to(r, _S.VERIFYING, f"{r.to_release} has all traffic; verifying")
+    if f.is_held:
+        return stay(r)
+    if not r.was_promoted and f.canary.ready < 1:
+        # All traffic is never given to a release that cannot answer (I5).
+        if f.canary.crash_loop and r.from_release is not None:
+            return roll_back(r, f.canary.crash_loop)
+        return stay(r, Scale(r.to_release, r.replicas), message=f"waits for {r.to_release} to answer")
+    # Traffic first, then the registry's aliases; the registry may lag (registry_sync) without holding traffic.
+    return stay(
+        r,
+        Route(stable=r.to_release, canary=None, canary_weight=0, promotes=True),
+        RegistryMove("promote", r.to_release, r.from_release),
+    )
+
+
+def verifying(r: RolloutNow, f: Facts) -> Move:
+    """Judge the promoted release once more; then the rollout is complete."""
+    done = Move(_S.COMPLETED, r.step, (), f"{r.to_release} is live", consumes_verdict=True)
+    return judged(r, f, passed=done)

@@ -1,0 +1,88 @@
+"""What every part of a rollout's life is made of: the kinds of move, the weights it wants, and moving by a verdict. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from engine.rollouts.effects import Effect, Route
+from engine.rollouts.values import Facts, Move, RolloutNow
+from state.words import PauseReason, RolloutState, VerdictKind
+
+_S = RolloutState
+
+
+def stay(r: RolloutNow, *effects: Effect, message: str = "") -> Move:
+    """Stand where it stands; `effects` are wanted still."""
+    return Move(r.state, r.step, effects, message, r.pause_reason, r.resume_state)
+
+
+def to(r: RolloutNow, state: RolloutState, message: str, *, step: int | None = None, consumes: bool = False) -> Move:
+    """Go on to `state`, perhaps to another step; `consumes` uses the step's PASS up."""
+    return Move(state, r.step if step is None else step, (), message, consumes_verdict=consumes)
+
+
+def pause(r: RolloutNow, reason: PauseReason, message: str) -> Move:
+    """Stand still until a person decides; what it was doing is kept."""
+    return Move(_S.PAUSED, r.step, (), message, reason.value, r.state)
+
+
+def roll_back(r: RolloutNow, message: str) -> Move:
+    """Begin the way back; from here on it only continues."""
+    return Move(_S.ROLLING_BACK, r.step, (), message)
+
+
+def wanted_weights(r: RolloutNow) -> dict[str, int]:
+    """release → percent that the newest weight step asks for."""
+    if r.from_release is None or r.weight >= 100:
+        return {r.to_release: 100}
+    return {r.to_release: r.weight, r.from_release: 100 - r.weight}
+
+
+def reads(f: Facts, wanted: Mapping[str, int]) -> bool:
+    """Every worker has exactly the `wanted` weights."""
+    return f.weights is not None and {k: v for k, v in f.weights.items() if v} == dict(wanted)
+
+
+def route_forward(r: RolloutNow) -> Route:
+    """The split of the newest weight step."""
+    stable, weight = r.from_release, r.weight
+    return Route(stable=stable, canary=r.to_release, canary_weight=weight)
+
+
+def keep_weight(r: RolloutNow, f: Facts) -> tuple[Effect, ...]:
+    """Weights that read back other than meant are set again; a gateway that lost them has been restarted."""
+    if f.weights is None or reads(f, wanted_weights(r)):
+        return ()
+    return (route_forward(r),)
+
+
+def fails(r: RolloutNow, f: Facts) -> Move | None:
+    """The move a FAIL asks for: back, or a pause where there is nothing to go back to. None without a FAIL."""
+    verdict = f.verdict
+    if verdict is not None and verdict.kind is VerdictKind.FAIL:
+        if r.from_release is None:
+            return pause(r, PauseReason.SLO, f"{verdict.sentence} There is no earlier release to return to.")
+        return roll_back(r, verdict.sentence)
+    return None
+
+
+def judged(r: RolloutNow, f: Facts, passed: Move) -> Move:
+    """Move by the verdict: I8, absence of data can only pause; `hold` stops automatic movement either way."""
+    verdict = f.verdict
+    if verdict is None or f.is_held:
+        return stay(r, *keep_weight(r, f))
+    failed = fails(r, f)
+    if failed:
+        return failed
+    if verdict.common_mode:
+        return pause(r, PauseReason.SLO, verdict.sentence)
+    if verdict.kind is VerdictKind.PASS:
+        return (
+            stay(r, message="passed; a freeze holds it") if f.is_frozen else replace(passed, message=verdict.sentence)
+        )
+    if verdict.kind is VerdictKind.NO_DATA:
+        return pause(r, PauseReason.NO_DATA, verdict.sentence)
+    if verdict.expired:
+        return pause(r, PauseReason.INCONCLUSIVE, verdict.sentence)
+    return stay(r, *keep_weight(r, f))
