@@ -42,6 +42,7 @@ from engine.operations.desk import Desk
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
 from engine.rollouts import records
+from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.controller import Controller
 from engine.rollouts.registry_queue import RegistryQueue
 from engine.rollouts.world import World
@@ -95,10 +96,11 @@ class Engine:
             public_url=lambda: self.gateway.address, visitor=lambda: self.gateway.probe, outside=self._outside, on_change=self._changed,
             workspace=str(self.paths.root),
         )  # fmt: skip
-        self.world = World(
-            self.store, self.runtime, self.router, self.config, self.paths.rollback,
+        plans = PlanKeeper(
+            self.store, self.config, self.paths.rollback, self.runtime.replicas,
             admin_sockets=lambda: [path for _, path in self.gateway.workers()],
         )  # fmt: skip
+        self.world = World(self.store, self.runtime, self.router, self.config, plans)
         self.controller = Controller(
             self.store, self.world, self._metrics(), self.config, self._changed, asyncio.Event()
         )

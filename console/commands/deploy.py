@@ -43,7 +43,11 @@ def weights(text: str | None) -> list[int] | None:
 @click.option("-e", "--env", help="Where (needed where the workspace has several).")
 @click.option("--strategy", type=click.Choice([s.value for s in Strategy]), help="Another strategy than the policy's.")
 @click.option("--steps", metavar="5,25,50", help="Other weights than the policy's; 100 is added.")
-@click.option("--force", is_flag=True, help="Also a release with a fault set, or one that was rejected.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also a release with a fault set, one that was rejected, or one that its clients cannot use.",
+)
 def deploy(service: str, release: str, env: str | None, strategy: str | None, steps: str | None, force: bool) -> Any:
     """Roll RELEASE out for SERVICE, by its environment's policy.
 

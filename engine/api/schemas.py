@@ -118,6 +118,10 @@ class PlanView(_Model):
     lines: tuple[PlanLine, ...]
     warnings: tuple[str, ...] = ()
     expected_s: float | None = None
+    warmth: str = ""
+    """Of a rollback: whether the release that is returned to could take the traffic now (warm, partly warm, cold)."""
+    sheds: str = ""
+    """Of a rollback: what is not served on the way; empty: nothing."""
 
 
 class EventView(_Model):

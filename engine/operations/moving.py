@@ -10,7 +10,10 @@ from engine.access import Actor
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
 from engine.operations.desk import Desk, env_of, noun
 from engine.rollouts import planning, records
+from engine.rollouts.back.reading import rollback_plan
+from engine.rollouts.back.targets import rollback_target
 from engine.rollouts.by_hand import apply_verb
+from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
 from engine.rollouts.wanted import wanted_replicas
 from engine.verbs import VERBS, rollout_refusal
 from state.models import Rollout
@@ -40,13 +43,18 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     stable = await ops.store.read(lambda s: planning.check_deploy(s, ops.config, wish))
     wanted = await ops.store.read(lambda s: wanted_replicas(s, ops.config, service, wish.env))
     policy = {**planning.policy_for(ops.config, wish), "replicas": wanted}
-    plan = planning.deploy_plan(wish, stable, policy)
+    changes = await ops.store.read(
+        lambda s: changes_of_deploy(s, ops.config, service, wish.env, stable, wish.release_id)
+    )
+    plan = with_changes(planning.deploy_plan(wish, stable, policy), changes)
     if stable == wish.release_id:
         return VerbResult(
             verb="deploy", ref=request.ref, changed=False, message=f"unchanged: {stable} is live", plan=plan
         )
     if request.dry_run:
         return VerbResult(verb="deploy", ref=request.ref, changed=False, message="would roll out", plan=plan)
+    if not (wish.force or wish.again):
+        refuse_blocked(wish.release_id, stable, changes)
 
     def create(session: Session) -> str:
         if planning.check_deploy(session, ops.config, wish) != stable:
@@ -80,10 +88,10 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     await ops.store.read(
         lambda s: _demand_unmoved(s, service, env, request.expect_revision if active is None else None)
     )
-    target = await ops.store.read(lambda s: planning.rollback_target(s, service, env, to))
+    target = await ops.store.read(lambda s: rollback_target(s, service, env, to))
     if active is None and target == await ops.store.read(lambda s: planning.stable_release(s, service, env)):
         return VerbResult(verb="rollback", ref=request.ref, changed=False, message=f"unchanged: {target} is live")
-    plan = await ops.store.read(lambda s: planning.rollback_plan(s, service, env, target))
+    plan = await ops.store.read(lambda s: rollback_plan(s, ops.config, service, env, target))
     if request.dry_run:
         return VerbResult(
             verb="rollback", ref=request.ref, changed=False, message=f"would return to {target}", plan=plan
@@ -129,7 +137,7 @@ async def _abort_active(
     plan = None
     if seen.now.from_release is not None:
         back = seen.now.from_release
-        plan = await ops.store.read(lambda s: planning.rollback_plan(s, service, env, back))
+        plan = await ops.store.read(lambda s: rollback_plan(s, ops.config, service, env, back))
     if request.dry_run:
         apply_verb(seen.now, "rollback", actor.name, request.reason)
         return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=f"would end {rollout_id}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,11 @@ from engine.api.schemas import PlanLine, PlanView
 from engine.rollouts import records
 from engine.rollouts.playable import refuse_unplayed
 from engine.rollouts.wanted import wanted_replicas
-from engine.rollouts.world import verified_releases, way_back
 from state import audit, clock, ids
 from state.config import Config
-from state.models import Release, Rollout, Spawn, TrackState
+from state.models import Release, Rollout, TrackState
 from state.policy_config import Policy, Step
 from state.words import Conflict, Denied, RolloutState, Strategy, Track, UsageError
-
-WARM_SWITCH_S = 1.0
-COLD_START_GUESS_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +75,7 @@ def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
         "prepare_timeout": policy.prepare_timeout,
         "auto_promote": policy.auto_promote,
         "replicas": config.service[wish.service].replicas,
+        "serving": dict(config.service[wish.service].serving),
     }
 
 
@@ -203,57 +200,6 @@ def rollback_policy(session: Session, config: Config, service: str, env: str, li
     if settings.autoscale is not None:
         kept["replicas"] = wanted_replicas(session, config, service, env)
     return kept
-
-
-def rollback_target(session: Session, service: str, env: str, to: str | None) -> str:
-    """The release a rollback returns to. Raises Conflict when there is none, or `to` is not one of them."""
-    good = verified_releases(session, service, env)
-    if to is not None:
-        if to not in good:
-            raise Conflict(
-                f"{to} has not completed verification in {env}, or was rejected: a rollback does not go there",
-                hint=f"possible: {', '.join(good) or 'none'}; `airboss deploy {service} {to} --env {env}` rolls it out",
-                code="not_a_way_back",
-            )
-        return to
-    target = way_back(session, service, env)
-    if target is None:
-        raise Conflict(
-            f"{service} has no earlier good release in {env} to return to",
-            hint="`airboss release list` shows what could be deployed",
-            code="no_earlier_release",
-        )
-    return target
-
-
-def rollback_plan(session: Session, service: str, env: str, target: str) -> PlanView:
-    """What a rollback will change, and how long it takes: a switch when the target is warm, a start when it is cold."""
-    live = session.exec(select(TrackState).where(TrackState.service == service, TrackState.env == env)).all()
-    lines = [
-        PlanLine(object=f"{env} traffic", field=f"to {row.release_id}", before=f"{row.weight} %",
-                 after="100 %" if row.release_id == target else "0 %")
-        for row in live
-    ]  # fmt: skip
-    if all(row.release_id != target for row in live):
-        lines.append(PlanLine(object=f"{env} traffic", field=f"to {target}", before="0 %", after="100 %"))
-    lines.append(PlanLine(object="registry", field="champion", before="", after=target))
-    warm = session.exec(
-        select(Spawn).where(Spawn.release_id == target, Spawn.env == env, Spawn.state == "ready")
-    ).first()
-    warnings = () if warm else (f"{target} is cold: its replicas must start first",)
-    return PlanView(
-        verb="rollback",
-        ref=f"service/{service}",
-        lines=tuple(lines),
-        warnings=warnings,
-        expected_s=WARM_SWITCH_S if warm else _start_seconds(session, service) + WARM_SWITCH_S,
-    )
-
-
-def _start_seconds(session: Session, service: str) -> float:
-    query = select(Spawn).where(Spawn.service == service, col(Spawn.ready_at).is_not(None))
-    rows: Sequence[Spawn] = session.exec(query.order_by(col(Spawn.started_at).desc()).limit(5)).all()
-    return max((r.ready_at - r.started_at for r in rows if r.ready_at), default=COLD_START_GUESS_S)
 
 
 def active_rollout(session: Session, service: str, env: str) -> Rollout | None:

@@ -1,26 +1,27 @@
-"""The world as rollouts see it: replicas, routes, what stays warm, and the rollback plan that is kept ready."""
+"""The world as rollouts see it: replicas, routes, and what stays warm."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sqlmodel import Session, col, select
 
-from adapters.local.child import write_json
 from adapters.ports import Backend, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import effects as fx
 from engine.rollouts import records
+from engine.rollouts.back.keeping import PlanKeeper
+from engine.rollouts.traits import settings_of
 from engine.rollouts.values import ReplicaFacts
 from engine.rollouts.wanted import wanted_replicas
 from state.config import Config
 from state.models import Release, Rollout, TrackState
 from state.store import Store
-from state.words import TERMINAL_STATES, AirbossError, OperationFailed, RolloutState, Track
+from state.words import AirbossError, OperationFailed, RolloutState, Track
 
 log = logging.getLogger("airboss.rollouts")
 
@@ -59,10 +60,7 @@ class World:
     runtime: Replicas
     router: Router
     config: Config
-    rollback_dir: Path
-    admin_sockets: Any
-    """() → the gateway workers' admin socket paths, for the emergency plan."""
-    _plans: dict[str, Any] = field(default_factory=dict)
+    plans: PlanKeeper
 
     async def scale(self, service: str, env: str, release_id: str, replicas: int) -> None:
         """Have so many replicas of the release; of one that shall serve, no fewer than its autoscaler has decided."""
@@ -137,7 +135,7 @@ class World:
                     if (service, env, release_id) not in kept:
                         log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
                         await self.scale(service, env, release_id, 0)
-        await self._keep_plans()
+        await self.plans.keep()
 
     async def _keep(self, service: str, env: str, release_id: str) -> None:
         """Have the release's replicas; one that cannot be had now is tried again at the next look."""
@@ -173,71 +171,6 @@ class World:
         row = session.get(Release, release_id)
         if row is None:
             raise OperationFailed(f"there is no release {release_id}", hint="`airboss release list` shows them")
-        serving = self.config.service[service].serving
+        serving = settings_of(session, self.config, service, env, release_id)
         spec = ReplicaSetSpec(service, env, row.id, row.digest, Path(row.bundle_path), replicas, serving)
         return spec, self.config.environment[env].allow_faults or bool(row.serving.get("fault_forced"))
-
-    async def _keep_plans(self) -> None:
-        for service, env, target, release_id in await self.store.read(self._ways_back):
-            ready = [
-                [r.spawn_id, r.address]
-                for r in self.runtime.replicas(service, env)
-                if r.release_id == release_id and r.is_ready
-            ]
-            settings = self.config.service[service]
-            plan = {
-                "service": service,
-                "env": env,
-                "to_release": release_id,
-                "route": {
-                    "service": service, "env": env, "target": target, "rollout_id": "",
-                    "slow_ms": settings.slo.latency_p95_ms, "deadline_s": settings.deadline,
-                    "backends": [{"track": "stable", "release_id": release_id, "weight": 100, "replicas": ready}],
-                },
-                "admin_sockets": list(self.admin_sockets()),
-            }  # fmt: skip
-            name = f"{service}@{env}.json"
-            if self._plans.get(name) != plan:
-                write_json(self.rollback_dir / name, {**plan, "made_at": time.time()})
-                self._plans[name] = plan
-
-    def _ways_back(self, session: Session) -> list[tuple[str, str, str, str]]:
-        found = []
-        for track in session.exec(select(TrackState).where(TrackState.track == Track.STABLE)):
-            release_id = way_back(session, track.service, track.env)
-            if release_id is not None and track.service in self.config.service:
-                found.append((track.service, track.env, track.target, release_id))
-        return found
-
-
-def way_back(session: Session, service: str, env: str) -> str | None:
-    """Where a rollback goes: the active rollout's stable, else the last verified, never rejected, other release."""
-    active = session.exec(
-        select(Rollout).where(Rollout.service == service, Rollout.env == env, col(Rollout.state).in_(records.ACTIVE))
-    ).first()
-    if active is not None:
-        return active.from_release
-    stable = session.exec(
-        select(TrackState).where(TrackState.service == service, TrackState.env == env, TrackState.track == Track.STABLE)
-    ).first()
-    live = stable.release_id if stable else None
-    return next((r for r in verified_releases(session, service, env) if r != live), None)
-
-
-def verified_releases(session: Session, service: str, env: str) -> list[str]:
-    """Releases whose newest rollout here that met traffic completed verification, newest first.
-
-    One that was rolled back since is out, here; what happened to it elsewhere, or before it met traffic, does not count.
-    """
-    ended = select(Rollout).where(
-        Rollout.service == service, Rollout.env == env, col(Rollout.state).in_([s.value for s in TERMINAL_STATES])
-    )
-    seen: set[str] = set()
-    found = []
-    for row in session.exec(ended.order_by(col(Rollout.finished_at).desc())):
-        if row.to_release in seen or not records.met_traffic(session, row):
-            continue
-        seen.add(row.to_release)
-        if row.state == RolloutState.COMPLETED and session.get(Release, row.to_release) is not None:
-            found.append(row.to_release)
-    return found

@@ -22,6 +22,7 @@ from adapters.local.supervisor import Backoff, Supervisor
 from adapters.ports import Route
 from engine.api.views.capacity import capacity_views
 from engine.autoscaling.scaler import Scaler
+from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.world import World
 from state.config import Config, parse_config
 from state.models import Audit, Lease, Release, Rollout, TrackState
@@ -101,7 +102,8 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
             Spawner(tmp_path / "run", tmp_path / "logs"), store, Path(sockets), Backoff(), lambda owner: None
         )
         runtime = LocalRuntime(supervisor, threads=1, crash_loop_after=4)
-        world = World(store, runtime, NoTraffic(), settings, tmp_path, admin_sockets=list)
+        plans = PlanKeeper(store, settings, tmp_path, runtime.replicas, admin_sockets=list)
+        world = World(store, runtime, NoTraffic(), settings, plans)
         now: list[float] = [1000.0]
         rooms: list[int | None] = [8]
         said: list[str] = []

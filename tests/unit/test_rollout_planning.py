@@ -9,8 +9,8 @@ import pytest
 from sqlmodel import Session
 
 from engine.rollouts import planning, records
+from engine.rollouts.back.targets import verified_releases, way_back
 from engine.rollouts.values import Move
-from engine.rollouts.world import verified_releases, way_back
 from state.config import Config, parse_config
 from state.models import Intent, Release, Rollout, RolloutStep, TrackState
 from state.store import Store

@@ -17,7 +17,9 @@ from engine.api.schemas import (
     StepView,
     VerdictView,
 )
-from engine.rollouts import planning, records
+from engine.rollouts import records
+from engine.rollouts.back.reading import rollback_plan
+from engine.rollouts.back.targets import way_back
 from engine.rollouts.verdict import MetricCheck, Verdict, verdict_from_json
 from engine.verbs import ROLLOUT_VERBS, rollout_refusal
 from state.config import Config
@@ -85,7 +87,7 @@ def rollout_view(
         registry_sync=row.registry_sync, steps=_steps(session, row, verdicts), stable=stable, canary=canary,
         verdict=verdicts.get(shown) if shown is not None else None, refusals=refusals,
         promote_plan=_promote_plan(row, refusals) if whole else None,
-        rollback_plan=_rollback_plan(session, row, refusals) if whole else None,
+        rollback_plan=_rollback_plan(session, config, row, refusals) if whole else None,
         events=events(session, ref=f"rollout:{row.id}") if whole else (),
     )  # fmt: skip
 
@@ -207,7 +209,12 @@ def _promote_plan(row: Rollout, refusals: Mapping[str, str]) -> PlanView | None:
     )  # fmt: skip
 
 
-def _rollback_plan(session: Session, row: Rollout, refusals: Mapping[str, str]) -> PlanView | None:
-    if "rollback" in refusals or row.from_release is None:
+def _rollback_plan(session: Session, config: Config, row: Rollout, refusals: Mapping[str, str]) -> PlanView | None:
+    if "rollback" in refusals:
         return None
-    return planning.rollback_plan(session, row.service, row.env, row.from_release)
+    target = row.from_release
+    if row.state == RolloutState.COMPLETED:
+        target = way_back(session, row.service, row.env)
+    if target is None or row.service not in config.service:
+        return None
+    return rollback_plan(session, config, row.service, row.env, target)
