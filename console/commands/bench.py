@@ -29,6 +29,7 @@ STOP_GRACE_S = 30.0
         ("airboss bench gateway", "every row of the gateway beside its target; exit 8 if one is missed"),
         ("airboss bench gateway --quick -o json", "in seconds, as JSON: rows, hardware, whether all targets are met"),
         ("airboss bench serving -- --only nano", "our model server beside the seed's; --only: some of the rows"),
+        ("airboss bench rollback --quick", "ten rollbacks under load, beside reloading nginx and telling HAProxy"),
         ("airboss bench soak -- --minutes 30", "half an hour of mixed load, and whether anything leaks"),
         ("airboss bench serving -- --help", "what a benchmark takes besides"),
     ),
@@ -40,7 +41,7 @@ STOP_GRACE_S = 30.0
 def bench(name: str, rounds: int | None, quick: bool, more: tuple[str, ...]) -> LocalRequest:
     """Measure this machine: ours and the others side by side, in interleaved rounds, each row beside its target.
 
-    NAME is gateway, serving or soak (`airboss help benchmarks`). It needs no engine and no workspace, starts what it
+    NAME is gateway, rollback, serving or soak (`airboss help benchmarks`). It needs no engine and no workspace, starts what it
     measures itself, and is alone in its numbers only on a machine that does nothing else.
     """
     words = [*(("--rounds", str(rounds)) if rounds else ()), *(("--quick",) if quick else ()), *more]

@@ -11,6 +11,10 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.serving.bench",
         "our model server beside the seed's, transformers and vLLM, with the same weights",
     ),
+    "rollback": (
+        "engine.bench.rollback.bench",
+        "from the key on the rollback panel to the last request to the bad release, beside nginx and HAProxy",
+    ),
     "soak": (
         "engine.bench.soak.bench",
         "gateway and model server under mixed load for half an hour: flat memory, nothing kept, no wrong answer",

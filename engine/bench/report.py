@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -149,6 +150,18 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+BUSY_LOAD = 0.5
+"""Above this load per core before we begin, other programs are in the numbers, and the report says so."""
+
+
+def busy_notes() -> tuple[str, ...]:
+    """What a report says where other programs ran as it began; nothing on a quiet machine."""
+    load = os.getloadavg()[0]
+    if load <= BUSY_LOAD * (os.cpu_count() or 1):
+        return ()
+    return (f"other programs were running (load {load:.1f}): ratios hold, milliseconds are theirs as well",)
 
 
 def hardware_line() -> str:

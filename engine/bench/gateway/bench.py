@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import time
 from contextlib import suppress
 from functools import partial
@@ -15,7 +14,7 @@ from engine.bench.gateway import peers, switching, wrk
 from engine.bench.gateway.field import Field, Gateway
 from engine.bench.gateway.load import Order
 from engine.bench.progress import say
-from engine.bench.report import Report, Row, compared, interleaved, limited, not_measured
+from engine.bench.report import Report, Row, busy_notes, compared, interleaved, limited, not_measured
 from engine.gateway.client import GatewayAdmin
 from state.key_file import add_key, make_key
 from state.words import Unreachable
@@ -25,8 +24,6 @@ GUARDED = f"{FEATURES}, API keys, a rate limit per key"
 CONNECTIONS = 32
 OPEN_RATE = 500.0
 STREAMS, EVENTS_PER_S = 200, 10.0
-BUSY_LOAD = 0.5
-"""Above this load per core before we begin, other programs are in the numbers, and the report says so."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +57,7 @@ def measure(options: argparse.Namespace) -> Report:
 
 def _notes() -> list[str]:
     tool = "wrk" if wrk.is_here() else "the bench's own load generator (apt-get install wrk for a leaner one)"
-    notes = [f"proxies on one core, load and upstream on another; throughput measured with {tool}"]
-    if (load := os.getloadavg()[0]) > BUSY_LOAD * (os.cpu_count() or 1):
-        notes.append(f"other programs were running (load {load:.1f}): ratios hold, milliseconds are theirs as well")
-    return notes
+    return [f"proxies on one core, load and upstream on another; throughput measured with {tool}", *busy_notes()]
 
 
 def _ours(field: Field, upstream: int) -> tuple[Gateway, Gateway, dict[str, str]]:

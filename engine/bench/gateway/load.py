@@ -14,9 +14,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import httptools
 import uvloop
@@ -55,9 +55,9 @@ class Order:
             asked |= {"stream": True, "events": int(self.seconds * self.rate), "rate": self.rate}
         return json.dumps(asked).encode()
 
-    def request(self) -> bytes:
-        """The bytes of one request."""
-        body = self.body()
+    def request(self, more: Mapping[str, Any] | None = None) -> bytes:
+        """The bytes of one request; `more` goes into its body."""
+        body = json.dumps({**json.loads(self.body()), **more}).encode() if more else self.body()
         lines = [f"POST {self.path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", "Content-Type: application/json"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
@@ -147,7 +147,11 @@ class Connection(asyncio.Protocol):
             self.done(self, False)
 
 
-async def _connect(order: Order, make: Callable[[], Connection]) -> Connection:
+C = TypeVar("C", bound=Connection)
+
+
+async def connect(order: Order, make: Callable[[], C]) -> C:
+    """A connection of the kind that `make` makes. Raises OSError, TimeoutError."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_S):
         _, connection = await loop.create_connection(make, "127.0.0.1", order.port)
@@ -186,7 +190,7 @@ async def closed(order: Order, found: Found) -> None:
             task.add_done_callback(reopened.discard)
 
     async def start() -> None:
-        turn(await _connect(order, lambda: Connection(found, turn)), True)
+        turn(await connect(order, lambda: Connection(found, turn)), True)
 
     await asyncio.gather(*(start() for _ in range(left)))
     await ended.wait()
@@ -207,10 +211,10 @@ async def open_loop(order: Order, found: Found) -> None:
             free.append(connection)
 
     async def ask_on_a_new_one() -> None:
-        (await _connect(order, lambda: Connection(found, give_back))).ask(request)
+        (await connect(order, lambda: Connection(found, give_back))).ask(request)
 
     for _ in range(4):
-        free.append(await _connect(order, lambda: Connection(found, give_back)))
+        free.append(await connect(order, lambda: Connection(found, give_back)))
     began = loop.time()
     for number in range(int(order.seconds * order.rate)):
         due = began + number / order.rate
@@ -241,7 +245,7 @@ async def events(order: Order, found: Found) -> None:
 
     request = order.request()
     all_of_them = [
-        await _connect(order, lambda: Connection(found, over, is_timed=False)) for _ in range(order.connections)
+        await connect(order, lambda: Connection(found, over, is_timed=False)) for _ in range(order.connections)
     ]
     began = time.perf_counter()
     for connection in all_of_them:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.bench.gateway.field import Field, free_port
+from engine.bench.gateway.field import Field
 from engine.bench.gateway.upstream import BODY
+from engine.bench.programs import Programs, free_port
 from engine.bench.progress import say
 from state.words import AirbossError
 
@@ -19,7 +20,7 @@ LITELLM_PLACES = ("~/.cache/airboss/litellm/bin/python",)
 KEY = "sk-bench"
 
 _NGINX = """
-{user}worker_processes 1;
+{user}worker_processes {workers};
 pid {root}/nginx-{name}.pid;
 error_log {root}/nginx-{name}.error.log;
 events {{ worker_connections 4096; }}
@@ -91,7 +92,7 @@ def plain_upstream(field: Field) -> int:
     if not shutil.which("nginx"):
         return field.upstream_port
     port = free_port()
-    _start_nginx(field, "upstream", _NGINX_UPSTREAM.format(port=port, body=BODY.decode()), port, field.other_core)
+    start_nginx(field, "upstream", _NGINX_UPSTREAM.format(port=port, body=BODY.decode()), port, {field.other_core})
     return port
 
 
@@ -99,7 +100,7 @@ def bare_aiohttp(field: Field, upstream: int) -> Peer:
     """The aiohttp proxy that anybody would write first."""
     port = free_port()
     words = [sys.executable, "-P", "-m", "engine.bench.gateway.bare_proxy", str(port), str(upstream)]
-    field.start("bare-aiohttp", words, port=port)
+    field.start("bare-aiohttp", words, cores={field.proxy_core}, port=port)
     return Peer("bare aiohttp", port)
 
 
@@ -108,7 +109,7 @@ def nginx(field: Field, upstream: int) -> Peer:
     if not shutil.which("nginx"):
         return Peer("nginx", absent="not installed: apt-get install nginx")
     port = free_port()
-    _start_nginx(field, "proxy", _NGINX_PROXY.format(port=port, upstream=upstream), port, field.proxy_core)
+    start_nginx(field, "proxy", _NGINX_PROXY.format(port=port, upstream=upstream), port, {field.proxy_core})
     return Peer("nginx", port)
 
 
@@ -120,7 +121,7 @@ def haproxy(field: Field, upstream: int) -> Peer:
     port = free_port()
     config = field.root / "haproxy.cfg"
     config.write_text(_HAPROXY.format(port=port, upstream=upstream), encoding="utf-8")
-    field.start("haproxy", [binary, "-db", "-q", "-f", str(config)], port=port)
+    field.start("haproxy", [binary, "-db", "-q", "-f", str(config)], cores={field.proxy_core}, port=port)
     return Peer("HAProxy", port)
 
 
@@ -138,15 +139,32 @@ def litellm(field: Field, upstream: int, python: str | None) -> Peer:
     words = [str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"]
     env = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")} | {"LITELLM_LOG": "ERROR"}
     try:
-        field.start("litellm", [*words, "--telemetry", "False"], port=port, wait_s=LITELLM_START_S, env=env)
+        field.start("litellm", [*words, "--telemetry", "False"], cores={field.proxy_core}, port=port,
+                    wait_s=LITELLM_START_S, env=env)  # fmt: skip
     except AirbossError as error:
         return Peer("LiteLLM", absent=error.message)
     return Peer("LiteLLM", port, headers={"Authorization": f"Bearer {KEY}"}, is_chat=True)
 
 
-def _start_nginx(field: Field, name: str, http: str, port: int, core: int) -> None:
+def start_nginx(
+    programs: Programs, name: str, http: str, port: int, cores: Collection[int] = (), workers: int = 1
+) -> None:
+    """An nginx of its own, with `http` in its configuration."""
+    nginx_config(programs, name, http, workers)
+    programs.start(f"nginx-{name}", [*nginx_command(programs, name), "-g", "daemon off;"], cores=cores, port=port)
+
+
+def nginx_config(programs: Programs, name: str, http: str, workers: int = 1) -> None:
+    """Write the configuration that the nginx `name` starts with, or reloads."""
     user = "user root;\n" if os.getuid() == 0 else ""  # its own user could not write into our directory
-    config = field.root / f"nginx-{name}.conf"
-    config.write_text(_NGINX.format(user=user, root=field.root, name=name, http=http), encoding="utf-8")
-    words = ["nginx", "-p", str(field.root), "-c", str(config), "-g", "daemon off;"]
-    field.start(f"nginx-{name}", words, port=port, core=core)
+    text = _NGINX.format(user=user, root=programs.root, name=name, http=http, workers=workers)
+    _config_of(programs, name).write_text(text, encoding="utf-8")
+
+
+def nginx_command(programs: Programs, name: str) -> list[str]:
+    """nginx, told which one it is."""
+    return ["nginx", "-p", str(programs.root), "-c", str(_config_of(programs, name))]
+
+
+def _config_of(programs: Programs, name: str) -> Path:
+    return programs.root / f"nginx-{name}.conf"

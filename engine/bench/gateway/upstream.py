@@ -63,11 +63,19 @@ class Upstream(asyncio.Protocol):
         elif len(body) < int(fields[at + 15 :].split(b"\r\n", 1)[0]):
             return
         self._seen = b""
-        if b'"stream": true' in body:
-            asked = json.loads(body)
+        asked = json.loads(body) if b'"stream":' in body else {}
+        if asked.get("stream"):
             self._stream(int(asked["events"]), 1 / float(asked["rate"]))
         else:
-            self.transport.write(ANSWER)
+            self.transport.write(self.answer())
+
+    def answer(self) -> bytes:
+        """What a request gets."""
+        return ANSWER
+
+    def event(self) -> bytes:
+        """One event of a stream."""
+        return b'data: {"at":%d,"choices":[{"text":" word"}]}\n\n' % time.monotonic_ns()
 
     def _stream(self, events: int, every_s: float) -> None:
         self.transport.write(_STREAM)
@@ -81,7 +89,7 @@ class Upstream(asyncio.Protocol):
             if left == 0:
                 self.transport.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
                 return
-            text = b'data: {"at":%d,"choices":[{"text":" word"}]}\n\n' % time.monotonic_ns()
+            text = self.event()
             self.transport.write(b"%x\r\n%s\r\n" % (len(text), text))
             due += every_s
             loop.call_at(due, event, left - 1)

@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from adapters.local.child import ChildSpec
-from engine.bench.gateway.field import free_port
+from engine.bench.programs import free_port
 from state.words import OperationFailed, Unreachable
 
 START_S = 90.0
