@@ -22,10 +22,10 @@ from sqlmodel import Session
 
 from engine.bench.programs import Programs, last_lines
 from state import ids
-from state.policy_config import Policy
 from state.digests import MANIFEST_NAME, bundle_digest, hash_tree
 from state.models import Release, Rollout, TrackState
 from state.paths import Paths
+from state.policy_config import Policy
 from state.store import Store
 from state.words import Lifecycle, OperationFailed, RolloutState, TimedOut, Track
 
