@@ -181,10 +181,11 @@ class Controller:
     async def _facts(self, seen: records.Opened) -> Facts:
         now = clock.now()
         r = seen.now
-        held, frozen = await self.store.read(
+        held, frozen, tracks = await self.store.read(
             lambda s: (
                 bool(records.leases(s, seen.env, "hold", now.utc)),
                 bool(records.leases(s, seen.env, "freeze", now.utc)),
+                records.track_weights(s, seen),
             )
         )
         canary = await self.world.replica_facts(seen, r.to_release, probe=r.state is RolloutState.PREPARING)
@@ -201,6 +202,7 @@ class Controller:
             verdict=await self._verdict(seen, step_s, canary),
             approvals=seen.approvals,
             rejections=seen.rejections,
+            tracks=tracks,
             is_held=held,
             is_frozen=frozen,
         )

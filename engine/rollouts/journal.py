@@ -38,19 +38,24 @@ def intend(session: Session, row: Rollout, effect: fx.Effect) -> None:
         session.add(Intent(key=key, rollout_id=row.id, kind=effect.kind, payload=fx.to_json(effect),
                            state=IntentState.PENDING, created_at=time.time()))  # fmt: skip
         return
-    is_stale = known.state == IntentState.DONE and time.time() - (known.done_at or 0.0) > RETRY_DONE_AFTER_S
-    if is_stale and effect.kind != "registry":
+    # Either way: a clock that was set back must not keep it from being done again for as long.
+    is_stale = known.state == IntentState.DONE and abs(time.time() - (known.done_at or 0.0)) > RETRY_DONE_AFTER_S
+    if (is_stale or known.state == IntentState.SUPERSEDED) and effect.kind != "registry":
         # The world has moved away from what was done (a gateway lost its table, a replica is starting): do it again.
         known.state = IntentState.PENDING
         session.add(known)
 
 
-def supersede(session: Session, rollout_id: str) -> None:
-    """What an earlier state wanted and did not get must not happen after this one; the registry's moves stay."""
+def supersede(session: Session, rollout_id: str, *, but: Sequence[str] = ()) -> None:
+    """What was wanted earlier, did not happen and is not wanted now (`but` are slugs) must not happen any more.
+
+    A weight that waited for its gateway must not come once the canary has died. The registry's moves stay.
+    """
     earlier = select(Intent).where(Intent.rollout_id == rollout_id, Intent.state == IntentState.PENDING)
     for intent in session.exec(earlier.where(col(Intent.kind).in_(("scale", "route")))):
-        intent.state = IntentState.SUPERSEDED
-        session.add(intent)
+        if not but or fx.from_json(intent.payload).slug not in but:
+            intent.state = IntentState.SUPERSEDED
+            session.add(intent)
 
 
 def pending(session: Session, kinds: Sequence[str], rollout_id: str = "") -> list[PendingIntent]:

@@ -116,6 +116,8 @@ def commit_move(session: Session, seen: Opened, move: Move, *, actor: str = ENGI
     changes = (move.state, move.step) != (RolloutState(row.state), row.step) or move.restarts_step
     if changes:
         _enter(session, row, move, actor, reason)
+    else:
+        journal.supersede(session, row.id, but=[effect.slug for effect in move.effects])
     for effect in move.effects:
         journal.intend(session, row, effect)
     return True
@@ -239,6 +241,15 @@ def _consume(session: Session, rollout_id: str, step: int) -> None:
     if newest is not None:
         newest.consumed = True
         session.add(newest)
+
+
+def track_weights(session: Session, seen: Opened) -> dict[str, int]:
+    """release → percent that the tracks of the rollout's service say, those with none left out."""
+    query = select(TrackState).where(TrackState.service == seen.service, TrackState.env == seen.env)
+    weights: dict[str, int] = {}
+    for row in session.exec(query.where(TrackState.target == seen.target, TrackState.weight > 0)):
+        weights[row.release_id] = weights.get(row.release_id, 0) + row.weight
+    return weights
 
 
 def record_revision(session: Session, rollout_id: str, table_revision: int) -> None:

@@ -28,7 +28,8 @@ def rolling_back(r: RolloutNow, f: Facts) -> Move:
         return Move(
             _S.ROLLED_BACK, r.step, (Scale(r.to_release, 0), RegistryMove("reject", r.to_release, None)), "withdrawn"
         )
-    if not reads(f, {r.from_release: 100}):
+    # The tracks too: a weight that was meant and has not reached the gateway yet would come with the next table.
+    if not reads(f, {r.from_release: 100}) or f.tracks not in (None, {r.from_release: 100}):
         if f.stable.ready < 1:
             return stay(r, Scale(r.from_release, r.replicas), message=f"starting {r.from_release} to return to it")
         return stay(r, Route(stable=r.from_release, canary=None, canary_weight=0, reverts=True))

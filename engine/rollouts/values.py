@@ -73,6 +73,8 @@ class Facts:
     verdict: Verdict | None = None
     approvals: int = 0
     rejections: int = 0
+    tracks: Mapping[str, int] | None = None
+    """release → percent as the store's tracks say: what any gateway that starts is given. None: not asked."""
     is_held: bool = False
     is_frozen: bool = False
 

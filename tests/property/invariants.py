@@ -1,0 +1,163 @@
+"""The invariants of a rollout (reference/delivery.md §C) as predicates over what just happened. Each says what broke, or None.
+
+I1, I2, I3, I6, I10 and I11 are about rows, transactions and people: `engine_room.py` asserts them on the real store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from machine_things import Moved, Routed, Scaled
+from machine_world import World
+
+from engine.rollouts.by_hand import apply_verb
+from engine.rollouts.machine import next_move
+from state.words import Conflict, RolloutState, VerdictKind
+
+S = RolloutState
+ONE_TICK_S = 0.5
+FORWARD = {S.STEP_APPLYING, S.PROMOTING, S.AWAITING_PROMOTION, S.COMPLETED}
+
+
+def i1_one_active_rollout(world: World) -> Iterator[str]:
+    """One rollout at a time moves a service."""
+    if sum(not row.now.state.is_terminal for row in world.rows) > 1:
+        yield "two rollouts move one service"
+
+
+def i4_effects_are_absolute(world: World) -> Iterator[str]:
+    """The same row and the same facts give the same move, however often one asks."""
+    row = world.active
+    if row is not None:
+        seen, facts = world.present(row), world.facts(row)
+        if next_move(seen, facts) != next_move(seen, facts):
+            yield "asking twice gives two answers"
+
+
+def i5_capacity_before_traffic(world: World) -> Iterator[str]:
+    """Weights sum to 100; none rises on a release that cannot answer; none is scaled down while it has weight."""
+    for event in world.happened:
+        if isinstance(event, Routed):
+            if event.after and sum(event.after.values()) != 100:
+                yield f"weights {event.after} are not 100"
+            for release, weight in event.after.items():
+                rises = weight > max(event.before.get(release, 0), event.meant.get(release, 0))
+                if rises and release not in event.answered:
+                    yield f"{release} was given {weight} % with no replica that answers"
+        if isinstance(event, Scaled) and not event.after and any(w.get(event.release_id) for w in event.weights):
+            yield f"{event.release_id} lost its replicas while it had traffic: {event.weights}"
+
+
+def i7_rollback_is_always_legal(world: World) -> Iterator[str]:
+    """From every state that is not over; and no verdict, no registry is needed to go on back."""
+    row = world.active
+    if row is None:
+        return
+    seen = world.present(row)
+    if seen.state is S.ROLLING_BACK:
+        facts = world.facts(row)
+        if facts.verdict is not None:
+            yield "the way back waits for a verdict"
+    elif not (seen.from_release is None and seen.was_promoted):
+        try:
+            move = apply_verb(seen, "rollback", "user:ann")
+        except Conflict as refusal:
+            yield f"rollback refused in {seen.state}: {refusal.message}"
+        else:
+            if move.state not in (S.ROLLING_BACK, S.CANCELLED):
+                yield f"rollback led to {move.state}"
+
+
+def i7_rollback_only_goes_on(world: World) -> Iterator[str]:
+    """Once begun it never turns forward again."""
+    ends = (S.ROLLED_BACK, S.CANCELLED, S.SUPERSEDED, S.STUCK)
+    for event in world.happened:
+        if isinstance(event, Moved) and event.before.state is S.ROLLING_BACK and event.move.state not in ends:
+            yield f"rolling back turned into {event.move.state}"
+
+
+def i8_no_evidence_is_never_a_pass(world: World) -> Iterator[str]:
+    """By itself it goes on only with a PASS, and back only with a FAIL or a guardrail; missing data can only pause."""
+    for event in world.happened:
+        if not isinstance(event, Moved) or event.facts is None:
+            continue
+        before, move, facts = event.before, event.move, event.facts
+        kind = facts.verdict.kind if facts.verdict else None
+        if before.state in (S.STEP_BAKING, S.VERIFYING) and move.state in FORWARD:
+            step = before.steps[before.step].kind if before.state is S.STEP_BAKING else "verify"
+            if facts.is_held or facts.is_frozen:
+                yield f"{before.state} went on in spite of a hold or a freeze"
+            if step in ("weight", "analysis", "verify", "mirror", "header") and kind is not VerdictKind.PASS:
+                yield f"{step} went on with {kind}"
+            if step == "approval" and facts.approvals < before.approvals_needed + before.steps[before.step].value:
+                yield "an approval step went on without its approvals"
+        if move.state is S.ROLLING_BACK and before.state is not S.ROLLING_BACK:
+            crash = facts.canary.crash_loop or facts.canary.broken
+            too_late = before.state is S.PREPARING and facts.state_s > before.prepare_timeout_s
+            if not (kind is VerdictKind.FAIL or crash or too_late or facts.rejections):
+                yield f"{before.state} rolled back on {kind}"
+            if facts.is_held and not facts.rejections:
+                yield f"{before.state} rolled back in spite of a hold"
+
+
+def i9_clock_steps_change_no_deadline(world: World) -> Iterator[str]:
+    """A wall clock that jumps neither ends a pause early nor fires a deadline early by more than a tick."""
+    for event in world.happened:
+        if not isinstance(event, Moved) or event.facts is None or event.has_rebooted:
+            continue
+        before, move = event.before, event.move
+        step = before.steps[before.step]
+        pauses = before.state is S.STEP_BAKING and step.kind == "pause" and move.state in FORWARD
+        if pauses and event.true_step_s < step.value - ONE_TICK_S:
+            yield f"a pause of {step.value} s ended after {event.true_step_s} s"
+        is_too_late = before.state is S.PREPARING and "not ready within" in move.message
+        if is_too_late and event.true_state_s < before.prepare_timeout_s - ONE_TICK_S:
+            yield f"the deadline to get ready fired after {event.true_state_s} s"
+
+
+def i12_a_pass_is_used_once(world: World) -> Iterator[str]:
+    """Every judged step needs a verdict of its own."""
+    used = [e.step_clock for e in world.happened if isinstance(e, Moved) and e.facts and e.move.consumes_verdict]
+    if len(used) != len(set(used)):
+        yield "one verdict moved two steps"
+
+
+def i13_the_way_back_keeps_its_capacity(world: World) -> Iterator[str]:
+    """From the first step until `warm_hold` ends, the release one would return to keeps its replicas."""
+    for row in world.rows:
+        r = row.now
+        if r.from_release is None or r.from_release == r.to_release:
+            continue
+        is_warm = r.state is S.COMPLETED and world.true_s < row.warm_until_true
+        moves = r.state not in (S.PLANNED, S.AWAITING_APPROVAL, S.ROLLING_BACK) and not r.state.is_terminal
+        if (is_warm or moves) and world.of(r.from_release).wanted < 1:
+            yield f"{r.from_release} has no replicas while {r.id} is {r.state}"
+
+
+def in_the_end(world: World) -> Iterator[str]:
+    """When all is well again and a person has asked to go back: it is over, and the world is whole."""
+    row = world.active
+    if row is not None and row.now.from_release is not None:
+        yield f"{row.now.id} never ends: {row.now.state}, weights {world.workers}"
+    if any(worker != world.workers[0] for worker in world.workers):
+        yield f"the workers disagree: {world.workers}"
+    if row is None and world.stable is not None and world.workers[0] != {world.stable: 100}:
+        yield f"{world.stable} is stable and the weights are {world.workers[0]}"
+    for release, weight in world.workers[0].items():
+        if weight and not world.of(release).ready:
+            yield f"{release} has {weight} % and no replica"
+
+
+ALWAYS: tuple[Callable[[World], Iterator[str]], ...] = (
+    i1_one_active_rollout, i4_effects_are_absolute, i5_capacity_before_traffic, i7_rollback_is_always_legal,
+    i7_rollback_only_goes_on, i8_no_evidence_is_never_a_pass, i9_clock_steps_change_no_deadline, i12_a_pass_is_used_once,
+    i13_the_way_back_keeps_its_capacity,
+)  # fmt: skip
+
+
+def broken(world: World, *, is_healed: bool) -> str | None:
+    """The first invariant that does not hold, by name."""
+    for claim in (*ALWAYS, *((in_the_end,) if is_healed else ())):
+        for trouble in claim(world):
+            return f"{claim.__name__}: {trouble}"
+    return None

@@ -1,0 +1,109 @@
+"""What the simulated world of a rollout is made of: rows, intents, replicas, and the notes of what happened. Values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.rollouts.effects import Effect
+from engine.rollouts.values import Facts, Move, RolloutNow, StepSpec
+from state import clock
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """What does not change in one life: the strategy, the policy's numbers, and whether a release is live at the start."""
+
+    steps: tuple[StepSpec, ...]
+    replicas: int = 1
+    approvals: int = 0
+    auto_promote: bool = True
+    has_stable: bool = True
+    prepare_timeout_s: float = 60.0
+    warm_hold_s: float = 120.0
+
+
+@dataclass(slots=True)
+class Replicas:
+    """The replicas of one release, as its runtime has them."""
+
+    wanted: int = 0
+    ready: int = 0
+    waiting_s: float = 0.0
+    crash_loop: str = ""
+    broken: str = ""
+
+
+@dataclass(slots=True)
+class Intent:
+    """A row of the journal."""
+
+    key: str
+    rollout_id: str
+    effect: Effect
+    state: str = "pending"
+    done_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Row:
+    """A rollout's row with its clocks. `true_*` are the simulation's own, which no clock step touches."""
+
+    now: RolloutNow
+    since: clock.Moment
+    true_since: float
+    revision: int = 1
+    step_since: clock.Moment | None = None
+    true_step_since: float = 0.0
+    approvals: int = 0
+    rejections: int = 0
+    warm_until_true: float = 0.0
+    reboots: int = 0
+    """Reboots since the present state was entered: with one, elapsed time is the wall clock's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A state change that was committed. `facts` is None when a person asked for it."""
+
+    before: RolloutNow
+    move: Move
+    facts: Facts | None
+    true_step_s: float
+    true_state_s: float
+    has_rebooted: bool
+    verdict_of: tuple[str, int] | None
+    step_clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A gateway worker was given weights."""
+
+    before: dict[str, int]
+    after: dict[str, int]
+    meant: dict[str, int]
+    """What the tracks said before: a worker that had lost it is only given back what it should have."""
+    answered: frozenset[str]
+    """Releases that had a ready replica when this was decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A release was given fewer or more replicas."""
+
+    release_id: str
+    before: int
+    after: int
+    weights: tuple[dict[str, int], ...]
+    intended: bool
+
+
+Happened = Moved | Routed | Scaled
+
+
+class Lost(Exception):
+    """An effect failed, as its caller sees it."""
+
+
+class Crash(BaseException):
+    """The engine is killed here."""

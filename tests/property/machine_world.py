@@ -1,0 +1,353 @@
+"""A world for the rollout machine, simulated: rows, journal, gateway workers, replicas and clocks, as plain values.
+
+`engine.rollouts.machine.next_move` decides; everything around it is here what the store, the controller, the router and the
+runtime are there, small enough to be played a hundred thousand times. What happens is noted in `happened`, for the
+invariants (`invariants.py`) to look at. The real store and controller are played in `tests/property/engine_room.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from machine_things import Crash, Game, Happened, Intent, Lost, Moved, Replicas, Routed, Row, Scaled
+
+from engine.rollouts.by_hand import apply_verb
+from engine.rollouts.effects import Effect, RegistryMove, Route, Scale
+from engine.rollouts.journal import RETRY_DONE_AFTER_S
+from engine.rollouts.machine import next_move
+from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow
+from engine.rollouts.verdict import Verdict
+from state import clock
+from state.words import Conflict, RolloutState, VerdictKind
+
+S = RolloutState
+OPEN = Verdict(VerdictKind.INCONCLUSIVE, "not yet")
+JUDGED = (S.STEP_BAKING, S.VERIFYING, S.AWAITING_PROMOTION)
+WORKERS = 2
+READY_AFTER_S = 4.0
+BEGAN = clock.Moment(1_000_000.0, "boot-0", 0.0)
+
+
+@dataclass
+class World:
+    """Everything there is. `tick` is one look of the controller; the other methods are what else may happen."""
+
+    game: Game
+    rows: list[Row] = field(default_factory=list)
+    journal: dict[str, Intent] = field(default_factory=dict)
+    tracks: dict[str, int] = field(default_factory=dict)
+    stable: str | None = None
+    workers: list[dict[str, int]] = field(default_factory=list)
+    replicas: dict[str, Replicas] = field(default_factory=dict)
+    verdict: Verdict = OPEN
+    verdict_serial: int = 0
+    consumed: set[int] = field(default_factory=set)
+    held: bool = False
+    frozen: bool = False
+    is_gateway_up: bool = True
+    true_s: float = 0.0
+    now: clock.Moment = BEGAN
+    happened: list[Happened] = field(default_factory=list)
+    fates: list[str] = field(default_factory=list)
+    """What becomes of the next effects: ok, lost, half, unheard. Used up, then all is well."""
+    crash_at: int = 0
+    """How many points more until the engine dies; 0: it lives."""
+    looked: frozenset[str] = frozenset()
+
+    @classmethod
+    def begin(cls, game: Game) -> World:
+        """A quiet world; its stable release is r0, if the game has one."""
+        world = cls(game, workers=[{} for _ in range(WORKERS)])
+        if game.has_stable:
+            world.stable, world.tracks = "r0", {"r0": 100}
+            world.workers = [{"r0": 100} for _ in range(WORKERS)]
+            world.replicas["r0"] = Replicas(game.replicas, game.replicas)
+        return world
+
+    # What is there.
+
+    @property
+    def active(self) -> Row | None:
+        """The rollout that is not over."""
+        return next((row for row in self.rows if not row.now.state.is_terminal), None)
+
+    def of(self, release_id: str) -> Replicas:
+        """The release's replicas, none at first."""
+        return self.replicas.setdefault(release_id, Replicas())
+
+    def observe(self) -> dict[str, int] | None:
+        """Weights as every worker has them; None when they disagree or cannot be asked."""
+        if not self.is_gateway_up or any(worker != self.workers[0] for worker in self.workers):
+            return None
+        return dict(self.workers[0])
+
+    def present(self, row: Row) -> RolloutNow:
+        """The row as the machine reads it."""
+        return replace(row.now, was_promoted=self.stable == row.now.to_release)
+
+    def facts(self, row: Row) -> Facts:
+        """The world as the controller reads it."""
+        r = row.now
+        standing = r.resume_state if r.state is S.PAUSED else r.state
+        return Facts(
+            state_s=clock.elapsed_s(row.since, self.now),
+            step_s=clock.elapsed_s(row.step_since, self.now) if row.step_since else 0.0,
+            stable=self._replica_facts(r.from_release) if r.from_release else ReplicaFacts(),
+            canary=self._replica_facts(r.to_release),
+            weights=self.observe(),
+            verdict=self.verdict if standing in JUDGED and row.step_since else None,
+            approvals=row.approvals,
+            rejections=row.rejections,
+            tracks=dict(self.tracks),
+            is_held=self.held,
+            is_frozen=self.frozen,
+        )
+
+    def _replica_facts(self, release_id: str) -> ReplicaFacts:
+        there = self.of(release_id)
+        return ReplicaFacts(there.ready, there.crash_loop, there.broken)
+
+    # What the engine does.
+
+    def point(self) -> None:
+        """A point where the engine may be killed."""
+        if self.crash_at:
+            self.crash_at -= 1
+            if not self.crash_at:
+                raise Crash
+
+    def tick(self, between: str = "") -> None:
+        """One look of the controller, at one rollout and at what ended ones left; `between` is a verb pressed meanwhile."""
+        row = self.active
+        if row is not None:
+            self._tick(row, between)
+        for intent in [i for i in self.journal.values() if i.state == "pending"]:
+            owner = next(row for row in self.rows if row.now.id == intent.rollout_id)
+            if owner.now.state.is_terminal:
+                self._carry_out(owner, intent)
+        self.retire()
+
+    def _tick(self, row: Row, between: str) -> None:
+        seen, revision, facts = self.present(row), row.revision, self.facts(row)
+        self.looked = frozenset(name for name, there in self.replicas.items() if there.ready)
+        move = next_move(seen, facts)
+        if between:
+            self.press(between)
+        self.point()
+        if row.revision != revision or not (self._changes(seen, move) or move.effects):
+            return
+        self.commit(row, seen, move, facts)
+        self.point()
+        for intent in [i for i in self.journal.values() if i.state == "pending" and i.rollout_id == seen.id]:
+            self._carry_out(row, intent)
+
+    @staticmethod
+    def _changes(seen: RolloutNow, move: Move) -> bool:
+        return (move.state, move.step) != (seen.state, seen.step)
+
+    def commit(self, row: Row, seen: RolloutNow, move: Move, facts: Facts | None) -> None:
+        """One transaction: the row, its intents."""
+        if self._changes(seen, move) or move.restarts_step:
+            self._enter(row, seen, move, facts)
+        else:
+            wanted = {effect.slug for effect in move.effects}
+            for intent in self._pending(row):
+                if intent.effect.slug not in wanted:
+                    intent.state = "superseded"
+        for effect in move.effects:
+            self._intend(row, effect)
+
+    def _enter(self, row: Row, seen: RolloutNow, move: Move, facts: Facts | None) -> None:
+        self.happened.append(
+            Moved(seen, move, facts, self.true_s - row.true_step_since, self.true_s - row.true_since,
+                  row.reboots > 0, (seen.id, self.verdict_serial), self.verdict_serial)
+        )  # fmt: skip
+        if move.consumes_verdict:
+            self.consumed.add(self.verdict_serial)
+        row.now = replace(
+            row.now, state=move.state, step=move.step, pause_reason=move.pause_reason, resume_state=move.resume_state
+        )
+        row.revision += 1
+        row.since, row.true_since, row.reboots = self.now, self.true_s, 0
+        for intent in self._pending(row):
+            intent.state = "superseded"
+        if move.state in (S.STEP_BAKING, S.VERIFYING):
+            row.step_since, row.true_step_since = self.now, self.true_s
+            self.new_evidence(OPEN)
+        elif move.state in (S.STEP_APPLYING, S.PROMOTING):
+            row.step_since = None
+        if move.state is S.COMPLETED:
+            row.warm_until_true = self.true_s + self.game.warm_hold_s
+
+    def new_evidence(self, verdict: Verdict) -> None:
+        """The judge's answer from now on; a new step begins with none."""
+        self.verdict = verdict
+        self.verdict_serial += 1
+
+    def _pending(self, row: Row) -> list[Intent]:
+        return [
+            i
+            for i in self.journal.values()
+            if i.rollout_id == row.now.id and i.state == "pending" and not isinstance(i.effect, RegistryMove)
+        ]
+
+    def _intend(self, row: Row, effect: Effect) -> None:
+        key = f"{row.now.id}/{row.now.step}/{effect.slug}/{row.revision}"
+        known = self.journal.get(key)
+        if known is None:
+            self.journal[key] = Intent(key, row.now.id, effect)
+        elif known.state == "superseded" or (
+            known.state == "done" and abs(self.now.utc - known.done_at) > RETRY_DONE_AFTER_S
+        ):
+            known.state = "pending"
+
+    def _carry_out(self, row: Row, intent: Intent) -> None:
+        fate = self.fates.pop(0) if self.fates else "ok"
+        try:
+            self._effect(row, intent.effect, fate)
+        except Lost:
+            return
+        self.point()
+        if fate != "unheard":
+            intent.state, intent.done_at = "done", self.now.utc
+        self.point()
+
+    def _effect(self, row: Row, effect: Effect, fate: str) -> None:
+        if fate == "lost":
+            raise Lost
+        if isinstance(effect, Scale):
+            if effect.replicas == 0 and effect.release_id in self.kept():
+                return
+            self.scale(effect.release_id, effect.replicas, intended=True)
+        elif isinstance(effect, Route):
+            if row.now.state.is_terminal or (row.now.state is S.ROLLING_BACK and not effect.reverts):
+                return
+            self._route(effect, fate)
+
+    def _route(self, effect: Route, fate: str) -> None:
+        meant = self.tracks
+        self.tracks, self.stable = weights_of(effect), effect.stable
+        self.point()
+        if not self.is_gateway_up:
+            raise Lost
+        for index in range(len(self.workers)):
+            if fate == "half" and index:
+                raise Lost
+            self._give(index, self.tracks, meant)
+            self.point()
+
+    def _give(self, index: int, weights: dict[str, int], meant: dict[str, int]) -> None:
+        self.happened.append(Routed(dict(self.workers[index]), dict(weights), dict(meant), self.looked))
+        self.workers[index] = dict(weights)
+
+    def scale(self, release_id: str, replicas: int, *, intended: bool) -> None:
+        """Have so many replicas, absolutely."""
+        there = self.of(release_id)
+        if there.wanted != replicas:
+            self.happened.append(Scaled(release_id, there.wanted, replicas, tuple(map(dict, self.workers)), intended))
+        there.wanted, there.ready = replicas, min(there.ready, replicas)
+        if not replicas:
+            there.crash_loop = ""
+
+    def kept(self) -> set[str]:
+        """Releases that must have their replicas: served, moved by an active rollout, or warm."""
+        kept = set(self.tracks) | ({self.stable} if self.stable else set())
+        for row in self.rows:
+            r = row.now
+            if not r.state.is_terminal:
+                kept |= {r.from_release} if r.from_release else set()
+                kept |= {r.to_release} if r.state not in (S.PLANNED, S.AWAITING_APPROVAL) else set()
+            elif r.state is S.COMPLETED and r.from_release and self.true_s < row.warm_until_true:
+                kept.add(r.from_release)
+        return kept
+
+    def retire(self) -> None:
+        """Have what a track serves; stop what nothing wants."""
+        for release_id, weight in self.tracks.items():
+            if weight and self.of(release_id).wanted < self.game.replicas:
+                self.scale(release_id, self.game.replicas, intended=False)
+        for release_id, there in self.replicas.items():
+            if there.wanted and release_id not in self.kept():
+                self.scale(release_id, 0, intended=False)
+
+    # What people do.
+
+    def press(self, verb: str) -> None:
+        """A person's verb on the active rollout, or on the service when none is; refused ones change nothing."""
+        row = self.active
+        if row is None:
+            self._begin(verb)
+            return
+        seen = self.present(row)
+        if verb == "rollout.approve" and seen.state in (S.AWAITING_APPROVAL, S.STEP_BAKING):
+            row.approvals += 1
+        elif verb == "rollout.reject" and seen.state in (S.AWAITING_APPROVAL, S.STEP_BAKING):
+            row.rejections += 1
+        elif verb not in ("deploy", "rollout.weight"):
+            try:
+                move = apply_verb(seen, verb, "user:ann")
+            except Conflict:
+                return
+            self.commit(row, seen, move, None)
+
+    def _begin(self, verb: str) -> None:
+        name = f"ro-{len(self.rows) + 1}"
+        if verb == "deploy":
+            to = next(f"r{n}" for n in range(1, 4) if f"r{n}" != self.stable and len(self.rows) % 3 <= n)
+            self._insert(self._fresh(name, S.PLANNED, self.stable, to))
+        elif verb == "rollback" and self.stable is not None:
+            done = [row.now for row in reversed(self.rows) if row.now.state is S.COMPLETED]
+            target = next((r.from_release for r in done if r.to_release == self.stable), None)
+            if target is not None:
+                self._insert(self._fresh(name, S.ROLLING_BACK, target, self.stable))
+
+    def _fresh(self, name: str, state: RolloutState, from_release: str | None, to: str) -> RolloutNow:
+        game = self.game
+        return RolloutNow(
+            name, state, 0, game.steps, from_release, to, approvals_needed=game.approvals,
+            auto_promote=game.auto_promote, replicas=game.replicas, prepare_timeout_s=game.prepare_timeout_s,
+        )  # fmt: skip
+
+    def _insert(self, now: RolloutNow) -> None:
+        self.rows.append(Row(now, self.now, self.true_s))
+
+    # What the world does.
+
+    def passes(self, seconds: float) -> None:
+        """Time goes by; replicas that are wanted come up."""
+        self.true_s += seconds
+        self.now = replace(self.now, utc=self.now.utc + seconds, mono=self.now.mono + seconds)
+        for there in self.replicas.values():
+            if there.wanted > there.ready and not there.crash_loop and not there.broken:
+                there.waiting_s += seconds
+                if there.waiting_s >= READY_AFTER_S:
+                    there.ready, there.waiting_s = there.wanted, 0.0
+            else:
+                there.waiting_s = 0.0
+
+    def step_clock(self, seconds: float) -> None:
+        """The wall clock is set; the monotonic one is not."""
+        self.now = replace(self.now, utc=self.now.utc + seconds)
+
+    def reboot(self) -> None:
+        """Another boot: the monotonic clock starts again, every process is gone, gateways come back with their kept table."""
+        boot = int(self.now.boot.rpartition("-")[2]) + 1
+        self.now = clock.Moment(self.now.utc, f"boot-{boot}", 0.0)
+        for row in self.rows:
+            row.reboots += 1
+        for there in self.replicas.values():
+            there.ready = 0
+
+    def republish(self) -> None:
+        """The router gives every worker the table that the tracks say, as after any change of replicas."""
+        if self.is_gateway_up:
+            for index in range(len(self.workers)):
+                self._give(index, self.tracks, self.tracks)
+
+
+def weights_of(route: Route) -> dict[str, int]:
+    """release → percent of a route, those with none left out."""
+    weights = {route.stable or "": 100 - route.canary_weight}
+    if route.canary is not None:
+        weights[route.canary] = weights.get(route.canary, 0) + route.canary_weight
+    return {release: weight for release, weight in weights.items() if release and weight}
