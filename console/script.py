@@ -180,10 +180,11 @@ class Script:
         if isinstance(request, ViewRequest | LocalRequest) or request.dry_run:
             return
         env = str(request.args.get("env") or "")
-        rung = VERBS[request.verb].confirm_in(bool(env) and is_protected(env))
+        protected, verb = bool(env) and is_protected(env), VERBS[request.verb]
+        rung = verb.confirm_in(protected, request.break_glass)
         missing = ["--yes"] if rung >= Confirm.YES and not (request.yes or request.confirm_name) else []
         missing += ["--confirm-name NAME"] if rung >= Confirm.NAME and not request.confirm_name else []
-        missing += ["--reason TEXT"] if rung is Confirm.NAME_AND_REASON and not request.reason else []
+        missing += ["--reason TEXT"] if verb.asks_reason(protected, request.break_glass) and not request.reason else []
         if missing:
             raise UsageError(f"{request.verb} must be confirmed: add {' '.join(missing)}")
 

@@ -32,10 +32,22 @@ class Verb:
     confirm: Confirm
     relaxed: Confirm
     key: str = ""
+    personal: bool = False
+    """A decision that a named person answers for: no superuser, no shared account."""
+    reasoned: bool = False
+    """It takes a reason wherever it is done: somebody will read it."""
+    breakable: bool = False
+    """`--break-glass` may go past the approval, the freeze or the second person that stands in its way."""
 
-    def confirm_in(self, protected: bool) -> Confirm:
-        """The rung of the confirm ladder for an environment."""
+    def confirm_in(self, protected: bool, break_glass: bool = False) -> Confirm:
+        """The rung of the confirm ladder for an environment; breaking the glass stands on the highest."""
+        if break_glass:
+            return Confirm.NAME_AND_REASON
         return self.confirm if protected else self.relaxed
+
+    def asks_reason(self, protected: bool, break_glass: bool = False) -> bool:
+        """Whether it must say why."""
+        return self.reasoned or self.confirm_in(protected, break_glass) is Confirm.NAME_AND_REASON
 
 
 _TABLE = (
@@ -48,17 +60,32 @@ _TABLE = (
         Role.APPROVER,
         Confirm.NAME_AND_REASON,
         Confirm.NAME,
+        personal=True,
     ),
     Verb("rollout.weight", "set the canary's weight", Role.OPERATOR, Confirm.NAME, Confirm.YES),
     Verb("rollout.pause", "stand still", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "z"),
     Verb("rollout.resume", "go on", Role.OPERATOR, Confirm.YES, Confirm.YES, "z"),
     Verb("rollout.abort", "give the rollout up and return to stable", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
-    Verb("rollout.retry", "roll the same release out again", Role.OPERATOR, Confirm.NAME, Confirm.YES, "t"),
-    Verb("rollout.approve", "approve a waiting rollout", Role.APPROVER, Confirm.YES, Confirm.YES),
-    Verb("rollout.reject", "refuse a waiting rollout", Role.APPROVER, Confirm.YES, Confirm.YES),
+    Verb(
+        "rollout.retry",
+        "roll the same release out again",
+        Role.OPERATOR,
+        Confirm.NAME,
+        Confirm.YES,
+        "t",
+    ),
+    Verb(
+        "rollout.approve",
+        "approve a waiting rollout",
+        Role.APPROVER,
+        Confirm.YES,
+        Confirm.YES,
+        personal=True,
+    ),
+    Verb("rollout.reject", "refuse a waiting rollout", Role.APPROVER, Confirm.YES, Confirm.YES, reasoned=True),
     Verb("hold", "stop all automatic movement for a while", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("unhold", "let automatic movement go on", Role.OPERATOR, Confirm.YES, Confirm.YES),
-    Verb("freeze.start", "forbid forward changes until a time", Role.APPROVER, Confirm.YES, Confirm.YES),
+    Verb("freeze.start", "forbid forward changes until a time", Role.APPROVER, Confirm.YES, Confirm.YES, reasoned=True),
     Verb("freeze.end", "end a freeze", Role.APPROVER, Confirm.YES, Confirm.YES),
     Verb("pipeline.run", "run a pipeline", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("run.cancel", "stop a run", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
@@ -71,6 +98,21 @@ _TABLE = (
     Verb("engine.drain", "stop the engine and everything it serves", Role.ADMIN, Confirm.NAME_AND_REASON, Confirm.YES),
 )
 VERBS = {verb.name: verb for verb in _TABLE}
+
+INCLUDES: dict[Role, frozenset[Role]] = {
+    Role.VIEWER: frozenset({Role.VIEWER}),
+    Role.OPERATOR: frozenset({Role.VIEWER, Role.OPERATOR}),
+    Role.APPROVER: frozenset({Role.VIEWER, Role.OPERATOR, Role.APPROVER}),
+    Role.REGISTRAR: frozenset({Role.VIEWER, Role.REGISTRAR}),
+    Role.ADMIN: frozenset(Role),
+}
+"""role → the roles whose verbs it may do. Who keeps the registry moves no traffic, and the other way round."""
+
+
+def roles_that_may(verb: str) -> tuple[Role, ...]:
+    """The row of the verb × role table."""
+    return tuple(role for role in Role if VERBS[verb].role in INCLUDES[role])
+
 
 _MOVING = frozenset({_S.PREPARING, _S.STEP_APPLYING, _S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING})
 _GOES_ONLY_BACK = "a rollback, once begun, only goes on"

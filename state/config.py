@@ -13,6 +13,7 @@ from state.autoscale_config import Autoscale
 from state.config_types import Duration, Name, Table
 from state.gateway_config import GatewayConfig
 from state.haproxy_limits import beyond_haproxy
+from state.people_config import PeopleConfig, Roles
 from state.policy_config import Policy
 from state.routing_config import RoutingConfig, find_loop
 from state.service_access_config import AnswerCacheConfig, SafetyConfig
@@ -82,16 +83,6 @@ class Environment(Table):
     read_only: bool = False
 
 
-class Roles(Table):
-    """Who may what in an environment: Unix users, or `group:NAME`."""
-
-    viewer: tuple[str, ...] = ()
-    operator: tuple[str, ...] = ()
-    approver: tuple[str, ...] = ()
-    registrar: tuple[str, ...] = ()
-    admin: tuple[str, ...] = ()
-
-
 class PipelineConfig(Table):
     """A pipeline of the built-in stages (`kind = "charlm"`); its parameters are the stages' own."""
 
@@ -153,6 +144,7 @@ class Config(Table):
     policy: dict[Name, Policy] = Field(default_factory=lambda: {"careful": Policy()})
     pipeline: dict[Name, PipelineConfig] = Field(default_factory=dict)
     roles: dict[Name, Roles] = Field(default_factory=dict)
+    people: PeopleConfig = PeopleConfig()
     registry: RegistryConfig = RegistryConfig()
     metrics: MetricsConfig = MetricsConfig()
     state: StateConfig = StateConfig()

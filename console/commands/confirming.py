@@ -38,14 +38,15 @@ def confirmed(request: VerbRequest, context: Context, show_plan: Callable[[], in
     if _rung_needs_no_look(verb, request):
         return request
     target = _target(request, context)
-    rung = verb.confirm_in(target.protected)
+    rung = verb.confirm_in(target.protected, request.break_glass)
     if rung >= Confirm.NAME and request.confirm_name and request.confirm_name != target.name:
         raise UsageError(
             f"--confirm-name {request.confirm_name} is not the name to confirm {request.verb} with",
             hint=f"it is {target.name}",
             code="confirm_name",
         )
-    missing = missing_flags(request, rung, target.name)
+    asks_reason = verb.asks_reason(target.protected, request.break_glass)
+    missing = missing_flags(request, rung, target.name, asks_reason)
     if not missing:
         return request
     if not context.can_ask:
@@ -60,21 +61,21 @@ def confirmed(request: VerbRequest, context: Context, show_plan: Callable[[], in
         given["confirm_name"] = _asked_name(request, target)
     elif not asked_yes(f"{verb.summary}: {request.ref}?"):
         raise _declined()
-    if rung is Confirm.NAME_AND_REASON and not request.reason:
+    if asks_reason and not request.reason.strip():
         given["reason"] = ask("reason: ")
         if not given["reason"]:
             raise _declined()
     return request.model_copy(update=given)
 
 
-def missing_flags(request: VerbRequest, rung: Confirm, name: str) -> list[str]:
+def missing_flags(request: VerbRequest, rung: Confirm, name: str, asks_reason: bool) -> list[str]:
     """The flags that would confirm the request off a terminal."""
     missing = []
     if rung >= Confirm.NAME and not request.confirm_name:
         missing.append(f"--confirm-name {name}")
     if rung >= Confirm.YES and not request.yes:
         missing.append("--yes")
-    if rung is Confirm.NAME_AND_REASON and not request.reason:
+    if asks_reason and not request.reason.strip():
         missing.append("--reason TEXT")
     return missing
 
@@ -114,12 +115,14 @@ def _declined() -> UsageError:
 def _rung_needs_no_look(verb: Verb, request: VerbRequest) -> bool:
     """Whatever the environment, the request already says all. A rollback must not depend on another question."""
     strictest = max(verb.confirm, verb.relaxed)
+    if request.break_glass or (verb.reasoned and not request.reason.strip()):
+        return False
     return strictest is Confirm.NONE or (strictest is Confirm.YES and request.yes)
 
 
 def _target(request: VerbRequest, context: Context) -> Target:
     kind, name = request.ref.partition("/")[0], name_of(request.ref)
-    if VERBS[request.verb].confirm is Confirm.YES and VERBS[request.verb].relaxed is Confirm.YES:
+    if max(VERBS[request.verb].confirm, VERBS[request.verb].relaxed) <= Confirm.YES and not request.break_glass:
         return Target(name, protected=True)
     if kind == "rollout":
         view = context.get(f"/v1/rollouts/{name}")

@@ -8,7 +8,7 @@ import click
 
 from console.commands.refs import name_of, ref_of, verb_request
 from console.commands.requests import LocalRequest
-from console.commands.tree import leaf
+from console.commands.tree import break_glass, leaf
 from state.words import Strategy, UsageError
 
 
@@ -48,7 +48,10 @@ def weights(text: str | None) -> list[int] | None:
     is_flag=True,
     help="Also a release with a fault set, one that was rejected, or one that its clients cannot use.",
 )
-def deploy(service: str, release: str, env: str | None, strategy: str | None, steps: str | None, force: bool) -> Any:
+@break_glass
+def deploy(
+    service: str, release: str, env: str | None, strategy: str | None, steps: str | None, force: bool, break_glass: bool
+) -> Any:
     """Roll RELEASE out for SERVICE, by its environment's policy.
 
     A canary gets its first share of traffic once its replicas answer, and more of it only on evidence.
@@ -61,6 +64,7 @@ def deploy(service: str, release: str, env: str | None, strategy: str | None, st
         strategy=strategy,
         steps=weights(steps),
         force=force or None,
+        break_glass=break_glass,
     )
 
 

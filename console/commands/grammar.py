@@ -41,6 +41,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             ("rollout", f"{_C}.rollout:rollout", "promote, pause, hold, abort, retry, approve, weight"),
             ("freeze", f"{_C}.freeze:freeze", "forbid forward changes until a time"),
             ("note", f"{_C}.freeze:note", "leave a note on anything"),
+            ("access", f"{_C}.access:access", "who may what, and why"),
         ),
     ),
     (

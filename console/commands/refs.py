@@ -60,11 +60,12 @@ def name_of(ref: str) -> str:
     return ref.partition("/")[2] or ref
 
 
-def verb_request(verb: str, ref: str, **args: Any) -> VerbRequest:
+def verb_request(verb: str, ref: str, *, break_glass: bool = False, **args: Any) -> VerbRequest:
     """The request for `verb` on `ref`; arguments that are None are left out."""
     from engine.api.schemas import VerbRequest
 
-    return VerbRequest(verb=verb, ref=ref, args={key: value for key, value in args.items() if value is not None})
+    given = {key: value for key, value in args.items() if value is not None}
+    return VerbRequest(verb=verb, ref=ref, args=given, break_glass=break_glass)
 
 
 def seconds_until(text: str) -> float:

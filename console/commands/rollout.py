@@ -8,7 +8,7 @@ import click
 
 from console.commands.refs import ref_of, seconds_until, verb_request
 from console.commands.requests import ViewRequest
-from console.commands.tree import Noun, leaf
+from console.commands.tree import Noun, break_glass, leaf
 from state.words import UsageError
 
 rollout = Noun(
@@ -66,9 +66,11 @@ def show(rollout_id: str, watch: bool) -> ViewRequest:
 )
 @click.argument("rollout_id", metavar="ROLLOUT")
 @click.option("--full", is_flag=True, help="To 100 % at once, skipping gates (name and reason needed).")
-def promote(rollout_id: str, full: bool) -> Any:
+@break_glass
+def promote(rollout_id: str, full: bool, break_glass: bool) -> Any:
     """Go to the next step now."""
-    return verb_request("rollout.promote_full" if full else "rollout.promote", ref_of("rollout", rollout_id))
+    verb = "rollout.promote_full" if full else "rollout.promote"
+    return verb_request(verb, ref_of("rollout", rollout_id), break_glass=break_glass)
 
 
 def _simple(name: str, verb: str, text: str, *examples: tuple[str, str]) -> None:
@@ -80,30 +82,44 @@ def _simple(name: str, verb: str, text: str, *examples: tuple[str, str]) -> None
     act.help = text
 
 
+def _breakable(name: str, verb: str, text: str, *examples: tuple[str, str]) -> None:
+    @leaf(rollout, name, acting=True, examples=examples)
+    @click.argument("rollout_id", metavar="ROLLOUT")
+    @break_glass
+    def act(rollout_id: str, break_glass: bool) -> Any:
+        return verb_request(verb, ref_of("rollout", rollout_id), break_glass=break_glass)
+
+    act.help = text
+
+
 _simple(
     "pause",
     "rollout.pause",
     "Stand still at this weight.",
     ("airboss rollout pause ro-3 --reason 'looking'", "asks nothing"),
 )
-_simple("resume", "rollout.resume", "Go on.", ("airboss rollout resume ro-3 --yes", "judged from here on"))
+_breakable("resume", "rollout.resume", "Go on.", ("airboss rollout resume ro-3 --yes", "judged from here on"))
 _simple(
     "abort",
     "rollout.abort",
     "Give the rollout up: all traffic returns to stable.",
     ("airboss rollout abort ro-3 --yes --reason 'wrong release' --wait", "waits until stable has it all"),
 )
-_simple(
+_breakable(
     "retry",
     "rollout.retry",
     "Roll the same release out again, after it failed.",
     ("airboss rollout retry ro-3 --yes --confirm-name chat", "a new rollout of the same release"),
 )
-_simple(
+_breakable(
     "approve",
     "rollout.approve",
-    "Approve a rollout that waits for it.",
-    ("airboss rollout approve ro-3 --yes", "as an approver"),
+    "Approve a rollout that waits for it: its plan as it stands now; a plan that changes must be approved again.",
+    ("airboss rollout approve ro-3 --yes --reason 'evals look good'", "as an approver, not the one who began it"),
+    (
+        "airboss rollout approve ro-3 --break-glass --yes --confirm-name chat --reason 'incident 12, nobody is awake'",
+        "one person in place of all that are asked; flagged until somebody else acknowledges it",
+    ),
 )
 _simple(
     "reject",
@@ -121,9 +137,10 @@ _simple(
 )
 @click.argument("rollout_id", metavar="ROLLOUT")
 @click.argument("weight", metavar="PERCENT", type=click.IntRange(0, 100))
-def weight_(rollout_id: str, weight: int) -> Any:
+@break_glass
+def weight_(rollout_id: str, weight: int, break_glass: bool) -> Any:
     """Set the canary's weight by hand."""
-    return verb_request("rollout.weight", ref_of("rollout", rollout_id), weight=weight)
+    return verb_request("rollout.weight", ref_of("rollout", rollout_id), weight=weight, break_glass=break_glass)
 
 
 def _held(what: str, env: str | None) -> str:

@@ -66,13 +66,18 @@ def verbs() -> str:
 
 def roles() -> str:
     """Roles and what they may."""
-    from engine.verbs import VERBS
+    from engine.verbs import INCLUDES, VERBS
 
-    rows = ((role.value, ", ".join(v.name for v in VERBS.values() if v.role is role) or "look") for role in Role)
+    own = ((role.value, ", ".join(v.name for v in VERBS.values() if v.role is role) or "look") for role in Role)
+    more = ((role.value, ", ".join(r.value for r in Role if r in INCLUDES[role] and r is not role)) for role in Role)
     return (
         "Roles are given per environment to Unix users and groups, in [roles.ENV] of airboss.toml. Without such a table the\n"
-        "engine's own user may do everything there, and others may look. Who asks is the operating system's word.\n\n"
-        + _pairs(rows)
+        "engine's own user may do everything there, and others may look. Who asks is the operating system's word.\n"
+        "`airboss access list` prints who has which role, `airboss access show` what you may do, and why.\n\n"
+        "Each role's own verbs:\n\n"
+        + _pairs(own)
+        + "\n\nAnd the roles that it includes:\n\n"
+        + _pairs((name, others or "-") for name, others in more)
     )
 
 
@@ -193,6 +198,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "options": ("what every command takes, and the environment", options),
     "verbs": ("every verb: role, confirmation, key", verbs),
     "roles": ("who may what", roles),
+    "people": ("roles, approvals, freezes, break-glass, hooks", _room("engine.people")),
     "keys": ("the console's keys", keys),
     "console": ("finding one's way in it; colours, slow lines, read-only", _room("console.tui")),
     "config": ("every field of airboss.toml", config),

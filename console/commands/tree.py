@@ -23,6 +23,15 @@ _META = "airboss.options"
 SETTINGS: dict[str, Any] = {"max_content_width": 110}
 
 
+def break_glass(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option of the verbs that may go past what forbids them."""
+    return click.option(
+        "--break-glass",
+        is_flag=True,
+        help="Past an approval, a freeze or the second person; takes --reason, flagged until somebody else acknowledges it.",
+    )(function)
+
+
 class HelpWanted(Exception):
     """`--help` was given; `text` is the answer. The front decides where it is shown."""
 

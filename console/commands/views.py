@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from console.commands import capacity, describe, describe_release, describe_service, health_tables, tables
+from console.commands import (
+    access_tables,
+    capacity,
+    describe,
+    describe_release,
+    describe_service,
+    health_tables,
+    tables,
+)
 from console.commands.refs import name_of
 from console.commands.requests import ViewRequest
 from console.commands.source import Source
@@ -204,6 +212,15 @@ def _whole_log(source: Source, run: str, stage: str, tail: int | None) -> str:
     return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
 
 
+def _access(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    return access_tables.table(source.get("/v1/access"), request.env, request.filter)
+
+
+def _access_of(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    found = source.get("/v1/access/of", {"user": request.args.get("user")})
+    return access_tables.of_user(found, request.env, request.args.get("verb") or "")
+
+
 def _status(_request: ViewRequest, source: Source, _context: Context) -> Outcome:
     from dataclasses import replace
 
@@ -237,4 +254,6 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "lineage": _lineage,
     "freezes": _freezes,
     "silences": _silences,
+    "access": _access,
+    "access-of": _access_of,
 }

@@ -41,12 +41,19 @@ class VerbCall:
     args: Mapping[str, Any] = field(default_factory=dict)
     expect_revision: int | None = None
     plan: PlanView | None = None
+    break_glass: bool = False
 
     @property
     def rung(self) -> Confirm:
         """How much a hand must say first."""
         verb = VERBS.get(self.verb)
-        return verb.confirm_in(self.protected) if verb else Confirm.YES
+        return verb.confirm_in(self.protected, self.break_glass) if verb else Confirm.YES
+
+    @property
+    def asks_reason(self) -> bool:
+        """Whether a hand must say why."""
+        verb = VERBS.get(self.verb)
+        return verb is not None and verb.asks_reason(self.protected, self.break_glass)
 
     @property
     def summary(self) -> str:
@@ -70,6 +77,7 @@ class VerbCall:
             reason=reason,
             yes=not dry_run,
             confirm_name=confirm_name,
+            break_glass=self.break_glass,
         )
 
 
@@ -230,7 +238,16 @@ def call_of_request(request: VerbRequest, snapshot: Snapshot | None) -> VerbCall
         elif kind == "engine":
             service = snapshot.status.name
     protected = is_protected(env, snapshot) if snapshot is not None and env else kind not in ("run", "pipeline")
-    return VerbCall(request.verb, request.ref, service, env, protected, dict(request.args), revision)
+    return VerbCall(
+        request.verb,
+        request.ref,
+        service,
+        env,
+        protected,
+        dict(request.args),
+        revision,
+        break_glass=request.break_glass,
+    )
 
 
 def ref_of(item: Item) -> str:

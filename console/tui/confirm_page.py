@@ -27,14 +27,14 @@ class Asked:
 
 def first_field(call: VerbCall) -> str:
     """The field that takes letters when the panel opens; a plain yes has none."""
-    return "name" if call.rung >= Confirm.NAME else ""
+    return "name" if call.rung >= Confirm.NAME else "reason" if call.asks_reason else ""
 
 
 def missing(call: VerbCall, asked: Asked) -> str:
     """What still keeps `y` from being taken; empty when nothing does."""
     if call.rung >= Confirm.NAME and asked.name != call.name:
         return f"type {call.name} and enter first"
-    if call.rung >= Confirm.NAME_AND_REASON and not asked.reason.strip():
+    if call.asks_reason and not asked.reason.strip():
         return "type a reason and enter first"
     return ""
 
@@ -70,9 +70,16 @@ def foot_lines(call: VerbCall, asked: Asked, *, armed: bool, refused: bool, widt
     ]
     if call.rung >= Confirm.NAME:
         lines.append(_field(f"type the name {call.name}", asked.name, asked.field == "name", asked.name == call.name))
-    if call.rung >= Confirm.NAME_AND_REASON:
-        lines.append(_field("and the reason", asked.reason, asked.field == "reason", bool(asked.reason.strip())))
-    if call.rung >= Confirm.NAME:
+    if call.asks_reason:
+        lines.append(
+            _field(
+                "and the reason" if call.rung >= Confirm.NAME else "the reason",
+                asked.reason,
+                asked.field == "reason",
+                bool(asked.reason.strip()),
+            )
+        )
+    if call.rung >= Confirm.NAME or call.asks_reason:
         lines.append(())
     ready = armed and not refused and not missing(call, asked)
     accept = ("", "") if refused else (f"   {verb_word(call)}", "strong" if ready else "key.off")

@@ -40,7 +40,9 @@ def script_line(call: VerbCall, reason: str = "") -> str:
         words += " --yes"
     if call.rung >= Confirm.NAME:
         words += f" --confirm-name {shlex.quote(call.name)}"
-    if reason or call.rung is Confirm.NAME_AND_REASON:
+    if call.break_glass:
+        words += " --break-glass"
+    if reason or call.asks_reason:
         words += f" --reason {shlex.quote(reason or 'WHY')}"
     return f"airboss {words}"
 

@@ -18,6 +18,7 @@ from engine.access import Actor
 from engine.api.reader import Reader
 from engine.api.schemas import VerbRequest
 from engine.api.views import records, rollouts
+from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
 from engine.operations.desk import Desk
 from engine.operations.door import do
@@ -163,6 +164,13 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     async def registry(request: Request) -> Any:
         return await reader.registry_aliases(request.path_params["model"])
 
+    async def access(request: Request) -> Any:
+        return access_table(reader.config)
+
+    async def access_of(request: Request) -> Any:
+        user = request.query_params.get("user", "")
+        return user_access(reader.config, Actor.of_user(user) if user else Actor.of_uid(request.state.peer.uid))
+
     async def verb(request: Request) -> Any:
         try:
             wish = VerbRequest.model_validate_json(await request.body())
@@ -204,6 +212,8 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/audit": audit_list,
         "/v1/audit/verify": audit_verify,
         "/v1/lineage": lineage,
+        "/v1/access": access,
+        "/v1/access/of": access_of,
         "/v1/pipelines": pipelines,
         "/v1/registry/{model}": registry,
     }

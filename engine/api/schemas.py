@@ -386,6 +386,8 @@ class VerbRequest(_Model):
     reason: str = ""
     yes: bool = False
     confirm_name: str = ""
+    break_glass: bool = False
+    """Go past what forbids it (an approval, a freeze, the second person): flagged until somebody else acknowledges it."""
 
 
 class VerbResult(_Model):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlmodel import Session
 
-from engine.access import EVERYWHERE, Actor, demand, demand_confirmation, environments
+from engine.access import EVERYWHERE, Actor, demand, demand_confirmation, demand_person, environments
 from engine.api.schemas import VerbRequest
 from engine.observe.alerts import AlertBook
 from engine.pipelines.runner import PipelineRunner
@@ -43,15 +43,10 @@ class Desk:
             return
         for one in environments(self.config) if env == EVERYWHERE else (env,):
             demand(self.config, one, actor, request.verb)
+            if not request.break_glass:
+                demand_person(self.config, actor, request.verb)
             known = self.config.environment.get(one)
-            demand_confirmation(
-                request.verb,
-                protected=known.protected if known else True,
-                service=service,
-                yes=request.yes,
-                confirm_name=request.confirm_name,
-                reason=request.reason,
-            )
+            demand_confirmation(request, protected=known.protected if known else True, service=service)
 
 
 def noun(request: VerbRequest, kind: str) -> str:

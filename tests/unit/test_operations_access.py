@@ -167,8 +167,8 @@ async def test_a_freeze_of_an_environment_that_is_not_there_is_refused_by_name(o
 
 async def test_a_freeze_everywhere_takes_the_role_everywhere(office: Office) -> None:
     with pytest.raises(Denied, match="in production"):
-        await office.ask(BOB, "freeze.start", "env/*", yes=True)
-    assert (await office.ask(ANN, "freeze.start", "env/*", yes=True)).changed
+        await office.ask(BOB, "freeze.start", "env/*", yes=True, reason="launch")
+    assert (await office.ask(ANN, "freeze.start", "env/*", yes=True, reason="launch")).changed
 
 
 async def test_a_second_freeze_never_shortens_the_first_and_names_both(office: Office) -> None:

@@ -21,7 +21,6 @@ from console.tui.confirm_page import Asked, body_lines, first_field, foot_lines,
 from console.tui.script_lines import script_line
 from console.tui.widgets.lines import Lines, Page
 from engine.api.schemas import PlanView
-from engine.verbs import Confirm
 from state.words import AirbossError
 
 ARM_S = 0.25
@@ -191,7 +190,7 @@ class ConfirmScreen(ModalScreen[Accepted | None]):
             self.dismiss(None)
         elif self._asked.field == "name" and self._asked.name != self._call.name:
             self._note(f"that is not {self._call.name}")
-        elif self._asked.field == "name" and self._call.rung >= Confirm.NAME_AND_REASON:
+        elif self._asked.field == "name" and self._call.asks_reason:
             self._asked = replace(self._asked, field="reason", note="")
             self._paint()
         elif self._asked.field == "reason" and not self._asked.reason.strip():

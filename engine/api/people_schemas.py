@@ -1,0 +1,63 @@
+"""What the API says of people: who has which role where, and what an account may do."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RoleRow(_Model):
+    """Who has a role in an environment, as airboss.toml says it. `entries` empty: nobody by name."""
+
+    env: str
+    role: str
+    entries: tuple[str, ...]
+    people: tuple[str, ...]
+    """The users that the entries mean on this host, shared accounts among them."""
+
+
+class VerbRow(_Model):
+    """A row of the verb × role table."""
+
+    verb: str
+    summary: str
+    role: str
+    roles: tuple[str, ...]
+    """Those that may."""
+    personal: bool
+    """Never by uid 0 or a shared account."""
+
+
+class AccessTable(_Model):
+    """Who may what: the roles given, and what each role may."""
+
+    roles: tuple[RoleRow, ...]
+    verbs: tuple[VerbRow, ...]
+    shared: tuple[str, ...]
+    owners: dict[str, str]
+
+
+class EnvAccess(_Model):
+    """What one account may do in one environment."""
+
+    env: str
+    roles: dict[str, str]
+    """role → because of what."""
+    refusals: dict[str, str]
+    """verb → why not; a verb that is missing may be done."""
+
+
+class UserAccess(_Model):
+    """What one account may do, and why."""
+
+    user: str
+    uid: int
+    groups: tuple[str, ...]
+    person: str
+    """Who answers for what the account begins."""
+    impersonal: str
+    """Why no one person stands behind it; empty when one does."""
+    envs: tuple[EnvAccess, ...]
