@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from console import diagnostics
 from console.commands.admin_socket import request
-from console.commands.switching import Answer, Plan, apply, fresh_route, kept_table, write
+from console.commands.switching import Answer, Plan, apply, fresh_route, kept_table
 from console.output import Outcome, Table, Text
+from state.backup import write_whole
 from state.paths import Paths
 from state.words import Conflict, Denied, ExitCode, OperationFailed, Unreachable, UsageError
 
@@ -176,14 +177,15 @@ def _spill(paths: Paths, record: Mapping[str, Any]) -> None:
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(record['at']))}.{time.time_ns() % 10**9:09d}.json"
     text = json.dumps(record, sort_keys=True)
     try:
+        directory.mkdir(mode=0o700, exist_ok=True)
         try:
-            write(directory / name, text)
+            write_whole(directory / name, text)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             # The reserve is there for this.
             paths.reserve.unlink(missing_ok=True)
-            write(directory / name, text)
+            write_whole(directory / name, text)
     except OSError as error:
         diagnostics.note(f"traffic is moved, but the record could not be written ({error}); keep this line:")
         diagnostics.say(text)

@@ -5,7 +5,6 @@ What only a living engine knows (rates, budgets, measured shares) is absent here
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -18,11 +17,10 @@ from typing import Any
 from urllib.parse import quote
 
 from console.commands.children import serving_children
-from state.digests import canonical_json
+from state.chain import walk
 from state.paths import Paths
 from state.words import OperationFailed, Unreachable, UsageError
 
-GENESIS = "0" * 64
 _JSON_COLUMNS = frozenset(
     {"params", "metrics", "gates", "progress", "training", "serving", "policy", "labels", "detail"}
 )
@@ -248,22 +246,8 @@ class OfflineStore:
         # Read first: an engine may write a row, and anchor it, while we walk.
         anchor = self._paths.store.with_name("audit.head")
         anchored = anchor.read_text(encoding="ascii", errors="replace").strip() if anchor.exists() else ""
-        prev, count, hashes = GENESIS, 0, set()
-        for row in self.chain():
-            body = canonical_json({key: row[key] for key in ("at", "actor", "action", "ref", "reason", "detail")})
-            if row["prev"] != prev or hashlib.sha256((row["prev"] + body).encode()).hexdigest() != row["hash"]:
-                return {
-                    "ok": False,
-                    "rows": count,
-                    "head": prev,
-                    "why": f"row {row['id']} does not follow from row {count}",
-                }
-            prev, count = row["hash"], count + 1
-            hashes.add(prev)
-        if anchored and anchored not in hashes:
-            why = "the head anchored in audit.head is not in the chain: rows were cut off"
-            return {"ok": False, "rows": count, "head": prev, "why": why}
-        return {"ok": True, "rows": count, "head": prev, "why": ""}
+        found = walk(self.chain(), anchored)
+        return {"ok": found.is_whole, "rows": found.rows, "head": found.head, "why": found.why}
 
     def lineage(self, params: Mapping[str, Any]) -> Row:
         """What a record was made from, or forward: what was made from it."""

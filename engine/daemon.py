@@ -34,6 +34,7 @@ from engine.api.events import EventHub
 from engine.api.peer import PeerProtocol
 from engine.api.reader import Reader
 from engine.autoscaling.scaler import Scaler
+from engine.backups import BackupKeeper
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
 from engine.observe.observer import Observer, Outside
@@ -48,6 +49,7 @@ from engine.rollouts.registry_queue import RegistryQueue
 from engine.rollouts.world import World
 from engine.spill import import_spill
 from state import audit
+from state.chain import ChainState
 from state.config import Config, load_config
 from state.paths import Paths
 from state.store import Store
@@ -57,6 +59,7 @@ log = logging.getLogger("airboss.engine")
 
 CHAIN_CHECK_S = 60.0
 SPILL_S = 1.0
+BACKUP_LOOK_S = 20.0
 STRAY_GRACE_S = 10.0
 
 
@@ -91,6 +94,7 @@ class Engine:
         self.router = LocalRouter(self.store, self.gateway, self.runtime, self.config)
         self.registry = RegistryHost(self.supervisor, self.config.registry, self.paths)
         self.queue = RegistryQueue(self.store, self.registry.client, self._changed)
+        self.backups = BackupKeeper(self.paths, self.config.state.backup)
         self.observer = Observer(
             self.store, self.config, workers=self.gateway.workers, gateway_dir=self.paths.gateway,
             public_url=lambda: self.gateway.address, visitor=lambda: self.gateway.probe, outside=self._outside, on_change=self._changed,
@@ -113,6 +117,7 @@ class Engine:
             self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
             chain=self.store.read_now(self._verified), registry=self.registry.client, load=self.scaler.watcher,
+            backup=self.backups.fact,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
@@ -157,6 +162,7 @@ class Engine:
                 ("router", self._keep_published()),
                 ("spill", self._forever(SPILL_S, self._import_spill)),
                 ("chain", self._forever(CHAIN_CHECK_S, self._check_chain)),
+                ("backups", self._forever(BACKUP_LOOK_S, self.backups.turn)),
                 ("api", api.serve(sockets=[self.listener])),
             )
         ]
@@ -233,7 +239,7 @@ class Engine:
             except Exception:
                 log.exception("the table could not be published; it is tried again at the next change")
 
-    def _verified(self, session: Session) -> audit.ChainState:
+    def _verified(self, session: Session) -> ChainState:
         return audit.verify(session, self.store.path.with_name("audit.head"))
 
     def _place_changed(self, owner: str) -> None:
@@ -266,6 +272,7 @@ class Engine:
             crash_loops=tuple(loops),
             adapters=(AdapterFact("registry", self.queue.trouble),),
             audit_trouble=self.store.anchor_trouble or ("" if chain.is_whole else chain.why),
+            backup_trouble=self.backups.fact().trouble,
         )
 
 

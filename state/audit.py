@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import syslog
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from state.digests import canonical_json
+from state.chain import GENESIS, ChainState, link, walk
 from state.models import Audit
 
 HEAD_KEY = "audit_head"
 """In `session.info`: the hash of the last row this transaction appended."""
 PREV_KEY = "audit_prev"
 """In `session.info`: what the first row this transaction appended follows."""
-GENESIS = "0" * 64
-
-
-@dataclass(frozen=True, slots=True)
-class ChainState:
-    """What a verification found. `broken_at` is the first row that does not follow, None when all do."""
-
-    rows: int
-    head: str
-    broken_at: int | None = None
-    why: str = ""
-
-    @property
-    def is_whole(self) -> bool:
-        """Every row follows from the one before, and the anchor is in the chain."""
-        return self.broken_at is None and not self.why
 
 
 def append(
@@ -69,33 +51,16 @@ def append(
 
 
 def row_hash(row: Audit) -> str:
-    """The hash a row must have: sha256(prev ‖ canonical JSON of its content)."""
-    body = {
-        "at": row.at,
-        "actor": row.actor,
-        "action": row.action,
-        "ref": row.ref,
-        "reason": row.reason,
-        "detail": row.detail,
-    }
-    return hashlib.sha256((row.prev + canonical_json(body)).encode("utf-8")).hexdigest()
+    """The hash a row must have after the one it names."""
+    return link(row.prev, row.model_dump())
 
 
 def verify(session: Session, anchor_path: Path | None = None) -> ChainState:
     """Walk the whole chain; with `anchor_path`, also demand that the head written there is part of it."""
     # The anchor first: one written after the walk began names a row that the walk does not see.
     anchored = anchored_head(anchor_path) if anchor_path is not None else ""
-    prev, rows, hashes = GENESIS, 0, set()
-    for row in session.exec(select(Audit).order_by(col(Audit.id))).yield_per(1000):
-        if row.prev != prev or row_hash(row) != row.hash:
-            return ChainState(rows, prev, broken_at=row.id, why=f"row {row.id} does not follow from row {rows}")
-        prev, rows = row.hash, rows + 1
-        hashes.add(row.hash)
-    if anchor_path is not None and anchored and anchored not in hashes:
-        return ChainState(
-            rows, prev, why=f"the head anchored in {anchor_path.name} is not in the chain: rows were cut off"
-        )
-    return ChainState(rows, prev)
+    rows = session.exec(select(Audit).order_by(col(Audit.id))).yield_per(1000)
+    return walk((row.model_dump() for row in rows), anchored, anchor_path.name if anchor_path is not None else "")
 
 
 def head(session: Session) -> str:

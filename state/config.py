@@ -103,10 +103,23 @@ class MetricsConfig(Table):
     url: str | None = None
 
 
+class BackupConfig(Table):
+    """Scheduled backups of the store, this file and the known-good bundles. `every = 0` makes none.
+
+    `to` is a directory, best on another disk; `.airboss/backups` without it. `keep` copies are kept of each reason.
+    """
+
+    every: Duration = 3600.0
+    keep: int = Field(default=48, ge=1)
+    to: Path | None = None
+    bundles: bool = True
+
+
 class StateConfig(Table):
     """The store: SQLite in the workspace. `url` is kept for another one, which this version cannot use."""
 
     url: str | None = None
+    backup: BackupConfig = BackupConfig()
 
     @field_validator("url")
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from state.words import Conflict
+from state.words import Conflict, OperationFailed
 
 HEAD = "0001"
 KNOWN = ("0001",)
@@ -30,10 +30,11 @@ def current_revision(path: Path) -> str | None:
     return str(row[0]) if row else None
 
 
-def upgrade(path: Path, before: Callable[[], Any] | None = None) -> None:
-    """Bring the store at `path` to HEAD. `before` runs first when something will change (the backup).
+def upgrade(path: Path, before: Callable[[], Path] | None = None) -> None:
+    """Bring the store at `path` to HEAD. `before` runs first when something will change, and returns the backup it made.
 
-    Raises Conflict when a newer program made the store.
+    Raises Conflict when a newer program made the store, OperationFailed when the upgrade fails: it is one transaction, so
+    that the store is then as it was.
     """
     revision = current_revision(path)
     if revision == HEAD:
@@ -44,12 +45,22 @@ def upgrade(path: Path, before: Callable[[], Any] | None = None) -> None:
             hint="upgrade this program, or restore a backup made before the upgrade",
             code="newer_schema",
         )
-    if revision is not None and before is not None:
-        before()
+    copy = before() if revision is not None and before is not None else None
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic import command
 
-    command.upgrade(alembic_config(path), "head")
+    try:
+        command.upgrade(alembic_config(path), "head")
+    except Exception as error:
+        if copy is None:
+            raise
+        raise OperationFailed(
+            f"the upgrade of {path} from schema {revision} to {HEAD} failed: {(str(error) or type(error).__name__).splitlines()[0]}; "
+            f"the store is as it was, and {copy} is a copy of it",
+            hint="what serves goes on; start the program of before, or mend the cause and start again. "
+            "`airboss rollback SERVICE --emergency` works meanwhile",
+            code="upgrade_failed",
+        ) from error
 
 
 def downgrade(path: Path, revision: str) -> None:

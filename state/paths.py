@@ -100,6 +100,11 @@ class Paths:
         return self.state / "rollback"
 
     @property
+    def backups(self) -> Path:
+        """Copies of the store made before upgrades, and every backup unless airboss.toml names another directory."""
+        return self.state / "backups"
+
+    @property
     def socket_dirs(self) -> tuple[Path, ...]:
         """The directories down to `sockets` that are Airboss's own, outermost first.
 

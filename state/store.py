@@ -21,7 +21,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlmodel import Session
 
 from state import audit
-from state.backup import back_up
+from state.backup import UNFINISHED, back_up
 from state.words import AirbossError, Conflict, OperationFailed, UsageError
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class Store:
         Raises UsageError on a network file system, OperationFailed when the file is corrupt or the disk full.
         """
         refuse_network_file_system(path.parent)
+        refuse_half_restored(path)
         existed = path.exists()
         try:
             if existed:
@@ -204,6 +205,16 @@ def check_integrity(path: Path) -> None:
             connection.close()
     if rows != [("ok",)]:
         raise _corrupt(path, "; ".join(str(row[0]) for row in rows))
+
+
+def refuse_half_restored(path: Path) -> None:
+    """Raise OperationFailed when a restore of the store at `path` was killed on its way: what is there may be none."""
+    if path.with_name(UNFINISHED).exists():
+        raise OperationFailed(
+            f"a restore of {path} did not finish; the store is not opened",
+            hint="run `airboss state restore` again; what stood there before is kept beside it",
+            code="half_restored",
+        )
 
 
 def lay_reserve(path: Path) -> None:

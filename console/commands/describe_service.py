@@ -107,6 +107,8 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
     facts.append(
         ("audit", f"{number(item.get('audit_rows'))} rows, head {(item.get('audit_head') or NONE)[:12]}, {whole}")
     )
+    backup = f"{ago(item['backup_at'], now)} ago" if item.get("backup_at") else "none yet"
+    facts.append(("backup", backup + (f"; {item['backup_trouble']}" if item.get("backup_trouble") else "")))
     if item.get("no_one_is_paged"):
         facts.append(("paging", "NO ONE IS PAGED: [alerts] in airboss.toml names neither webhook nor command"))
     if item.get("demo"):

@@ -1,27 +1,32 @@
-"""`state check`, `state backup`, `state restore`: done on the store's file, with or without an engine."""
+"""`state check`, `backup`, `backups` and `restore`: done on the store's file, with or without an engine."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.output import Outcome, Table, Text
+from state.backup import write_whole
 from state.words import Conflict, Denied, ExitCode, OperationFailed, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from console.commands.context import Context
+    from state.backup_sets import Backup
     from state.paths import Paths
 
 
 def check(context: Context) -> Outcome:
     """The file, the chain, the reserve, the backups."""
     from console.offline import OfflineStore
+    from state.backup_sets import backups as stored
 
     paths = context.paths
     store = OfflineStore.open(paths)
@@ -34,7 +39,7 @@ def check(context: Context) -> Outcome:
         )
     finally:
         store.close()
-    backups = sorted((paths.state / "backups").glob("*.db"))
+    kept = stored(*directories(context))
     found = [
         ("file", not problems, problems or f"{paths.store}, sound"),
         ("audit chain", bool(chain["ok"]), str(chain["why"]) or f"{chain['rows']} rows, head {chain['head'][:12]}"),
@@ -43,7 +48,7 @@ def check(context: Context) -> Outcome:
             paths.reserve.exists(),
             "laid by" if paths.reserve.exists() else "missing; the engine lays it by when there is room",
         ),
-        ("backups", True, f"{len(backups)}, newest {backups[-1].name}" if backups else "none yet"),
+        ("backups", True, f"{len(kept)}, newest {kept[-1].store.name}" if kept else "none yet"),
     ]
     items: list[dict[str, Any]] = [{"name": n, "ok": ok, "found": what} for n, ok, what in found]
     is_sound = not problems and chain["ok"]
@@ -56,9 +61,20 @@ def check(context: Context) -> Outcome:
     )
 
 
+def directories(context: Context) -> list[Path]:
+    """Where backups are: the workspace's own place first, then the one that airboss.toml names. A broken file names none."""
+    from state.words import AirbossError
+
+    try:
+        to = context.config.state.backup.to
+    except AirbossError:
+        to = None
+    return [context.paths.backups, *([to] if to else [])]
+
+
 def backup(context: Context, *, to: Path | None) -> Outcome:
-    """A checked copy beside the store, and a second one at `to`."""
-    from state.backup import back_up
+    """A whole, checked backup in the place for backups, and a second copy of the store at `to`."""
+    from state.backup_sets import take
 
     paths = context.paths
     if not paths.store.exists():
@@ -67,73 +83,130 @@ def backup(context: Context, *, to: Path | None) -> Outcome:
         )
     if to is not None and to.exists():
         raise Conflict(f"{to} is there already; it was not touched", hint="name a new file", code="exists")
+    place = directories(context)[-1]
     if context.options.dry_run:
-        return Outcome("Backup", [], blocks=(Text(f"would copy {paths.store}"),))
+        return Outcome("Backup", [], blocks=(Text(f"would copy {paths.store} to {place}"),))
     try:
-        copy = back_up(paths.store, reason="manual")
+        made = take(paths.store, reason="manual", directory=place, config=paths.root / "airboss.toml")
         if to is not None:
-            shutil.copyfile(copy, to)
+            shutil.copyfile(made.store, to)
     except OSError as error:
         raise OperationFailed(
             f"the backup could not be written: {error}", hint="free disk space, or name another place"
         ) from error
+    said = f"backed up to {to or made.store}: {made.audit_rows} audit rows, {len(made.releases)} known-good bundles"
     return Outcome(
         "Backup",
-        [{"path": str(copy), "to": str(to) if to else None, "size": copy.stat().st_size}],
-        blocks=(Text(f"backed up to {to or copy}"),),
-        names=(str(to or copy),),
+        [{**_backup_item(made), "to": str(to) if to else None}],
+        blocks=(Text(said), *(Text(f"not in it: {why}") for why in made.trouble)),
+        names=(str(to or made.store),),
+        exit=ExitCode.FAILED if made.trouble else ExitCode.OK,
     )
 
 
-def restore(context: Context, *, copy: Path | None) -> Outcome:
+def backups(context: Context, *, verify: bool) -> Outcome:
+    """Every backup, newest first; with `verify`, each read and checked whole."""
+    from console.commands.format import ago
+    from state.backup_sets import backups as found
+    from state.backup_sets import verify as check_one
+
+    now, items = time.time(), []
+    for one in reversed(found(*directories(context))):
+        wrong = check_one(one) if verify else one.trouble
+        items.append({**_backup_item(one), "age_s": now - one.made_at, "verified": verify, "trouble": list(wrong)})
+    rows = [
+        (i["name"], ago(i["made_at"], now), i["reason"], f"{i['size'] / 1e6:.1f} MB", str(i["audit_rows"] or "-"),
+         str(len(i["releases"])), "; ".join(i["trouble"]) or ("checked" if verify else "-"))
+        for i in items
+    ]  # fmt: skip
+    table = Table(
+        ("BACKUP", "AGE", "REASON", "SIZE", "AUDIT ROWS", "BUNDLES", "FOUND"), rows, frozenset({1, 3, 4, 5}),
+        empty="none yet; `airboss state backup` makes one",
+    )  # fmt: skip
+    bad = verify and any(i["trouble"] for i in items)
+    return Outcome(
+        "Backup", items, blocks=(table,), names=[f"backup/{i['name']}" for i in items],
+        exit=ExitCode.FAILED if bad else ExitCode.OK,
+    )  # fmt: skip
+
+
+def _backup_item(one: Backup) -> dict[str, Any]:
+    return {
+        "name": one.store.stem, "path": str(one.store), "made_at": one.made_at, "reason": one.reason, "size": one.size,
+        "schema": one.schema, "sha256": one.sha256, "audit_rows": one.audit_rows, "audit_head": one.audit_head,
+        "releases": [release.release for release in one.releases], "trouble": list(one.trouble),
+    }  # fmt: skip
+
+
+def restore(context: Context, *, copy: Path | None, with_config: bool) -> Outcome:
     """Put a backup in the store's place. The engine must be down; what stood there is kept."""
-    from state.backup import newest_good
+    from state.backup import newest_good, unsound
     from state.backup import restore as put_back
+    from state.backup_sets import put_bundles_back, read
 
     paths = context.paths
-    chosen = copy.expanduser().resolve() if copy is not None else newest_good(paths.store)
-    _refuse_bad(chosen)
+    chosen = _named(context, copy) if copy is not None else newest_good(*directories(context))
+    if wrong := unsound(chosen):
+        raise OperationFailed(f"{chosen} is no good backup: {wrong}", hint="leave FILE out to take the newest good one")
+    one = read(chosen)
     if context.options.dry_run:
-        return Outcome(
-            "Restore", [{"from": str(chosen)}], blocks=(Text(f"would put {chosen} in the place of {paths.store}"),)
-        )
+        said = f"would put {chosen} ({one.audit_rows or '?'} audit rows) in the place of {paths.store}"
+        return Outcome("Restore", [{"from": str(chosen)}], blocks=(Text(said), *_config_lines(paths, one, with_config)))
     if context.is_read_only:
         raise Denied("restore changes the store, and this console is read-only", code="read_only")
-    _confirm(context, chosen)
+    reason = _confirm(context, chosen)
     with _engine_kept_out(paths):
-        kept = put_back(paths.store, chosen)
+        facts = {"actor": f"user:{user_name()}", "uid": os.getuid(), "reason": reason, "made_at": one.made_at}
+        kept = put_back(paths.store, chosen, facts)
+        if with_config and one.config.is_file():
+            config = paths.root / "airboss.toml"
+            shutil.copyfile(config, kept.with_name(f"{kept.name}.airboss.toml"))
+            write_whole(config, one.config.read_text(encoding="utf-8"))
+        bundles = put_bundles_back(one)
     return Outcome(
         "Restore",
-        [{"from": str(chosen), "kept": str(kept)}],
+        [{"from": str(chosen), "kept": str(kept), "made_at": one.made_at, "bundles": bundles}],
         names=(str(chosen),),
         blocks=(
-            Text(
-                f"restored {chosen}; what stood there is kept as {kept}\nthe engine will start paused: `airboss up -d`, then look"
-            ),
+            Text(f"restored {chosen}; what stood there is kept as {kept}"),
+            *(Text(line) for line in bundles),
+            *_config_lines(paths, one, with_config),
+            Text("the engine will start paused and touch nothing: `airboss up -d`, then `airboss state diff`"),
         ),
     )
 
 
-def _refuse_bad(copy: Path) -> None:
-    import sqlite3
-    from urllib.parse import quote
+def _named(context: Context, copy: Path) -> Path:
+    """The file meant: a path, or the name of a backup as `state backups` shows it. Raises UsageError."""
+    names = [place / f"{copy.name}.db" for place in directories(context)]
+    for path in (copy.expanduser(), *names):
+        if path.is_file():
+            return path.resolve()
+    raise UsageError(f"there is no backup {copy}", hint="`airboss state backups` shows them", code="no_backup")
 
+
+def _config_lines(paths: Paths, one: Backup, with_config: bool) -> list[Text]:
+    """What a person must know about airboss.toml: the backup's is another one."""
+    if with_config or not one.config.is_file():
+        return []
+    now = (paths.root / "airboss.toml").read_bytes()
+    if now == one.config.read_bytes():
+        return []
+    return [
+        Text(f"airboss.toml has changed since and was left alone; that of then is {one.config} (--config puts it back)")
+    ]
+
+
+def user_name() -> str:
+    """Who runs this, as the operating system says."""
     try:
-        connection = sqlite3.connect(f"file:{quote(str(copy))}?mode=ro", uri=True)
-        try:
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()
-            connection.execute("SELECT count(*) FROM audit").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        raise OperationFailed(
-            f"{copy} is no good backup: {error}", hint="leave FILE out to take the newest good one"
-        ) from error
-    if found != ("ok",):
-        raise OperationFailed(f"{copy} is damaged: {found[0]}", hint="leave FILE out to take the newest good one")
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid:{os.getuid()}"
 
 
-def _confirm(context: Context, chosen: Path) -> None:
+def _confirm(context: Context, chosen: Path) -> str:
+    """Have name and reason; the reason. Raises UsageError."""
     from console.commands.confirming import ask
 
     options, name = context.options, context.paths.root.name
@@ -153,8 +226,10 @@ def _confirm(context: Context, chosen: Path) -> None:
     typed = options.confirm_name or ask(f"type {name} to put {chosen.name} in the store's place: ")
     if typed != name:
         raise UsageError("not confirmed; nothing was done", hint=f"the name is {name}", code="not_confirmed")
-    if not (options.reason or ask("reason: ")):
+    reason = options.reason or ask("reason: ")
+    if not reason:
         raise UsageError("a restore takes a reason; nothing was done", hint="add --reason TEXT", code="not_confirmed")
+    return reason
 
 
 @contextmanager

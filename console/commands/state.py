@@ -1,4 +1,4 @@
-"""`state`: check, back up and restore the store."""
+"""`state`: check, back up and restore the store, and what differs from the world."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ state = Noun(
     examples=(
         ("airboss state check", "the file, the audit chain, the reserve"),
         ("airboss state backup", "a checked copy, with the engine up or down"),
+        ("airboss state backups", "the copies there are, and their age"),
     ),
 )
 
@@ -34,17 +35,34 @@ def backup(to: Path | None) -> LocalRequest:
 
 @leaf(
     state,
+    "backups",
+    examples=(
+        ("airboss state backups", "each backup with its age, newest first"),
+        ("airboss state backups --verify", "reads all of them: file, audit chain, bundles; exits 1 if one is damaged"),
+    ),
+)
+@click.option("--verify", is_flag=True, help="Read and check each of them whole.")
+def backups(verify: bool) -> LocalRequest:
+    """The backups there are. [state] backup in airboss.toml says how often, how many, and where."""
+    return LocalRequest("console.commands.keeping:backups", {"verify": verify})
+
+
+@leaf(
+    state,
     "restore",
     acting=True,
     examples=(
         ("airboss state restore --yes --confirm-name WORKSPACE --reason 'disk failure'", "the newest good backup"),
         ("airboss state restore FILE", "that copy; asks for the workspace's name and a reason"),
+        ("airboss state restore --dry-run", "which backup it would be"),
     ),
 )
 @click.argument("copy", required=False, metavar="[FILE]", type=click.Path(path_type=Path))
-def restore(copy: Path | None) -> LocalRequest:
+@click.option("--config", "with_config", is_flag=True, help="Put airboss.toml back too, as it was then.")
+def restore(copy: Path | None, with_config: bool) -> LocalRequest:
     """Put a backup in the store's place, with the engine down. What stood there is kept.
 
-    The engine then starts paused, reads the world and shows each difference.
+    FILE is a path or a name of `state backups`. Known-good bundles that are gone or were altered are put back too. The
+    engine then starts paused, touches nothing, and `airboss state diff` shows each difference.
     """
-    return LocalRequest("console.commands.keeping:restore", {"copy": copy})
+    return LocalRequest("console.commands.keeping:restore", {"copy": copy, "with_config": with_config})

@@ -37,8 +37,22 @@ def status(rows: Rows, paths: Paths) -> dict[str, Any]:
         "audit_head": head[0]["hash"] if head else "",
         "audit_ok": None,
         "no_one_is_paged": False,
+        "backup_at": _newest_backup(paths),
         "demo": {},
     }
+
+
+def _newest_backup(paths: Paths) -> float | None:
+    from state.backup_sets import backups
+    from state.config import load_config
+    from state.words import AirbossError
+
+    try:
+        to = load_config(paths.root).state.backup.to
+    except AirbossError:
+        to = None
+    found = backups(paths.backups, *([to] if to else []))
+    return found[-1].made_at if found else None
 
 
 def fleet(rows: Rows) -> list[dict[str, Any]]:

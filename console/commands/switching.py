@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from console.commands.admin_socket import request
 from console.commands.children import serving_children
+from state.backup import write_whole
 from state.paths import Paths
 from state.words import OperationFailed
 
@@ -114,26 +113,11 @@ def _is_ready(address: str) -> bool:
 def _keep(paths: Paths, table: Mapping[str, Any]) -> None:
     """No worker took the table: leave it where the next one to start looks. Raises OperationFailed."""
     try:
-        write(paths.gateway / "table.json", json.dumps(table, sort_keys=True))
+        write_whole(paths.gateway / "table.json", json.dumps(table, sort_keys=True))
     except OSError as error:
         raise OperationFailed(
             f"the table could not be kept for the gateway: {error}", hint="free disk space and run it again"
         ) from error
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file aside and rename it: all of it or nothing. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def _revision_of(path: str) -> int:

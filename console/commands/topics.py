@@ -208,6 +208,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
     "rollback": ("where it goes, its plan, and what goes back together", _room("engine.rollouts.back")),
     "emergency": ("rolling back without an engine", emergency),
+    "state": ("the store, its backups, and putting one back", _room("state")),
     "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
                   _room("engine.pipelines", "engine.pipelines.stages")),
     "observing": ("service levels, budgets, alerts and whom they tell", _room("engine.observe")),

@@ -27,8 +27,9 @@ from engine.api.schemas import (
 )
 from engine.api.views import fleet, records, rollouts
 from engine.autoscaling.watcher import LoadWatcher
+from engine.backups import BackupFact
 from engine.observe.observer import Observer
-from state.audit import ChainState
+from state.chain import ChainState
 from state.config import Config
 from state.models import Audit, Rollout, StageRun, TrackState
 from state.paths import Paths
@@ -56,6 +57,7 @@ class Reader:
     chain: ChainState
     registry: Callable[[], Awaitable[Registry]]
     load: LoadWatcher
+    backup: Callable[[], BackupFact]
     demo: dict[str, Any] = field(default_factory=dict)
 
     async def status(self) -> StatusView:
@@ -65,6 +67,7 @@ class Reader:
     def _status(self, session: Session) -> StatusView:
         newest = session.exec(select(Audit).order_by(col(Audit.id).desc()).limit(1)).first()
         gateways, models = self.supervisor.of("gateway"), self.supervisor.of("model")
+        backup = self.backup()
         return StatusView(
             version=self.version, pid=self.pid, workspace=str(self.paths.root),
             name=self.config.workspace.get("name", self.paths.root.name), is_demo=self.config.is_demo, state="running",
@@ -73,7 +76,8 @@ class Reader:
             replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),
             audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.head,
             audit_ok=self.chain.is_whole and not self.store.anchor_trouble,
-            no_one_is_paged=not self.observer.status().tells_somebody, demo=dict(self.demo),
+            no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
+            backup_trouble=backup.trouble, demo=dict(self.demo),
         )  # fmt: skip
 
     async def snapshot(self) -> Snapshot:

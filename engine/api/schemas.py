@@ -323,6 +323,23 @@ class LineageNode(_Model):
     children: tuple[LineageNode, ...] = ()
 
 
+class DrillView(_Model):
+    """A drill that was played: what it measured, in seconds unless its name says otherwise, and whether that was met."""
+
+    id: int
+    """The audit row it is recorded in."""
+    name: str
+    at: float
+    service: str
+    env: str
+    outcome: str
+    """met, missed or failed."""
+    by: str
+    measured: dict[str, float | None]
+    target_s: float | None
+    message: str
+
+
 class StatusView(_Model):
     """One screen of health."""
 
@@ -345,6 +362,11 @@ class StatusView(_Model):
     audit_head: str
     audit_ok: bool
     no_one_is_paged: bool
+    backup_at: float | None = None
+    """When the newest backup was made; None: there is none."""
+    backup_trouble: str = ""
+    drill: DrillView | None = None
+    """The newest drill."""
     demo: dict[str, Any] = {}
     """Progress of `airboss demo`, when one runs: act, message, started_at."""
 

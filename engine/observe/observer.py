@@ -60,6 +60,7 @@ class Outside:
     crash_loops: tuple[CrashLoopFact, ...] = ()
     adapters: tuple[AdapterFact, ...] = ()
     audit_trouble: str = ""
+    backup_trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,7 @@ class Observer:
             # A gateway that nobody is routed through yet may be missing.
             gateway_trouble=self.scraper.status().trouble(now, GATEWAY_DOWN_AFTER_S) if self._routed else "",
             audit_trouble=outside.audit_trouble,
+            backup_trouble=outside.backup_trouble,
             someone_is_paged=self.notifier.tells_somebody,
         )
 

@@ -111,6 +111,7 @@ class Facts:
     adapters: tuple[AdapterFact, ...] = ()
     gateway_trouble: str = ""
     audit_trouble: str = ""
+    backup_trouble: str = ""
     someone_is_paged: bool = True
 
 
@@ -274,6 +275,12 @@ def _record(facts: Facts) -> Iterator[Firing]:
             "AuditChainBroken",
             Severity.PAGE,
             f"the audit log was changed by another hand: {facts.audit_trouble}; keep the file and see `airboss audit verify`",
+        )
+    if facts.backup_trouble:
+        yield Firing(
+            "BackupTrouble",
+            Severity.TICKET,
+            f"{facts.backup_trouble}; `airboss state backup` makes one now, `airboss state backups` shows them",
         )
     if not facts.someone_is_paged:
         yield Firing(

@@ -33,6 +33,7 @@ from engine.api.schemas import VerbRequest, VerbResult
 from engine.load import LoadGenerator, LoadPlan, LoadReport
 from engine.serving.models.gpt import GPTConfig
 from state import audit, ids
+from state.chain import ChainState
 from state.models import Release, Rollout, TrackState
 from state.paths import Paths
 from state.policy_config import Policy
@@ -355,7 +356,7 @@ class Workspace:
         moves = [(row["action"].removeprefix("rollout."), json.loads(row["detail"])) for row in rows]
         return [(state, int(detail.get("step", 0))) for state, detail in moves if state in names]
 
-    def chain(self) -> audit.ChainState:
+    def chain(self) -> ChainState:
         """The audit chain, walked from outside."""
         engine = create_engine(f"sqlite:///file:{self.paths.store}?mode=ro&uri=true")
         try:

@@ -246,7 +246,9 @@ def test_a_damaged_store_is_a_sentence(paths: Paths) -> None:
 
 def test_backup_check_and_restore(store: Paths) -> None:
     name = store.root.name
-    assert airboss("state", "backup", cwd=store.root).code == 0
+    ran = airboss("state", "backup", cwd=store.root)
+    # The store is copied; that the live release's bundle is nowhere is said, and is no success.
+    assert (ran.code, "not in it: charlm-1" in ran.out) == (1, True)
     writer = Store.open(store.store)
     writer.write_now(lambda s: audit.append(s, actor="user:bob", action="note", ref="engine:engine"))
     writer.close()
@@ -254,7 +256,8 @@ def test_backup_check_and_restore(store: Paths) -> None:
     ran = airboss("state", "restore", "--yes", "--confirm-name", name, "--reason", "a test", cwd=store.root)
     assert ran.code == 0, ran.err
     assert airboss("audit", "list", "-o", "name", cwd=store.root).out.splitlines()[-1] == "audit/3"
-    assert (store.state / "restored").exists()
+    said = json.loads((store.state / "restored").read_text())
+    assert (said["reason"], said["actor"].partition(":")[0]) == ("a test", "user")
     kept = list(store.state.glob("state.db.before-restore-*"))
     assert len(kept) >= 1
 

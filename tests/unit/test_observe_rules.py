@@ -116,6 +116,7 @@ def test_probes_that_time_out_while_no_worker_answers_mean_the_gateway() -> None
             Severity.TICKET,
         ),
         ({"adapters": (AdapterFact("registry", "timed out"),)}, "AdapterDown", Severity.TICKET),
+        ({"backup_trouble": "the newest backup is 130 minutes old"}, "BackupTrouble", Severity.TICKET),
         ({"audit_trouble": "row 7 does not follow"}, "AuditChainBroken", Severity.PAGE),
         ({"someone_is_paged": False}, "NoOneIsPaged", Severity.INFO),
     ],

@@ -199,7 +199,7 @@ def test_a_damaged_store_is_said_and_the_newest_good_backup_comes_back(store: St
     path.write_bytes(bytes_)
     with pytest.raises(OperationFailed, match="damaged"):
         Store.open(path)
-    kept = restore(path, newest_good(path))
+    kept = restore(path, newest_good(path.with_name("backups")))
     assert kept.read_bytes() == bytes(bytes_)
     again = Store.open(path)
     assert again.read_now(audit.verify).rows == 1
