@@ -66,6 +66,7 @@ _TABLE = (
     Verb("rollout.pause", "stand still", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "z"),
     Verb("rollout.resume", "go on", Role.OPERATOR, Confirm.YES, Confirm.YES, "z"),
     Verb("rollout.abort", "give the rollout up and return to stable", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
+    Verb("rollout.adopt", "accept the weights that are there", Role.OPERATOR, Confirm.NAME, Confirm.YES),
     Verb(
         "rollout.retry",
         "roll the same release out again",
@@ -146,8 +147,10 @@ def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "") -> str 
         return _GOES_ONLY_BACK
     if state.is_terminal:
         return _OVER
+    if verb == "rollout.adopt":
+        return None if state in (_S.STUCK, _S.PAUSED) else "nothing is in its way"
     if state is _S.STUCK:
-        return "it is stuck; roll it back"
+        return "it is stuck: `adopt` what is there, or roll it back"
     if verb == "rollout.pause":
         return "it is paused already" if state is _S.PAUSED else None if state in _MOVING else "it has not begun"
     if verb == "rollout.resume":
@@ -178,6 +181,7 @@ ROLLOUT_VERBS = (
     "rollout.pause",
     "rollout.resume",
     "rollout.abort",
+    "rollout.adopt",
     "rollout.retry",
     "rollout.approve",
     "rollout.reject",

@@ -17,7 +17,7 @@ from state import ids
 from state.config import Config
 from state.models import TrackState
 from state.store import Store
-from state.words import AirbossError, Track
+from state.words import AirbossError, Conflict, Track
 
 log = logging.getLogger("airboss.router")
 REVISION_KEY = "gateway.revision"
@@ -61,7 +61,16 @@ class LocalRouter:
                 revision = str(self.revision)
                 await self.store.write(lambda s: ids.put(s, REVISION_KEY, revision))
                 self._published, self._issued_at = body, time.time()
-            await self.gateway.put({"revision": self.revision, "issued_at": self._issued_at, **body})
+            try:
+                await self.gateway.put({"revision": self.revision, "issued_at": self._issued_at, **body})
+            except Conflict as newer:
+                # Another hand gave the workers a newer table: ours is what is meant, and must be newer still.
+                log.warning("the gateway has a table of another hand's: %s", newer)
+                await self.recover()
+                self.revision += 1
+                revision = str(self.revision)
+                await self.store.write(lambda s: ids.put(s, REVISION_KEY, revision))
+                await self.gateway.put({"revision": self.revision, "issued_at": self._issued_at, **body})
             return self.revision
 
     async def republish(self) -> None:

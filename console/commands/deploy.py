@@ -36,6 +36,7 @@ def weights(text: str | None) -> list[int] | None:
             "as a script does it: exits 0 when it is live, 8 when the judge said no, 5 when a human is waited for",
         ),
         ("airboss deploy chat charlm-3 -e dev --strategy rolling", "another strategy than the policy's"),
+        ("airboss deploy chat charlm-4 -e dev --supersede ro-7 --yes", "while ro-7 moves: it goes back first"),
     ),
 )
 @click.argument("service")
@@ -48,9 +49,17 @@ def weights(text: str | None) -> list[int] | None:
     is_flag=True,
     help="Also a release with a fault set, one that was rejected, or one that its clients cannot use.",
 )
+@click.option("--supersede", metavar="ROLLOUT", help="Give this active rollout up for it: back to stable, then this.")
 @break_glass
 def deploy(
-    service: str, release: str, env: str | None, strategy: str | None, steps: str | None, force: bool, break_glass: bool
+    service: str,
+    release: str,
+    env: str | None,
+    strategy: str | None,
+    steps: str | None,
+    force: bool,
+    supersede: str | None,
+    break_glass: bool,
 ) -> Any:
     """Roll RELEASE out for SERVICE, by its environment's policy.
 
@@ -65,6 +74,7 @@ def deploy(
         steps=weights(steps),
         force=force or None,
         break_glass=break_glass,
+        supersede=supersede,
     )
 
 

@@ -105,6 +105,13 @@ _simple(
     "Give the rollout up: all traffic returns to stable.",
     ("airboss rollout abort ro-3 --yes --reason 'wrong release' --wait", "waits until stable has it all"),
 )
+_simple(
+    "adopt",
+    "rollout.adopt",
+    "Accept the weights that somebody else has set, and go on from there. For a rollout that is stuck or paused(drift).",
+    ("airboss rollout adopt ro-3 --dry-run", "what it meant, what is there, and how it would go on"),
+    ("airboss rollout adopt ro-3 --yes --confirm-name chat --reason 'set by hand during incident 12'", "goes on"),
+)
 _breakable(
     "retry",
     "rollout.retry",

@@ -24,7 +24,7 @@ from engine.api.schemas import (
     VerbRequest,
 )
 from engine.verbs import VERBS, Confirm
-from state.words import RolloutState
+from state.words import PauseReason, RolloutState
 
 SILENCE_MINUTES = 60
 
@@ -188,6 +188,8 @@ def promote_choices(item: Item, snapshot: Snapshot) -> tuple[MenuChoice, ...] | 
         MenuChoice("w", "set the canary's weight…", choice("rollout.weight"), asks="weight"),
         MenuChoice("f", "to 100 % at once, skipping gates", choice("rollout.promote_full")),
     )
+    if rollout.state == RolloutState.STUCK or rollout.pause_reason == PauseReason.DRIFT:
+        lines = (MenuChoice("d", "adopt the weights that are there", choice("rollout.adopt")), *lines)
     if "rollout.approve" not in rollout.refusals:
         lines = (
             MenuChoice("a", "approve", choice("rollout.approve")),

@@ -106,6 +106,7 @@ def verb_word(call: VerbCall) -> str:
         "rollout.abort": "Abort",
         "rollout.resume": "Resume",
         "rollout.retry": "Retry",
+        "rollout.adopt": "Adopt what is there",
         "rollout.weight": "Set the weight",
         "rollout.approve": "Approve",
         "rollout.reject": "Refuse",

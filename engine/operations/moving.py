@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import replace
 
 from sqlmodel import Session, col, select
 
 from engine.access import Actor
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
+from engine.operations.adopting import adopt
 from engine.operations.desk import Desk, env_of, noun
 from engine.rollouts import planning, records
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import rollback_target
-from engine.rollouts.by_hand import apply_verb
+from engine.rollouts.by_hand import NOT_NOW, apply_verb
+from engine.rollouts.superseding import after_superseding, successor_of, supersede
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
 from engine.rollouts.wanted import wanted_replicas
 from engine.verbs import VERBS, rollout_refusal
+from state import audit
 from state.models import Rollout
 from state.words import Conflict, Denied, UsageError
+
+SUCCESSOR_WAIT_S = 5.0
+"""A warm way back takes less; whoever asks for a deployment that supersedes another is answered after this at the latest."""
 
 
 def _weights(given: object) -> tuple[int, ...]:
@@ -30,6 +38,7 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     """Roll a release out; with `again`, one that was rolled back before."""
     service = noun(request, "service")
     wish = planning.Wish(
+        supersedes=str(request.args.get("supersede") or "").removeprefix("rollout/"),
         service=service,
         env=env_of(ops.config, request),
         release_id=str(request.args.get("release", "")),
@@ -40,13 +49,20 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     )
     planning.check_names(ops.config, wish.service, wish.env)
     ops.permit(request, actor, wish.env, service)
-    stable = await ops.store.read(lambda s: planning.check_deploy(s, ops.config, wish))
+    active = await ops.store.read(lambda s: planning.active_rollout(s, service, wish.env))
+    if request.dry_run and active is not None and active.to_release != wish.release_id:
+        wish = replace(wish, supersedes=active.id)
+    asked = wish
+    stable = await ops.store.read(lambda s: planning.check_deploy(s, ops.config, asked))
     wanted = await ops.store.read(lambda s: wanted_replicas(s, ops.config, service, wish.env))
     policy = {**planning.policy_for(ops.config, wish), "replicas": wanted}
     changes = await ops.store.read(
         lambda s: changes_of_deploy(s, ops.config, service, wish.env, stable, wish.release_id)
     )
     plan = with_changes(planning.deploy_plan(wish, stable, policy), changes)
+    if wish.supersedes and active is not None:
+        given_up = active
+        plan = await ops.store.read(lambda s: after_superseding(s, ops.config, given_up, plan))
     if stable == wish.release_id:
         return VerbResult(
             verb="deploy", ref=request.ref, changed=False, message=f"unchanged: {stable} is live", plan=plan
@@ -59,15 +75,36 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     def create(session: Session) -> str:
         if planning.check_deploy(session, ops.config, wish) != stable:
             raise Conflict(f"{service} in {wish.env} has moved since it was looked at", code="revision_moved")
+        if wish.supersedes:
+            return supersede(session, wish.supersedes, wish, policy, actor=actor.name, reason=request.reason)
         return planning.create_rollout(session, wish, stable, policy, actor=actor.name, reason=request.reason)
 
-    rollout_id = await ops.store.write(create)
+    rollout_id = await ops.store.write(create, urgent=bool(wish.supersedes))
+    ops.controller.wake.set()
+    if not rollout_id:
+        rollout_id = await _successor(ops, wish.supersedes)
+        if not rollout_id:
+            return VerbResult(
+                verb="deploy", ref=f"rollout/{wish.supersedes}", changed=True, plan=plan,
+                message=f"{wish.supersedes} goes back first; {wish.release_id} begins by itself once it has",
+            )  # fmt: skip
     ops.on_change(f"rollout/{rollout_id}", f"{actor.user} rolls {wish.release_id} out to {wish.env}")
     ops.controller.wake.set()
     return VerbResult(
         verb="deploy", ref=f"rollout/{rollout_id}", changed=True, revision=1, plan=plan,
         message=f"{rollout_id}: {wish.release_id} to {service} in {wish.env}",
     )  # fmt: skip
+
+
+async def _successor(ops: Desk, rollout_id: str) -> str:
+    """The rollout that begins once `rollout_id` has gone back; "" when that takes longer than a caller should wait."""
+    deadline = time.monotonic() + SUCCESSOR_WAIT_S
+    while time.monotonic() < deadline:
+        found = await ops.store.read(lambda s: successor_of(s, rollout_id))
+        if found:
+            return found
+        await asyncio.sleep(0.05)
+    return ""
 
 
 async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
@@ -151,6 +188,25 @@ def _id_of(row: Rollout | None) -> str | None:
 
 
 async def rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
+    """A verb of a rollout. One that its state forbids is refused, and the refusal is audited."""
+    try:
+        return await _rollout_verb(ops, request, actor)
+    except Conflict as refusal:
+        if not request.dry_run and refusal.code in (NOT_NOW, "rollback_wins"):
+            await _audit_refusal(ops, request, actor, refusal)
+        raise
+
+
+async def _audit_refusal(ops: Desk, request: VerbRequest, actor: Actor, refusal: Conflict) -> None:
+    await ops.store.write(
+        lambda s: audit.append(
+            s, actor=actor.name, action="rollout.refused", ref=request.ref.replace("/", ":", 1), reason=request.reason,
+            detail={"verb": request.verb, "message": refusal.message},
+        )
+    )  # fmt: skip
+
+
+async def _rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     rollout_id = noun(request, "rollout")
     seen = await ops.store.read(lambda s: records.opened(s, rollout_id))
     if seen is None:
@@ -165,6 +221,9 @@ async def rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRes
         return await deploy(ops, wish, actor, again=True)
     if request.verb in ("rollout.approve", "rollout.reject"):
         return await _approve(ops, request, actor, seen)
+    if request.verb == "rollout.adopt":
+        apply_verb_check(seen, request.verb)
+        return await adopt(ops, request, actor, seen)
     if request.verb in _FORWARD and not request.dry_run:
         await ops.store.read(lambda s: _demand_thawed(s, seen.env, request.verb))
     if request.verb == "rollout.weight":
@@ -196,7 +255,7 @@ def apply_verb_check(seen: records.Opened, verb: str) -> None:
     r = seen.now
     refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
     if refusal:
-        raise Conflict(f"{verb} refused: {seen.now.id}: {refusal}")
+        raise Conflict(f"{verb} refused: {seen.now.id}: {refusal}", code=NOT_NOW)
 
 
 _FORWARD = ("rollout.promote", "rollout.promote_full", "rollout.weight", "rollout.resume")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engine.rollouts.effects import RegistryMove, Scale
-from engine.rollouts.moves import roll_back, stay, to
+from engine.rollouts.moves import pause, roll_back, stay, to
 from engine.rollouts.values import Facts, Move, RolloutNow
-from state.words import RolloutState
+from state.words import PauseReason, RolloutState
 
 _S = RolloutState
 
@@ -38,7 +38,7 @@ def preparing(r: RolloutNow, f: Facts) -> Move:
     if trouble:
         return roll_back(r, f"{r.to_release} cannot serve: {trouble}")
     if f.canary.ready >= r.replicas and f.is_frozen:
-        return stay(r, message="ready; a freeze holds it")
+        return pause(r, PauseReason.FREEZE, f"{r.to_release} is ready, and a freeze holds it")
     if f.canary.ready >= r.replicas:
         if r.from_release is None:
             return to(r, _S.PROMOTING, f"{r.to_release} has generated a token; it is the first release here")

@@ -10,18 +10,24 @@ from engine.verbs import rollout_refusal
 from state.words import Conflict, PauseReason, RolloutState
 
 _S = RolloutState
+NOT_NOW = "not_now"
+"""Code of a refusal by the table: this verb, in this state. Such a refusal is audited."""
 
 
 def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
     """What `verb` does to `r`. Raises Conflict with the table's reason when it may not."""
     refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
     if refusal:
-        raise Conflict(f"{verb} refused: {r.id}: {refusal}", hint=f"`airboss rollout show {r.id}` says where it stands")
+        raise Conflict(
+            f"{verb} refused: {r.id}: {refusal}",
+            hint=f"`airboss rollout show {r.id}` says where it stands",
+            code=NOT_NOW,
+        )
     why = f" ({reason})" if reason else ""
     if verb == "rollout.pause":
         return Move(_S.PAUSED, r.step, (), f"paused by {who}{why}", PauseReason.MANUAL.value, r.state)
     if verb == "rollout.resume":
-        return Move(r.resume_state or _S.PREPARING, r.step, (), f"resumed by {who}{why}", restarts_step=True)
+        return _resumed(r, f"resumed by {who}{why}")
     if verb in ("rollback", "rollout.abort"):
         return _human_rollback(r, who, why)
     if verb == "rollout.promote":
@@ -30,6 +36,15 @@ def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
         last = max(i for i, s in enumerate(r.steps) if s.kind == "weight")
         return Move(_S.PROMOTING, last, (), f"promoted to 100 % by {who}, gates skipped{why}")
     raise Conflict(f"{verb} does not change a rollout's state")
+
+
+def _resumed(r: RolloutNow, message: str) -> Move:
+    """Back to what it was doing; after a foreign edit its weights are set again first, and then judged anew."""
+    back = r.resume_state or _S.PREPARING
+    if r.pause_reason != PauseReason.DRIFT:
+        return Move(back, r.step, (), message, restarts_step=True)
+    again = _S.PROMOTING if back in (_S.PROMOTING, _S.VERIFYING) else _S.STEP_APPLYING
+    return Move(again, r.step, (), f"{message}; its weights are set again", PauseReason.DRIFT.value, restarts_step=True)
 
 
 def _human_rollback(r: RolloutNow, who: str, why: str) -> Move:

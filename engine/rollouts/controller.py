@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,11 +20,14 @@ from engine.rollouts import journal, records
 from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.judge import judge
 from engine.rollouts.machine import next_move
+from engine.rollouts.moves import roll_back
+from engine.rollouts.superseding import start_waiting
 from engine.rollouts.values import Facts, Move, ReplicaFacts
 from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
 from engine.rollouts.world import World
 from state import clock
 from state.config import Config, Slo
+from state.models import Rollout
 from state.policy_config import JudgeConfig
 from state.store import Store
 from state.words import AirbossError, Conflict, RolloutState
@@ -32,6 +36,7 @@ log = logging.getLogger("airboss.rollouts")
 
 TICK_S = 0.5
 EFFECT_TIMEOUT_S = 60.0
+FORWARD = ("rollout.promote", "rollout.promote_full", "rollout.resume")
 _JUDGED = (RolloutState.STEP_BAKING, RolloutState.VERIFYING, RolloutState.AWAITING_PROMOTION)
 
 
@@ -70,6 +75,7 @@ class Controller:
         for rollout_id in active:
             self._go(rollout_id, partial(self.tick, rollout_id))
         self._go("what ended rollouts left", self.finish_effects)
+        self._go("what waits for their end", self.start_waiting)
         self._go("retire", self.world.retire)
 
     def _go(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -116,6 +122,8 @@ class Controller:
                 code="revision_moved",
             )
         move = apply_verb(seen.now, verb, actor, reason)
+        if verb in FORWARD:
+            await self._demand_no_rollback(seen, verb)
         urgent = move.state is RolloutState.ROLLING_BACK
         if not await self.store.write(
             lambda s: records.commit_move(s, seen, move, actor=actor, reason=reason), urgent=urgent
@@ -133,12 +141,36 @@ class Controller:
             return False
         urgent = move.state is RolloutState.ROLLING_BACK
         if not await self.store.write(lambda s: records.commit_move(s, seen, move), urgent=urgent):
-            return False
+            return move.state is RolloutState.ROLLING_BACK and await self._overtake(seen.now.id, move.message)
         if changes:
             log.info("%s: %s → %s: %s", seen.now.id, seen.now.state, move.state, move.message)
             self.on_change(f"rollout/{seen.now.id}", move.message)
             self.wake.set()
         return True
+
+    async def _overtake(self, rollout_id: str, why: str) -> bool:
+        """Roll back although somebody moved the rollout at the same instant: the way back wins."""
+        while True:
+            seen = await self.store.read(lambda s: records.opened(s, rollout_id))
+            if seen is None or seen.now.state.is_terminal or seen.now.state is RolloutState.ROLLING_BACK:
+                return False
+            move = roll_back(seen.now, why)
+            at = seen
+            if await self.store.write(lambda s: records.commit_move(s, at, move), urgent=True):  # noqa: B023
+                self.on_change(f"rollout/{rollout_id}", why)
+                self.wake.set()
+                return True
+
+    async def _demand_no_rollback(self, seen: records.Opened, verb: str) -> None:
+        """Raise Conflict, and roll back, when that is what the world asks for at the instant of a forward verb."""
+        move = next_move(seen.now, await self._facts(seen))
+        if move.state is RolloutState.ROLLING_BACK:
+            await self._commit(seen, move)
+            raise Conflict(
+                f"{verb} refused: {seen.now.id} rolls back at this instant: {move.message}",
+                hint=f"`airboss rollout show {seen.now.id}` has the evidence",
+                code="rollback_wins",
+            )
 
     async def finish_effects(self) -> None:
         """Carry out what rollouts that have ended left pending (the registry's moves have a queue of their own)."""
@@ -147,11 +179,21 @@ class Controller:
             if intent.rollout_id not in active:
                 await self._one(intent)
 
+    async def start_waiting(self) -> None:
+        """Begin the rollouts for which another was given up, once it has ended."""
+        if not await self.store.read(lambda s: journal.pending_keys(s, records.SUCCESSOR)):
+            return
+        for rollout_id in await self.store.write(lambda s: start_waiting(s, self.config)):
+            self.on_change(f"rollout/{rollout_id}", "begins: the rollout before it has gone back")
+            self.wake.set()
+
     async def _carry_out(self, rollout_id: str) -> None:
         for intent in await self.store.read(lambda s: journal.pending(s, ("scale", "route"), rollout_id)):
             await self._one(intent)
 
     async def _one(self, intent: journal.PendingIntent) -> None:
+        if intent.retry_at > time.time():
+            return
         seen = await self.store.read(lambda s: records.opened(s, intent.rollout_id))
         if seen is None:
             return
@@ -160,8 +202,8 @@ class Controller:
                 outcome = await self._effect(seen, intent.effect)
         except (AirbossError, TimeoutError, OSError) as error:
             log.warning("%s: %s failed: %s", intent.rollout_id, intent.effect.says(), error)
-            said = {"error": str(error) or type(error).__name__}
-            await self.store.write(lambda s: journal.close_intent(s, intent.id, said, done=False), urgent=True)
+            met, urgent = error, seen.now.state is RolloutState.ROLLING_BACK
+            await self.store.write(lambda s: journal.failed(s, intent.id, met, is_urgent=urgent), urgent=True)
             return
         await self.store.write(lambda s: journal.close_intent(s, intent.id, outcome, done=True), urgent=True)
         self.wake.set()
@@ -181,11 +223,13 @@ class Controller:
     async def _facts(self, seen: records.Opened) -> Facts:
         now = clock.now()
         r = seen.now
-        held, frozen, tracks = await self.store.read(
+        held, frozen, tracks, known, trouble = await self.store.read(
             lambda s: (
                 bool(records.leases(s, seen.env, "hold", now.utc)),
                 bool(records.leases(s, seen.env, "freeze", now.utc)),
                 records.track_weights(s, seen),
+                journal.splits(s, r.id),
+                journal.trouble(s, s.get_one(Rollout, r.id), now.utc),
             )
         )
         canary = await self.world.replica_facts(seen, r.to_release, probe=r.state is RolloutState.PREPARING)
@@ -205,6 +249,8 @@ class Controller:
             tracks=tracks,
             is_held=held,
             is_frozen=frozen,
+            known=known,
+            trouble=trouble,
         )
 
     async def _verdict(self, seen: records.Opened, step_s: float, canary: ReplicaFacts) -> Verdict | None:

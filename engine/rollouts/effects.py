@@ -41,6 +41,12 @@ class Route:
     kind = "route"
 
     @property
+    def split(self) -> dict[str, int]:
+        """release → percent that it sets; those with none are left out."""
+        both = {self.stable: 100 - self.canary_weight, self.canary: self.canary_weight}
+        return {release: weight for release, weight in both.items() if release is not None and weight}
+
+    @property
     def slug(self) -> str:
         """Tells this effect from others of the same rollout."""
         return f"route:{self.stable}:{self.canary}:{self.canary_weight}"
@@ -54,7 +60,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RegistryMove:
-    """What the registry must say: `challenger`, `promote` or `reject` for `release_id`, with the release before it."""
+    """What the registry must say: `challenger`, `promote`, `reject` or `withdraw` for `release_id`, with the release before it."""
 
     move: str
     release_id: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.rollouts.effects import RegistryMove, Route, Scale
 from engine.rollouts.moves import fails, judged, keep_weight, reads, roll_back, stay, to
 from engine.rollouts.values import Facts, Move, RolloutNow
@@ -39,4 +41,8 @@ def promoting(r: RolloutNow, f: Facts) -> Move:
 def verifying(r: RolloutNow, f: Facts) -> Move:
     """Judge the promoted release once more; then the rollout is complete."""
     done = Move(_S.COMPLETED, r.step, (), f"{r.to_release} is live", consumes_verdict=True)
-    return judged(r, f, passed=done)
+    move = judged(r, f, passed=done)
+    if move.state is _S.VERIFYING and move.effects:
+        # A gateway that lost its table gets the promoted route again: the release is stable now, no canary at 100 %.
+        return replace(move, effects=(Route(stable=r.to_release, canary=None, canary_weight=0, promotes=True),))
+    return move

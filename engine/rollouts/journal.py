@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from engine.rollouts import effects as fx
+from engine.rollouts.values import Trouble
 from state.models import Intent, Rollout
-from state.words import IntentState
+from state.words import AirbossError, IntentState, RolloutState
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,13 @@ class PendingIntent:
     rollout_id: str
     effect: fx.Effect
     attempts: int
+    retry_at: float = 0.0
 
 
 RETRY_DONE_AFTER_S = 5.0
+BACKOFF_S, BACKOFF_MOST_S = 0.5, 15.0
+URGENT_MOST_S = 1.0
+"""A way back is tried again at least this often."""
 
 
 def intend(session: Session, row: Rollout, effect: fx.Effect) -> None:
@@ -64,9 +70,16 @@ def pending(session: Session, kinds: Sequence[str], rollout_id: str = "") -> lis
     if rollout_id:
         query = query.where(Intent.rollout_id == rollout_id)
     return [
-        PendingIntent(row.id or 0, row.rollout_id, fx.from_json(row.payload), row.attempts)
+        PendingIntent(
+            row.id or 0, row.rollout_id, fx.from_json(row.payload), row.attempts, row.outcome.get("retry_at", 0.0)
+        )
         for row in session.exec(query.order_by(col(Intent.id)))
     ]
+
+
+def pending_keys(session: Session, kind: str) -> list[str]:
+    """Keys of the intents of a kind that are not done."""
+    return list(session.exec(select(Intent.key).where(Intent.kind == kind, Intent.state == IntentState.PENDING)))
 
 
 def close_intent(session: Session, intent_id: int, outcome: Mapping[str, Any], *, done: bool) -> None:
@@ -79,3 +92,50 @@ def close_intent(session: Session, intent_id: int, outcome: Mapping[str, Any], *
     if done:
         row.state, row.done_at = IntentState.DONE, time.time()
     session.add(row)
+
+
+def failed(session: Session, intent_id: int, error: Exception, *, is_urgent: bool) -> None:
+    """Record that an intent did not come about; it stays pending, and is tried again after a while that grows."""
+    row = session.get(Intent, intent_id)
+    if row is None:
+        return
+    now = time.time()
+    wait = min(BACKOFF_S * 2**row.attempts, URGENT_MOST_S if is_urgent else BACKOFF_MOST_S)
+    outage = isinstance(error, TimeoutError) or (isinstance(error, AirbossError) and error.retryable)
+    since = row.outcome.get("since", now)
+    close_intent(
+        session,
+        intent_id,
+        {
+            "error": str(error) or type(error).__name__,
+            "is_outage": outage,
+            "is_capacity": isinstance(error, OSError) and not outage,
+            "since": since,
+            "retry_at": now + wait * random.uniform(0.7, 1.3),
+        },
+        done=False,
+    )
+
+
+def trouble(session: Session, row: Rollout, now: float) -> Trouble | None:
+    """What stands in the way of the rollout's newest effects: one that fails, or one that was done and does not hold."""
+    mine = select(Intent).where(Intent.rollout_id == row.id, col(Intent.kind).in_(("scale", "route")))
+    for intent in session.exec(mine.where(Intent.state == IntentState.PENDING).order_by(col(Intent.id))):
+        if intent.attempts and "error" in intent.outcome:
+            says = f"{fx.from_json(intent.payload).says()}: {intent.outcome['error']}"
+            return Trouble(intent.attempts, max(0.0, now - float(intent.outcome.get("since", now))),
+                           bool(intent.outcome.get("is_outage")), says, bool(intent.outcome.get("is_capacity")))  # fmt: skip
+    if row.state in (RolloutState.STEP_APPLYING, RolloutState.PROMOTING):
+        again = mine.where(Intent.kind == "route", col(Intent.key).endswith(f"/{row.revision}", autoescape=True))
+        for intent in session.exec(again):
+            if intent.attempts > 1:
+                says = f"{fx.from_json(intent.payload).says()} was set, and reads back otherwise"
+                return Trouble(intent.attempts, now - intent.created_at, False, says)
+    return None
+
+
+def splits(session: Session, rollout_id: str) -> tuple[dict[str, int], ...]:
+    """Every split of the traffic that the rollout has asked for, oldest first."""
+    mine = select(Intent).where(Intent.rollout_id == rollout_id, Intent.kind == "route").order_by(col(Intent.id))
+    found = [fx.from_json(intent.payload) for intent in session.exec(mine)]
+    return tuple(effect.split for effect in found if isinstance(effect, fx.Route))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from engine.rollouts.beginning import awaiting_approval, planned, preparing
 from engine.rollouts.ending import awaiting_promotion, promoting, verifying
+from engine.rollouts.hindrance import hindered
 from engine.rollouts.standing import paused, rolling_back, terminal
 from engine.rollouts.stepping import step_applying, step_baking
 from engine.rollouts.values import Facts, Move, RolloutNow
@@ -20,7 +21,11 @@ _S = RolloutState
 
 def next_move(r: RolloutNow, f: Facts) -> Move:
     """What comes next for `r` in the world `f`."""
-    return _HANDLERS[r.state](r, f)
+    move = _HANDLERS[r.state](r, f)
+    if move.state in (_S.ROLLING_BACK, _S.ROLLED_BACK, _S.SUPERSEDED, _S.CANCELLED):
+        # A way back outranks whatever else stands in the way.
+        return move
+    return hindered(r, f) or move
 
 
 _HANDLERS = {

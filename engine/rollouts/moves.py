@@ -78,9 +78,9 @@ def judged(r: RolloutNow, f: Facts, passed: Move) -> Move:
     if verdict.common_mode:
         return pause(r, PauseReason.SLO, verdict.sentence)
     if verdict.kind is VerdictKind.PASS:
-        return (
-            stay(r, message="passed; a freeze holds it") if f.is_frozen else replace(passed, message=verdict.sentence)
-        )
+        if f.is_frozen:
+            return pause(r, PauseReason.FREEZE, f"passed, and a freeze holds it: {verdict.sentence}")
+        return replace(passed, message=verdict.sentence)
     if verdict.kind is VerdictKind.NO_DATA:
         return pause(r, PauseReason.NO_DATA, verdict.sentence)
     if verdict.expired:

@@ -32,6 +32,8 @@ class Wish:
     force: bool = False
     again: bool = False
     """A retry: a rejection does not stand in its way; a freeze or a fault still does."""
+    supersedes: str = ""
+    """The active rollout that is given up for it."""
 
 
 def check_names(config: Config, service: str, env: str) -> None:
@@ -114,10 +116,22 @@ def check_deploy(session: Session, config: Config, wish: Wish) -> str | None:
             code="frozen",
         )
     active = active_rollout(session, wish.service, wish.env)
-    if active is not None:
+    if active is not None and active.id == wish.supersedes:
+        if active.to_release == wish.release_id:
+            raise Conflict(f"{active.id} is rolling {wish.release_id} out already", code="active_rollout")
+        return active.from_release
+    if active is not None or wish.supersedes:
+        said = (
+            f"{active.id} is moving {wish.service} in {wish.env} already ({active.state})"
+            if active
+            else (f"{wish.supersedes} is not moving {wish.service} in {wish.env}: there is nothing to supersede")
+        )
         raise Conflict(
-            f"{active.id} is moving {wish.service} in {wish.env} already ({active.state})",
-            hint=f"`airboss rollout abort {active.id}` first, or let it end",
+            said,
+            hint=f"let it end, or `--supersede {active.id}`: it goes back to {active.from_release} first, then "
+            f"{wish.release_id} begins (--dry-run shows it)"
+            if active
+            else "leave --supersede out",
             code="active_rollout",
         )
     return stable_release(session, wish.service, wish.env)

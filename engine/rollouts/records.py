@@ -16,12 +16,14 @@ from engine.rollouts import journal
 from engine.rollouts.values import Move, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict, verdict_to_json
 from state import audit, clock
-from state.models import Approval, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
-from state.words import Denied, Lifecycle, PauseReason, RolloutState
+from state.models import Approval, Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
+from state.words import Denied, IntentState, Lifecycle, PauseReason, RolloutState
 
 ACTIVE = [s.value for s in RolloutState if not s.is_terminal]
 ENGINE = "system:engine"
 VERIFY_STEP = "verify"
+SUCCESSOR = "successor"
+"""Kind of the intent that keeps what is rolled out once a rollout has been given up for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
             auto_promote=bool(policy["auto_promote"]),
             replicas=int(policy["replicas"]),
             prepare_timeout_s=float(policy["prepare_timeout"]),
+            successor=successor(session, row.id),
             was_promoted=stable is not None and stable.release_id == row.to_release,
         ),
         service=row.service,
@@ -88,6 +91,18 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
         rejections=sum(a.decision == "reject" for a in approvals),
         last_verdict=(verdict.kind, verdict.sentence) if verdict and verdict.step == step_index(row) else None,
     )
+
+
+def successor_key(rollout_id: str) -> str:
+    """The key of the intent that keeps what is rolled out after `rollout_id`."""
+    return f"{rollout_id}/{SUCCESSOR}"
+
+
+def successor(session: Session, rollout_id: str) -> str:
+    """The release that waits for the rollout to end; "" when none does."""
+    query = select(Intent).where(Intent.key == successor_key(rollout_id), Intent.state == IntentState.PENDING)
+    row = session.exec(query).first()
+    return str(row.payload["release"]) if row is not None else ""
 
 
 def steps_of(policy: Mapping[str, Any]) -> tuple[StepSpec, ...]:

@@ -138,24 +138,33 @@ def _promote(registry: Registry, v: Versions) -> Mapping[str, Any]:
     return {"champion": v.version, "previous-champion": v.other}
 
 
-def _reject(registry: Registry, v: Versions) -> Mapping[str, Any]:
+def _leave(registry: Registry, v: Versions, tags: dict[str, str]) -> str | None:
+    """Take the aliases back from the version and tag it; returns the champion then."""
     aliases = registry.aliases(v.model_name)
     if aliases.get("challenger") == v.version:
         registry.drop_alias(v.model_name, "challenger")
     if aliases.get("champion") == v.version and v.other is not None:
         registry.set_alias(v.model_name, "champion", v.other)
         registry.tag(v.model_name, v.other, {"airboss.stage": "Production"})
-    registry.tag(
-        v.model_name, v.version,
-        {"airboss.stage": "Rejected", "airboss.reject_reason": v.reason[:5000], "airboss.rollout": v.rollout_id},
-    )  # fmt: skip
-    return {"rejected": v.version, "champion": registry.aliases(v.model_name).get("champion")}
+    registry.tag(v.model_name, v.version, {**tags, "airboss.rollout": v.rollout_id})
+    return registry.aliases(v.model_name).get("champion")
+
+
+def _reject(registry: Registry, v: Versions) -> Mapping[str, Any]:
+    champion = _leave(registry, v, {"airboss.stage": "Rejected", "airboss.reject_reason": v.reason[:5000]})
+    return {"rejected": v.version, "champion": champion}
+
+
+def _withdraw(registry: Registry, v: Versions) -> Mapping[str, Any]:
+    """Given up for another release: nothing was found against it."""
+    return {"withdrawn": v.version, "champion": _leave(registry, v, {"airboss.stage": "Development"})}
 
 
 _MOVES: dict[str, Callable[[Registry, Versions], Mapping[str, Any]]] = {
     "challenger": _challenger,
     "promote": _promote,
     "reject": _reject,
+    "withdraw": _withdraw,
 }
 
 

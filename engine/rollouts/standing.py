@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from engine.rollouts.back.way import capacity_for
 from engine.rollouts.effects import RegistryMove, Route, Scale
 from engine.rollouts.moves import reads, roll_back, stay
 from engine.rollouts.values import Facts, Move, RolloutNow
-from state.words import RolloutState, VerdictKind
+from state.words import PauseReason, RolloutState, VerdictKind
 
 _S = RolloutState
 
 
 def paused(r: RolloutNow, f: Facts) -> Move:
     """Stand still with the guardrails armed."""
+    if r.pause_reason == PauseReason.FREEZE and not (f.is_frozen or f.is_held) and r.resume_state is not None:
+        return Move(r.resume_state, r.step, (), "the freeze is over", restarts_step=True)
     # Guardrails stay armed while a person thinks; evidence that comes back does not un-pause by itself.
     if f.is_held or r.resume_state not in (_S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.VERIFYING):
         return stay(r)
@@ -23,23 +26,36 @@ def paused(r: RolloutNow, f: Facts) -> Move:
 def rolling_back(r: RolloutNow, f: Facts) -> Move:
     """Traffic to stable and read back, then capacity, then the registry. Only ever goes on."""
     if r.from_release == r.to_release:
-        return Move(_S.CANCELLED, r.step, (), f"{r.to_release} is live already")
+        return Move(_S.SUPERSEDED if r.successor else _S.CANCELLED, r.step, (), f"{r.to_release} is live already")
+    end, word = (_S.SUPERSEDED, "withdraw") if r.successor else (_S.ROLLED_BACK, "reject")
+    then = f"; {r.successor} comes next" if r.successor else ""
     if r.from_release is None:
-        return Move(
-            _S.ROLLED_BACK, r.step, (Scale(r.to_release, 0), RegistryMove("reject", r.to_release, None)), "withdrawn"
-        )
+        return Move(end, r.step, (Scale(r.to_release, 0), RegistryMove(word, r.to_release, None)), f"withdrawn{then}")
     # The tracks too: a weight that was meant and has not reached the gateway yet would come with the next table.
     if not reads(f, {r.from_release: 100}) or f.tracks not in (None, {r.from_release: 100}):
-        if f.stable.ready < 1:
+        if waits_for_capacity(r, f):
             return stay(r, Scale(r.from_release, r.replicas), message=f"starting {r.from_release} to return to it")
         return stay(r, Route(stable=r.from_release, canary=None, canary_weight=0, reverts=True))
     # Traffic is back and read back; now capacity, then the registry's words.
     return Move(
-        _S.ROLLED_BACK,
+        end,
         r.step,
-        (Scale(r.to_release, 0), RegistryMove("reject", r.to_release, r.from_release)),
-        f"{r.from_release} has all traffic",
+        (Scale(r.to_release, 0), RegistryMove(word, r.to_release, r.from_release)),
+        f"{r.from_release} has all traffic{then}",
     )
+
+
+def waits_for_capacity(r: RolloutNow, f: Facts) -> bool:
+    """Capacity before traffic (I5): replicas for the share that moves, while what is left answers and starting is in time.
+
+    With none ready it always waits; with some, never for long, and not beside a release that does not answer.
+    """
+    assert r.from_release is not None
+    moving = 100 - f.weights.get(r.from_release, 0) if f.weights else 0
+    if f.stable.ready >= capacity_for(r.replicas, moving):
+        return False
+    leaves_answers = f.canary.ready > 0 and not (f.canary.crash_loop or f.canary.broken)
+    return f.stable.ready < 1 or (leaves_answers and f.state_s <= r.prepare_timeout_s)
 
 
 def terminal(r: RolloutNow, f: Facts) -> Move:

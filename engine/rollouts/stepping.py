@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from engine.rollouts.effects import Scale
-from engine.rollouts.moves import fails, judged, keep_weight, reads, roll_back, route_forward, stay, to, wanted_weights
+from engine.rollouts.moves import (
+    fails,
+    judged,
+    keep_weight,
+    pause,
+    reads,
+    roll_back,
+    route_forward,
+    stay,
+    to,
+    wanted_weights,
+)
 from engine.rollouts.values import Facts, Move, RolloutNow, StepSpec
-from state.words import RolloutState
+from state.words import PauseReason, RolloutState
 
 _S = RolloutState
 
@@ -45,7 +56,9 @@ def step_baking(r: RolloutNow, f: Facts) -> Move:
     failed = fails(r, f)
     if failed:
         return failed
-    if step.kind == "pause" and f.step_s >= step.value and not f.is_frozen:
+    if step.kind == "pause" and f.step_s >= step.value:
+        if f.is_frozen:
+            return pause(r, PauseReason.FREEZE, "its pause is over, and a freeze holds it")
         return after_step(r, f)
     if step.kind == "approval" and f.approvals >= r.approvals_needed + int(step.value) and not f.is_frozen:
         return after_step(r, f)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.rollouts.effects import Effect
 from engine.rollouts.verdict import Verdict
-from state.words import RolloutState
+from state.words import PauseReason, RolloutState
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,15 @@ class RolloutNow:
     auto_promote: bool = True
     replicas: int = 1
     prepare_timeout_s: float = 600.0
+    successor: str = ""
+    """The release that is rolled out once this rollout's traffic is back on stable; "" when none waits."""
     was_promoted: bool = False
     """Traffic and aliases have moved to `to_release` already, so that a rollback must move them back."""
+
+    @property
+    def overwrites(self) -> bool:
+        """A person has resumed it after a foreign edit: its own weights are set again, over whatever is there."""
+        return self.state is not RolloutState.PAUSED and self.pause_reason == PauseReason.DRIFT
 
     @property
     def weight(self) -> int:
@@ -57,6 +64,19 @@ class ReplicaFacts:
     crash_loop: str = ""
     broken: str = ""
     """A permanent defect, such as a file whose digest is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An effect that does not come about: how often it was tried, for how long, and what it met."""
+
+    attempts: int
+    since_s: float
+    is_outage: bool
+    """Whoever should do it is away; otherwise it refuses, or what it did does not read back."""
+    says: str
+    is_capacity: bool = False
+    """This host has no room for what it asks: processes, memory, descriptors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +97,9 @@ class Facts:
     """release → percent as the store's tracks say: what any gateway that starts is given. None: not asked."""
     is_held: bool = False
     is_frozen: bool = False
+    known: tuple[Mapping[str, int], ...] = ()
+    """Weights that this rollout has set, oldest first: any other is a foreign hand's."""
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,9 @@ class World:
             approvals=row.approvals,
             rejections=row.rejections,
             tracks=dict(self.tracks),
+            known=tuple(
+                i.effect.split for i in self.journal.values() if i.rollout_id == r.id and isinstance(i.effect, Route)
+            ),
             is_held=self.held,
             is_frozen=self.frozen,
         )

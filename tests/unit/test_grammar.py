@@ -32,6 +32,7 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("rollout resume ro-3", "rollout.resume", "rollout/ro-3", {}),
     ("rollout abort ro-3", "rollout.abort", "rollout/ro-3", {}),
     ("rollout retry ro-3", "rollout.retry", "rollout/ro-3", {}),
+    ("rollout adopt ro-3", "rollout.adopt", "rollout/ro-3", {}),
     ("rollout approve ro-3", "rollout.approve", "rollout/ro-3", {}),
     ("rollout reject ro-3", "rollout.reject", "rollout/ro-3", {}),
     ("rollout hold chat --env dev --until 2h", "hold", "service/chat", {"env": "dev", "until_s": 7200.0}),

@@ -73,8 +73,13 @@ def test_a_hold_stops_movement_either_way(state: S, verdict: Verdict) -> None:
 
 def test_a_freeze_stops_forward_movement_but_not_the_way_back() -> None:
     there = facts(weights={"charlm-2": 25, "charlm-1": 75}, is_frozen=True)
-    assert next_move(rollout(S.STEP_BAKING), replace(there, verdict=PASS)).state is S.STEP_BAKING
+    waits = next_move(rollout(S.STEP_BAKING), replace(there, verdict=PASS))
+    assert (waits.state, waits.pause_reason, waits.resume_state) == (S.PAUSED, PauseReason.FREEZE, S.STEP_BAKING)
     assert next_move(rollout(S.STEP_BAKING), replace(there, verdict=FAIL)).state is S.ROLLING_BACK
+    frozen = rollout(S.PAUSED, resume_state=S.STEP_BAKING, pause_reason=PauseReason.FREEZE)
+    assert next_move(frozen, there).state is S.PAUSED
+    assert next_move(frozen, replace(there, is_frozen=False)).state is S.STEP_BAKING, "it goes on by itself"
+    assert next_move(frozen, replace(there, verdict=FAIL)).state is S.ROLLING_BACK
 
 
 def test_guardrails_stay_armed_while_a_person_thinks() -> None:
