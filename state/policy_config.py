@@ -52,6 +52,8 @@ class Policy(Table):
     judge: JudgeConfig = JudgeConfig()
     approvals: int = Field(default=1, ge=0)
     warm_hold: Duration = 1800.0
+    warm_replicas: int | None = Field(default=None, ge=0)
+    """Replicas of the release before that stay warm for `warm_hold`; not set: all. Fewer cost less, and a rollback waits."""
     prepare_timeout: Duration = 600.0
     auto_promote: bool = True
 

@@ -13,8 +13,9 @@ from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
 from engine.operations.adopting import adopt
 from engine.operations.desk import Desk, env_of, noun
 from engine.rollouts import planning, records
-from engine.rollouts.back.reading import rollback_plan
+from engine.rollouts.back.reading import COLD_START_GUESS_S, measured_start_s, rollback_plan
 from engine.rollouts.back.targets import rollback_target
+from engine.rollouts.back.warm import cheap_notes
 from engine.rollouts.by_hand import NOT_NOW, apply_verb
 from engine.rollouts.superseding import after_superseding, successor_of, supersede
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
@@ -60,6 +61,9 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         lambda s: changes_of_deploy(s, ops.config, service, wish.env, stable, wish.release_id)
     )
     plan = with_changes(planning.deploy_plan(wish, stable, policy), changes)
+    start_s = await ops.store.read(lambda s: measured_start_s(s, service, wish.env, stable or "")) or COLD_START_GUESS_S
+    cheap = cheap_notes(policy, stable, wish.release_id, start_s)
+    plan = plan.model_copy(update={"warnings": (*plan.warnings, *cheap)})
     if wish.supersedes and active is not None:
         given_up = active
         plan = await ops.store.read(lambda s: after_superseding(s, ops.config, given_up, plan))

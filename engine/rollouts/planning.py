@@ -74,6 +74,7 @@ def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
         "slo": config.service[wish.service].slo.model_dump(mode="json"),
         "approvals": policy.approvals,
         "warm_hold": policy.warm_hold,
+        "warm_replicas": policy.warm_replicas,
         "prepare_timeout": policy.prepare_timeout,
         "auto_promote": policy.auto_promote,
         "replicas": config.service[wish.service].replicas,

@@ -15,6 +15,7 @@ from adapters.ports import Backend, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import effects as fx
 from engine.rollouts import records
 from engine.rollouts.back.keeping import PlanKeeper
+from engine.rollouts.back.warm import kept_warm
 from engine.rollouts.traits import settings_of
 from engine.rollouts.values import ReplicaFacts
 from engine.rollouts.wanted import wanted_replicas
@@ -67,7 +68,8 @@ class World:
 
         def read(session: Session) -> tuple[ReplicaSetSpec, bool]:
             count = replicas
-            if replicas and self.config.service[service].autoscale is not None:
+            is_kept = (service, env, release_id) in self._warm(session)
+            if replicas and self.config.service[service].autoscale is not None and not is_kept:
                 count = max(replicas, wanted_replicas(session, self.config, service, env))
             return self._spec(session, service, env, release_id, count)
 
@@ -122,9 +124,9 @@ class World:
     async def retire(self) -> None:
         """Have what a track serves; stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
         kept = await self.store.read(self._kept)
-        for service, env, release_id in sorted(await self.store.read(self._served)):
+        for service, env, release_id in sorted(await self.store.read(lambda s: self._served(s) | set(self._warm(s)))):
             there = [r for r in self.runtime.replicas(service, env) if r.release_id == release_id and r.is_wanted]
-            wanted = await self._wanted(service, env)
+            wanted = await self._wanted(service, env, release_id)
             # Too many are an autoscaler's to give back; without one a rollout may have its reasons.
             if len(there) < wanted or (len(there) > wanted and self.config.service[service].autoscale is not None):
                 await self._keep(service, env, release_id)
@@ -140,12 +142,19 @@ class World:
     async def _keep(self, service: str, env: str, release_id: str) -> None:
         """Have the release's replicas; one that cannot be had now is tried again at the next look."""
         try:
-            await self.scale(service, env, release_id, await self._wanted(service, env))
+            await self.scale(service, env, release_id, await self._wanted(service, env, release_id))
         except (AirbossError, OSError) as error:
             log.error("%s in %s: %s cannot be had: %s", service, env, release_id, error)
 
-    async def _wanted(self, service: str, env: str) -> int:
-        return await self.store.read(lambda s: wanted_replicas(s, self.config, service, env))
+    async def _wanted(self, service: str, env: str, release_id: str) -> int:
+        def read(session: Session) -> int:
+            warm = self._warm(session).get((service, env, release_id))
+            return wanted_replicas(session, self.config, service, env) if warm is None else warm
+
+        return await self.store.read(read)
+
+    def _warm(self, session: Session) -> dict[tuple[str, str, str], int]:
+        return kept_warm(session, self.config, time.time())
 
     def _served(self, session: Session) -> set[tuple[str, str, str]]:
         rows = session.exec(select(TrackState).where(TrackState.weight > 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlmodel import Session
 
+from adapters.ports import ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import planning
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.back.reading import read_way, rollback_plan
 from engine.rollouts.back.targets import rollback_target
+from engine.rollouts.back.warm import cheap_notes
 from engine.rollouts.back.way import Warmth, Way, capacity_for, plan_back
 from engine.rollouts.compatibility import Level, Traits, compare, level_of
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, settings_of
+from engine.rollouts.world import World
 from state.config import Config, parse_config
 from state.models import Artifact, Prompt, Release, Rollout, RolloutStep, Spawn, TrackState
 from state.store import Store
@@ -234,3 +238,75 @@ def test_a_deployment_that_breaks_clients_is_blocked_with_the_way_out(store: Sto
 def test_a_release_keeps_the_settings_it_was_rolled_out_with(store: Store, config: Config) -> None:
     assert store.read_now(lambda s: settings_of(s, config, "chat", "production", "a")) == {"max_batch": 16}
     assert store.read_now(lambda s: settings_of(s, config, "chat", "production", "never")) == {"max_batch": 32}
+
+
+class Processes:
+    """A runtime whose replicas are values: `there` is release → how many."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, int] = {}
+
+    async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
+        self.there[spec.release_id] = spec.replicas
+
+    def replicas(self, service: str, env: str) -> list[ReplicaStatus]:
+        return [
+            ReplicaStatus(f"{name}-{n}", service, env, name, "", n, "", 1, True, True, 0)
+            for name, count in self.there.items()
+            for n in range(count)
+        ]
+
+    async def probe(self, spec: ReplicaSetSpec) -> str | None:
+        return None
+
+    def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
+        return None
+
+
+class NoTraffic:
+    """A router that nothing is asked of."""
+
+    async def apply(self, route: Route) -> int:
+        raise AssertionError("no route is set here")
+
+    async def observe(self, service: str, env: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("cheaper", "kept"), [(None, 3), (1, 1)])
+async def test_the_way_back_keeps_its_replicas_whatever_the_autoscaler_and_a_crash_do(
+    store: Store, tmp_path: Path, cheaper: int | None, kept: int
+) -> None:
+    config = parse_config(CONFIG + "[service.chat.autoscale]\nmin = 1\nmax = 5\n", Path("airboss.toml"))
+
+    def completes(session: Session) -> None:
+        row = session.get_one(Rollout, "ro-2")
+        row.from_release, row.warm_until = "a", time.time() + 600
+        row.policy = {**row.policy, "replicas": 3, "warm_replicas": cheaper}
+        stable = session.get_one(TrackState, ("chat", "production", "local", "stable"))
+        stable.replicas = 1  # the autoscaler's word: a quiet hour
+
+    store.write_now(completes)
+    runtime, plans = Processes(), PlanKeeper(store, config, tmp_path, lambda s, e: [], admin_sockets=list)
+    world = World(store, runtime, NoTraffic(), config, plans)
+    await world.recover()
+    await world.retire()
+    assert runtime.there == {"a": kept, "b": 1}
+    runtime.there["a"] = 0
+    await world.retire()
+    assert runtime.there["a"] == kept, "what died is had again"
+
+    def ends(session: Session) -> None:
+        session.get_one(Rollout, "ro-2").warm_until = time.time() - 1
+
+    store.write_now(ends)
+    await world.retire()
+    assert runtime.there == {"a": 0, "b": 1}, "the hold is over"
+
+
+def test_a_cheaper_policy_says_what_it_costs_on_the_way_back() -> None:
+    policy = {"replicas": 4, "warm_replicas": 1, "warm_hold": 600.0}
+    (note,) = cheap_notes(policy, "a", "b", 12)
+    assert "1 of 4 replicas of a stay warm" in note and "about 12 s" in note and "75 % of the load is shed" in note
+    assert cheap_notes({**policy, "warm_replicas": None}, "a", "b", 12) == ()
+    assert "0 of 4" in cheap_notes({**policy, "warm_replicas": None, "warm_hold": 0.0}, "a", "b", 12)[0]

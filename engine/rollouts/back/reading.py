@@ -44,7 +44,7 @@ def read_way(session: Session, config: Config, service: str, env: str, target: s
     ).all()
     live = {row.release_id: row.weight for row in tracks}
     leaves = _leaves(session, service, env, target, tracks)
-    start_s = _start_s(session, service, env, target)
+    start_s = measured_start_s(session, service, env, target)
     return Way(
         service=service,
         env=env,
@@ -80,7 +80,7 @@ def _leaves(session: Session, service: str, env: str, target: str, tracks: Any) 
     return next(iter([*stable, *others]), active.to_release if active is not None else "")
 
 
-def _start_s(session: Session, service: str, env: str, target: str) -> float | None:
+def measured_start_s(session: Session, service: str, env: str, target: str) -> float | None:
     """The slowest of the last five starts of the release here, or else of its service; None when none was measured."""
     ready = select(Spawn).where(Spawn.service == service, Spawn.kind == "model", col(Spawn.ready_at).is_not(None))
     newest = ready.order_by(col(Spawn.started_at).desc()).limit(5)
