@@ -22,9 +22,11 @@ from sqlmodel import Session
 
 from state import audit
 from state.backup import UNFINISHED, back_up
-from state.words import AirbossError, Conflict, OperationFailed, UsageError
+from state.words import Conflict, OperationFailed, UsageError
 
 T = TypeVar("T")
+Heads = tuple[str, str]
+"""What the first audit row of a transaction follows, and the hash of its last."""
 
 log = logging.getLogger("airboss.store")
 
@@ -124,12 +126,21 @@ class Store:
                 return
             if not result.set_running_or_notify_cancel():
                 continue
+            is_urgent = priority == _URGENT
             try:
-                result.set_result(self._transact(fn, urgent=priority == _URGENT))
+                value, heads = self._transact(fn, urgent=is_urgent)
             except BaseException as error:
                 result.set_exception(error)
+                continue
+            # What is urgent is on the disk; the anchor beside it and the system log keep nobody waiting.
+            if is_urgent:
+                result.set_result(value)
+            if heads is not None:
+                self._anchor(*heads)
+            if not is_urgent:
+                result.set_result(value)
 
-    def _transact(self, fn: Callable[[Session], T], *, urgent: bool) -> T:
+    def _transact(self, fn: Callable[[Session], T], *, urgent: bool) -> tuple[T, Heads | None]:
         try:
             return self._once(fn)
         except OperationalError as error:
@@ -146,14 +157,12 @@ class Store:
         except DatabaseError as error:
             raise _store_trouble(error, self.path) from error
 
-    def _once(self, fn: Callable[[Session], T]) -> T:
+    def _once(self, fn: Callable[[Session], T]) -> tuple[T, Heads | None]:
         with Session(self._writer_engine, expire_on_commit=False) as session:
             value = fn(session)
             session.commit()
             prev, head = session.info.get(audit.PREV_KEY), session.info.get(audit.HEAD_KEY)
-        if prev is not None and head is not None:
-            self._anchor(prev, head)
-        return value
+        return value, (prev, head) if prev is not None and head is not None else None
 
     def _anchor(self, prev: str, head: str) -> None:
         """Anchor a head already committed: what goes wrong here is said, and does not make the write a failed one."""
@@ -162,7 +171,7 @@ class Store:
             trouble = audit.anchor(
                 path, head, prev=prev, is_in_chain=lambda hash_: self.read_now(lambda s: audit.contains(s, hash_))
             )
-        except (OSError, AirbossError) as error:
+        except Exception as error:  # whatever it is: the writer must outlive it
             trouble = f"the audit log's head could not be anchored in {path}: {error}"
         if trouble and trouble != self.anchor_trouble:
             log.error(trouble)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -21,6 +23,15 @@ from state.words import AirbossError, Conflict, Track
 
 log = logging.getLogger("airboss.router")
 REVISION_KEY = "gateway.revision"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One table. `is_new`: it differs from the one before it."""
+
+    number: int
+    table: Mapping[str, Any]
+    is_new: bool
 
 
 class LocalRouter:
@@ -44,34 +55,65 @@ class LocalRouter:
             served = max((int(table.get("revision", 0)) for table in await self.gateway.tables()), default=0)
         except AirbossError as error:
             log.warning("a gateway worker does not say which table it has: %s", error)
-        self.revision = max(known, _kept_revision(self.gateway), served)
+        self.revision = max(self.revision, known, _kept_revision(self.gateway), served)
 
-    async def apply(self, route: Route) -> int:
-        """Set the service's tracks (absolute) and publish. Returns the revision every worker acknowledged."""
-        await self.store.write(lambda s: set_tracks(s, route), urgent=True)
+    def mean(self, session: Session, route: Route) -> None:
+        """Set the service's tracks (absolute) in the caller's transaction; `publish` then makes every worker have them."""
+        set_tracks(session, route)
+
+    async def apply(self, route: Route, is_wanted: Callable[[Session], bool] = lambda session: True) -> int:
+        """Set the service's tracks (absolute) and publish. Returns the revision every worker acknowledged.
+
+        `is_wanted` is asked in the transaction that sets them: what a rollback has overtaken on the way here must not
+        undo it. Raises Conflict when it says no.
+        """
+
+        def mean(session: Session) -> None:
+            if not is_wanted(session):
+                raise Conflict(f"{route.rollout_id} has moved on; its traffic is not set", code="moved_on")
+            self.mean(session, route)
+
+        await self.store.write(mean, urgent=True)
         return await self.publish()
 
     async def publish(self) -> int:
-        """Give every worker the table that the rows and the ready replicas make; nothing changed = nothing sent."""
+        """Give every worker the table that the rows and the ready replicas make; one that has it already is not changed.
+
+        Tables are made one after the other and sent side by side: a worker that hangs on an older one must not keep a
+        rollback from the others. Raises Unreachable, Conflict.
+        """
+        revision = await self._next_revision()
+        try:
+            return await self._send(revision)
+        except Conflict as newer:
+            if revision.number < self.revision:
+                log.info("table %d was overtaken by %d on its way to the workers", revision.number, self.revision)
+                return revision.number
+            # Another hand gave the workers a newer table: ours is what is meant, and must be newer still.
+            log.warning("the gateway has a table of another hand's: %s", newer)
+        await self.recover()
+        self._published = None
+        return await self._send(await self._next_revision())
+
+    async def _next_revision(self) -> Revision:
+        """What the rows and the ready replicas make, under a new number unless it was made last."""
         async with self._lock:
             routes = await self.store.read(self._routes)
             body: dict[str, Any] = {"default_env": self._default_env(), "routes": routes}
-            if self._published != body:
+            is_new = self._published != body
+            if is_new:
                 self.revision += 1
-                revision = str(self.revision)
-                await self.store.write(lambda s: ids.put(s, REVISION_KEY, revision))
                 self._published, self._issued_at = body, time.time()
-            try:
-                await self.gateway.put({"revision": self.revision, "issued_at": self._issued_at, **body})
-            except Conflict as newer:
-                # Another hand gave the workers a newer table: ours is what is meant, and must be newer still.
-                log.warning("the gateway has a table of another hand's: %s", newer)
-                await self.recover()
-                self.revision += 1
-                revision = str(self.revision)
-                await self.store.write(lambda s: ids.put(s, REVISION_KEY, revision))
-                await self.gateway.put({"revision": self.revision, "issued_at": self._issued_at, **body})
-            return self.revision
+            return Revision(self.revision, {"revision": self.revision, "issued_at": self._issued_at, **body}, is_new)
+
+    async def _send(self, revision: Revision) -> int:
+        """Have it served, and its number written down meanwhile: the workers and their kept table know that too."""
+        putting = self.gateway.put(revision.table)
+        if revision.is_new:
+            await asyncio.gather(putting, self.store.write(partial(_note, revision.number), urgent=True))
+        else:
+            await putting
+        return revision.number
 
     async def republish(self) -> None:
         """`publish`, for callers that only pass on a change; a gateway that is down is given the table once it is up."""
@@ -140,6 +182,12 @@ class LocalRouter:
             if access := settings.access_for_table():
                 routes[-1]["access"] = access
         return routes
+
+
+def _note(revision: int, session: Session) -> None:
+    """Keep the revision, unless a later one was faster."""
+    if revision > int(ids.get(session, REVISION_KEY, "0")):
+        ids.put(session, REVISION_KEY, str(revision))
 
 
 def set_tracks(session: Session, route: Route) -> None:

@@ -13,15 +13,18 @@ from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
 from engine.operations.adopting import adopt
 from engine.operations.desk import Desk, env_of, noun
 from engine.rollouts import planning, records
+from engine.rollouts.at_once import want_return
 from engine.rollouts.back.reading import COLD_START_GUESS_S, measured_start_s, rollback_plan
 from engine.rollouts.back.targets import rollback_target
 from engine.rollouts.back.warm import cheap_notes
 from engine.rollouts.by_hand import NOT_NOW, apply_verb
+from engine.rollouts.journal import PendingIntent
 from engine.rollouts.superseding import after_superseding, successor_of, supersede
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
 from engine.rollouts.wanted import wanted_replicas
 from engine.verbs import VERBS, rollout_refusal
 from state import audit
+from state.config import Config
 from state.models import Rollout
 from state.words import Conflict, Denied, UsageError
 
@@ -112,20 +115,13 @@ async def _successor(ops: Desk, rollout_id: str) -> str:
 
 
 async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
-    kind, _, name = request.ref.partition("/")
-    if kind == "rollout":
-        row = await ops.store.read(lambda s: s.get(Rollout, name))
-        if row is None:
-            raise Conflict(f"there is no rollout {name}", hint="`airboss rollout list` shows them")
-        service, env = row.service, row.env
-    else:
-        service, env = noun(request, "service"), env_of(ops.config, request)
+    service, env, seen = await ops.store.read(lambda s: _meant(s, ops.config, request))
     planning.check_names(ops.config, service, env)
     ops.permit(request, actor, env, service)
     to = str(request.args["to"]) if request.args.get("to") else None
-    active = await ops.store.read(lambda s: _id_of(planning.active_rollout(s, service, env)))
-    if active is not None and to is None:
-        return await _abort_active(ops, request, actor, active, service, env)
+    active = seen.now.id if seen is not None else None
+    if seen is not None and to is None:
+        return await _abort_active(ops, request, actor, seen)
     await ops.store.read(
         lambda s: _demand_unmoved(s, service, env, request.expect_revision if active is None else None)
     )
@@ -141,14 +137,19 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         raise Conflict(
             f"{active} is moving; roll it back first, then return further", hint=f"airboss rollback {service}"
         )
-    rollout_id = await ops.store.write(
-        lambda s: planning.create_rollback(
-            s, ops.config, service, env, target, actor=actor.name, reason=request.reason
-        ),
-        urgent=True,
-    )
+
+    def begin(session: Session) -> tuple[str, tuple[PendingIntent, ...]]:
+        begun = planning.create_rollback(
+            session, ops.config, service, env, target, actor=actor.name, reason=request.reason
+        )
+        back = records.opened(session, begun)
+        return begun, want_return(session, ops.controller.world, back) if back is not None else ()
+
+    rollout_id, returns = await ops.store.write(begin, urgent=True)
+    ops.controller.return_now(rollout_id, returns)
     ops.on_change(f"rollout/{rollout_id}", f"{actor.user} returns {service} in {env} to {target}")
-    ops.controller.wake.set()
+    if not returns:
+        ops.controller.wake.set()
     return VerbResult(
         verb="rollback", ref=f"rollout/{rollout_id}", changed=True, message=f"returning to {target}", plan=plan
     )
@@ -169,26 +170,34 @@ def _demand_unmoved(session: Session, service: str, env: str, shown: int | None)
         )
 
 
-async def _abort_active(
-    ops: Desk, request: VerbRequest, actor: Actor, rollout_id: str, service: str, env: str
-) -> VerbResult:
-    seen = await ops.store.read(lambda s: records.opened(s, rollout_id))
-    if seen is None:
-        raise Conflict(f"there is no rollout {rollout_id}")
-    plan = None
-    if seen.now.from_release is not None:
-        back = seen.now.from_release
-        plan = await ops.store.read(lambda s: rollback_plan(s, ops.config, service, env, back))
+def _meant(session: Session, config: Config, request: VerbRequest) -> tuple[str, str, records.Opened | None]:
+    """Service, environment and active rollout that a rollback is about, in one read."""
+    kind, _, name = request.ref.partition("/")
+    if kind == "rollout":
+        row = session.get(Rollout, name)
+        if row is None:
+            raise Conflict(f"there is no rollout {name}", hint="`airboss rollout list` shows them")
+        service, env = row.service, row.env
+    else:
+        service, env = noun(request, "service"), env_of(config, request)
+    active = planning.active_rollout(session, service, env)
+    return service, env, records.opened(session, active.id) if active is not None else None
+
+
+async def _abort_active(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> VerbResult:
+    """End the rollout. Its plan is for those who look before; who acts does not wait for it."""
+    rollout_id, back = seen.now.id, seen.now.from_release
     if request.dry_run:
+        plan = None
+        if back is not None:
+            plan = await ops.store.read(lambda s: rollback_plan(s, ops.config, seen.service, seen.env, back))
         apply_verb(seen.now, "rollback", actor.name, request.reason)
         return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=f"would end {rollout_id}",
                           plan=plan, revision=seen.revision)  # fmt: skip
-    message = await ops.controller.verb(rollout_id, "rollback", actor.name, request.reason, request.expect_revision)
-    return VerbResult(verb=request.verb, ref=f"rollout/{rollout_id}", changed=True, message=message, plan=plan)
-
-
-def _id_of(row: Rollout | None) -> str | None:
-    return row.id if row else None
+    message = await ops.controller.verb(
+        rollout_id, "rollback", actor.name, request.reason, request.expect_revision, seen
+    )
+    return VerbResult(verb=request.verb, ref=f"rollout/{rollout_id}", changed=True, message=message)
 
 
 async def rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
@@ -217,7 +226,7 @@ async def _rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRe
         raise Conflict(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them", code="no_rollout")
     ops.permit(request, actor, seen.env, seen.service)
     if request.verb == "rollout.abort":
-        return await _abort_active(ops, request, actor, rollout_id, seen.service, seen.env)
+        return await _abort_active(ops, request, actor, seen)
     if request.verb == "rollout.retry":
         apply_verb_check(seen, "rollout.retry")
         args = {"release": seen.now.to_release, "env": seen.env}

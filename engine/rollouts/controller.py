@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from adapters.ports import ArmCounts, ArmEvidence, Interval, MetricsSource
 from engine.rollouts import effects as fx
 from engine.rollouts import journal, records
+from engine.rollouts.at_once import commit_with_return
 from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.judge import judge
 from engine.rollouts.machine import next_move
@@ -51,6 +52,8 @@ class Controller:
     on_change: Callable[[str, str], None]
     wake: asyncio.Event
     _going: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _in_hand: set[int] = field(default_factory=set)
+    """Intents that are being carried out just now."""
 
     async def run(self) -> None:
         """Tick until cancelled. Each rollout has a task of its own: one that hangs or fails stops no other."""
@@ -110,9 +113,20 @@ class Controller:
             # The way back does not wait for its own explanation.
             log.error("%s: the verdict could not be kept: %s", seen.now.id, error)
 
-    async def verb(self, rollout_id: str, verb: str, actor: str, reason: str, expect_revision: int | None) -> str:
-        """Apply a person's verb. Returns what happened. Raises Conflict when it may not, or the revision moved."""
-        seen = await self.store.read(lambda s: records.opened(s, rollout_id))
+    async def verb(
+        self,
+        rollout_id: str,
+        verb: str,
+        actor: str,
+        reason: str,
+        expect_revision: int | None,
+        seen: records.Opened | None = None,
+    ) -> str:
+        """Apply a person's verb. Returns what happened. Raises Conflict when it may not, or the revision moved.
+
+        `seen` is the rollout as the caller has just read it.
+        """
+        seen = seen or await self.store.read(lambda s: records.opened(s, rollout_id))
         if seen is None:
             raise Conflict(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them")
         if expect_revision is not None and expect_revision != seen.revision:
@@ -125,23 +139,45 @@ class Controller:
         if verb in FORWARD:
             await self._demand_no_rollback(seen, verb)
         urgent = move.state is RolloutState.ROLLING_BACK
-        if not await self.store.write(
-            lambda s: records.commit_move(s, seen, move, actor=actor, reason=reason), urgent=urgent
-        ):
+        is_done, returns = await self.store.write(
+            lambda s: commit_with_return(s, self.world, seen, move, actor=actor, reason=reason), urgent=urgent
+        )
+        if not is_done:
             raise Conflict(
                 f"{rollout_id} moved at the same moment", hint="look again, then decide", code="revision_moved"
             )
+        self.return_now(rollout_id, returns)
         self.on_change(f"rollout/{rollout_id}", move.message)
-        self.wake.set()
+        if not returns:
+            self.wake.set()
         return move.message
+
+    def return_now(self, rollout_id: str, intents: Sequence[journal.PendingIntent]) -> None:
+        """Publish what a way back has meant by `want_return`, beside whatever the rollout's own task is busy with."""
+        if intents:
+            self._go(f"{rollout_id} returns", partial(self._publish_return, rollout_id, intents))
+
+    async def _publish_return(self, rollout_id: str, intents: Sequence[journal.PendingIntent]) -> None:
+        ours = {intent.id for intent in intents}
+        self._in_hand.update(ours)
+        try:
+            async with asyncio.timeout(EFFECT_TIMEOUT_S):
+                revision = await self.world.router.publish()
+            await self.store.write(lambda s: records.close_routes(s, rollout_id, ours, revision), urgent=True)
+        except (AirbossError, TimeoutError, OSError) as error:
+            log.warning("%s: the traffic could not be returned at once: %s", rollout_id, error)
+        finally:
+            self._in_hand.difference_update(ours)
+            self.wake.set()
 
     async def _commit(self, seen: records.Opened, move: Move) -> bool:
         changes = (move.state, move.step) != (seen.now.state, seen.now.step)
         if not changes and not move.effects:
             return False
         urgent = move.state is RolloutState.ROLLING_BACK
-        if not await self.store.write(lambda s: records.commit_move(s, seen, move), urgent=urgent):
-            return move.state is RolloutState.ROLLING_BACK and await self._overtake(seen.now.id, move.message)
+        is_done, _ = await self.store.write(lambda s: commit_with_return(s, self.world, seen, move), urgent=urgent)
+        if not is_done:
+            return urgent and await self._overtake(seen.now.id, move.message)
         if changes:
             log.info("%s: %s → %s: %s", seen.now.id, seen.now.state, move.state, move.message)
             self.on_change(f"rollout/{seen.now.id}", move.message)
@@ -156,7 +192,8 @@ class Controller:
                 return False
             move = roll_back(seen.now, why)
             at = seen
-            if await self.store.write(lambda s: records.commit_move(s, at, move), urgent=True):  # noqa: B023
+            is_done, _ = await self.store.write(lambda s: commit_with_return(s, self.world, at, move), urgent=True)  # noqa: B023
+            if is_done:
                 self.on_change(f"rollout/{rollout_id}", why)
                 self.wake.set()
                 return True
@@ -189,7 +226,8 @@ class Controller:
 
     async def _carry_out(self, rollout_id: str) -> None:
         for intent in await self.store.read(lambda s: journal.pending(s, ("scale", "route"), rollout_id)):
-            await self._one(intent)
+            if intent.id not in self._in_hand:
+                await self._one(intent)
 
     async def _one(self, intent: journal.PendingIntent) -> None:
         if intent.retry_at > time.time():
@@ -199,7 +237,7 @@ class Controller:
             return
         try:
             async with asyncio.timeout(EFFECT_TIMEOUT_S):
-                outcome = await self._effect(seen, intent.effect)
+                outcome = await self._effect(seen, intent)
         except (AirbossError, TimeoutError, OSError) as error:
             log.warning("%s: %s failed: %s", intent.rollout_id, intent.effect.says(), error)
             met, urgent = error, seen.now.state is RolloutState.ROLLING_BACK
@@ -208,14 +246,15 @@ class Controller:
         await self.store.write(lambda s: journal.close_intent(s, intent.id, outcome, done=True), urgent=True)
         self.wake.set()
 
-    async def _effect(self, seen: records.Opened, effect: fx.Effect) -> Mapping[str, Any]:
+    async def _effect(self, seen: records.Opened, intent: journal.PendingIntent) -> Mapping[str, Any]:
+        effect = intent.effect
         if isinstance(effect, fx.Scale):
             await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas)
             return {"replicas": effect.replicas}
         if isinstance(effect, fx.Route):
             if seen.now.state.is_terminal or (seen.now.state is RolloutState.ROLLING_BACK and not effect.reverts):
                 return {"skipped": "the rollout has moved on"}
-            revision = await self.world.route(seen, effect)
+            revision = await self.world.route(seen, effect, lambda s: journal.is_pending(s, intent.id))
             await self.store.write(lambda s: records.record_revision(s, seen.now.id, revision), urgent=True)
             return {"table_revision": revision}
         return {"skipped": "the registry has a queue of its own"}

@@ -82,6 +82,12 @@ def pending_keys(session: Session, kind: str) -> list[str]:
     return list(session.exec(select(Intent.key).where(Intent.kind == kind, Intent.state == IntentState.PENDING)))
 
 
+def is_pending(session: Session, intent_id: int) -> bool:
+    """Whether the intent is wanted still: not done, and no later state has taken its place."""
+    row = session.get(Intent, intent_id)
+    return row is not None and row.state == IntentState.PENDING
+
+
 def close_intent(session: Session, intent_id: int, outcome: Mapping[str, Any], *, done: bool) -> None:
     """Record what came of an intent; one that is not done stays pending."""
     row = session.get(Intent, intent_id)

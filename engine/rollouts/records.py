@@ -6,7 +6,7 @@ Functions here take a session; the caller runs them inside `store.write` or `sto
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -276,6 +276,13 @@ def record_revision(session: Session, rollout_id: str, table_revision: int) -> N
     if step is not None and step.started_at is None:
         step.table_revision = table_revision
         session.add(step)
+
+
+def close_routes(session: Session, rollout_id: str, intents: Collection[int], table_revision: int) -> None:
+    """Every worker has acknowledged the table that `intents` meant."""
+    record_revision(session, rollout_id, table_revision)
+    for intent_id in intents:
+        journal.close_intent(session, intent_id, {"table_revision": table_revision}, done=True)
 
 
 def record_verdict(session: Session, seen: Opened, verdict: Verdict) -> None:

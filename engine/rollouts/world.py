@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,8 +46,14 @@ class Replicas(Protocol):
 class Router(Protocol):
     """What the world asks of a traffic router; `adapters.local.router.LocalRouter` is one."""
 
-    async def apply(self, route: Route) -> int:
-        """Absolute; returns the acknowledged revision."""
+    def mean(self, session: Session, route: Route) -> None:
+        """Write down, in the caller's transaction, that this is what is meant."""
+
+    async def apply(self, route: Route, is_wanted: Callable[[Session], bool], /) -> int:
+        """Absolute; returns the acknowledged revision. Raises Conflict when it is not wanted any more."""
+
+    async def publish(self) -> int:
+        """Have every worker serve what is meant; returns the acknowledged revision."""
 
     async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
         """release → weight."""
@@ -78,11 +84,7 @@ class World:
 
     async def replica_facts(self, seen: records.Opened, release_id: str, *, probe: bool) -> ReplicaFacts:
         """How many replicas of the release answer; with `probe`, each must just have generated a token."""
-        ready = [
-            r
-            for r in self.runtime.replicas(seen.service, seen.env)
-            if r.release_id == release_id and r.is_ready and r.is_alive
-        ]
+        ready = self.ready(seen, release_id)
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
         if probe and ready:
             spec, _ = await self.store.read(
@@ -90,30 +92,40 @@ class World:
             )
             if await self.runtime.probe(spec) is not None:
                 return ReplicaFacts(ready=0, crash_loop=crash)
-        return ReplicaFacts(ready=len(ready), crash_loop=crash)
+        return ReplicaFacts(ready=ready, crash_loop=crash)
+
+    def ready(self, seen: records.Opened, release_id: str) -> int:
+        """How many replicas of the release answer, as far as is known without asking."""
+        there = self.runtime.replicas(seen.service, seen.env)
+        return sum(r.release_id == release_id and r.is_ready and r.is_alive for r in there)
 
     async def weights(self, service: str, env: str) -> Mapping[str, int] | None:
         """release → percent as every gateway worker has it."""
         return await self.router.observe(service, env)
 
-    async def route(self, seen: records.Opened, effect: fx.Route) -> int:
-        """Set the tracks and the split. Returns the table revision that every worker acknowledged."""
+    async def route(self, seen: records.Opened, effect: fx.Route, is_wanted: Callable[[Session], bool]) -> int:
+        """Set the tracks and the split. Returns the table revision that every worker acknowledged.
+
+        Raises Conflict when `is_wanted` says, in the transaction that would set them, that something else is by now.
+        """
+        return await self.router.apply(self.route_of(seen, effect), is_wanted)
+
+    def route_of(self, seen: records.Opened, effect: fx.Route) -> Route:
+        """The effect as a router takes it."""
         backends = []
         if effect.stable is not None:
             backends.append(Backend(Track.STABLE, effect.stable, 100 - effect.canary_weight, ()))
         if effect.canary is not None:
             backends.append(Backend(Track.CANARY, effect.canary, effect.canary_weight, ()))
         settings = self.config.service[seen.service]
-        return await self.router.apply(
-            Route(
-                service=seen.service,
-                env=seen.env,
-                target=seen.target,
-                rollout_id=seen.now.id,
-                backends=tuple(backends),
-                slow_ms=settings.slo.latency_p95_ms,
-                deadline_s=settings.deadline,
-            )
+        return Route(
+            service=seen.service,
+            env=seen.env,
+            target=seen.target,
+            rollout_id=seen.now.id,
+            backends=tuple(backends),
+            slow_ms=settings.slo.latency_p95_ms,
+            deadline_s=settings.deadline,
         )
 
     async def recover(self) -> None:

@@ -74,7 +74,7 @@ def _remember(session: Session, _context: object) -> None:
 _once = Store._once
 
 
-def once(self: Store, fn: Callable[[Session], T]) -> T:
+def once(self: Store, fn: Callable[[Session], T]) -> Any:
     touched: list[str] = []
 
     def noted(session: Session) -> T:
