@@ -1,8 +1,8 @@
 """`rollback --emergency`: back to the last good release without an engine, through the gateway's own admin sockets.
 
 The engine keeps a plan ready in `.airboss/rollback/SERVICE@ENV.json`. Applying it: take the table that the gateway keeps,
-put the plan's route in it under a revision that the engine's own next ones do not reach, give it to every living worker,
-and leave a record in `.airboss/spill/` that the engine imports when it is back. Traffic first, then the record.
+start the release's replicas where none answers, put the plan's route in it under a revision that the engine's own next ones
+do not reach, give it to every living worker and read it back, and leave a record in `.airboss/spill/` that the engine imports when it is back. Traffic first, then the record.
 Standard library only: this must work when nothing else does.
 """
 
@@ -14,10 +14,12 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from console import diagnostics
 from console.commands.admin_socket import request
+from console.commands.cold_start import Started, start_all
 from console.commands.switching import Answer, Plan, apply, fresh_route, kept_table
 from console.output import Outcome, Table, Text
 from state.backup import write_whole
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from console.commands.context import Context
 
 ENGINE_TIMEOUT_S = 1.0
+START_TIMEOUT_S = 300.0
+"""How long a cold release may take to load, unless --timeout says otherwise."""
 
 
 def run(context: Context, *, service: str, env: str | None, force: bool) -> Outcome:
@@ -49,12 +53,16 @@ def run(context: Context, *, service: str, env: str | None, force: bool) -> Outc
             hint="leave --read-only (AIRBOSS_READ_ONLY) out",
         )
     _confirm(context, plan, lines)
+    started: list[Started] = []
+    if cold and plan.get("start"):
+        started, route = _warmed(context, plan, table, route, force=force)
+        cold = not started
     if cold:
         diagnostics.note(
             f"no replica of {plan['to_release']} answers ready; the gateway will answer 503 until one does"
         )
     revision, answers = apply(paths, table, route)
-    record = _record(context, plan, table, revision, answers)
+    record = _record(context, plan, table, revision, answers, started)
     _spill(paths, record)
     taken = [a for a in answers if not a.error]
     said = f"rolled back: {service} in {env} is {plan['to_release']}, table revision {revision}, {len(taken)} of {len(answers)} workers"
@@ -70,6 +78,24 @@ def run(context: Context, *, service: str, env: str | None, force: bool) -> Outc
             hint="`airboss up -d` starts the engine, which starts the gateway",
         )
     return _outcome(plan, lines, answers, said, route, exit=ExitCode.OK, cold=cold)
+
+
+def _warmed(
+    context: Context, plan: Plan, table: Mapping[str, Any], route: dict[str, Any], *, force: bool
+) -> tuple[list[Started], dict[str, Any]]:
+    """Capacity before traffic: the replicas started, and the route with them. With `force`, traffic may move to none."""
+    diagnostics.note(f"no replica of {plan['to_release']} answers; starting {len(plan['start'])} from {plan['start'][0]['payload']['bundle']}")  # fmt: skip
+    try:
+        started = start_all(context.paths, plan, context.options.timeout_s or START_TIMEOUT_S)
+    except OperationFailed:
+        if not force:
+            raise
+        return [], route
+    warm = {**plan["route"], "backends": [
+        {**b, "replicas": [[one.spawn_id, one.address] for one in started]} if b["track"] == "stable" else b
+        for b in plan["route"]["backends"]
+    ]}  # fmt: skip
+    return started, fresh_route({**plan, "route": warm}, table)[0]
 
 
 def read_plan(paths: Paths, service: str, env: str | None) -> Plan:
@@ -146,7 +172,12 @@ def _confirm(context: Context, plan: Plan, lines: list[tuple[str, str, str]]) ->
 
 
 def _record(
-    context: Context, plan: Plan, table: Mapping[str, Any], revision: int, answers: list[Answer]
+    context: Context,
+    plan: Plan,
+    table: Mapping[str, Any],
+    revision: int,
+    answers: list[Answer],
+    started: list[Started],
 ) -> dict[str, Any]:
     before = next((r for r in table["routes"] if (r["service"], r["env"]) == (plan["service"], plan["env"])), None)
     return {
@@ -161,6 +192,7 @@ def _record(
         "table_revision": revision,
         "before": before,
         "workers": [{"socket": a.socket, "revision": a.revision, "error": a.error} for a in answers],
+        "started": [asdict(one) for one in started],
     }
 
 

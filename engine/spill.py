@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from adapters.ports import Backend, Route
 from engine.rollouts import planning, records
 from engine.rollouts.moves import roll_back
 from engine.rollouts.values import Move
-from state import audit
+from state import audit, ids
 from state.config import Config
+from state.models import Spawn
 from state.store import Store
-from state.words import RolloutState, Track
+from state.words import ChildKind, RolloutState, Track
 
 log = logging.getLogger("airboss.engine")
 
@@ -39,9 +41,11 @@ async def import_spill(store: Store, directory: Path, config: Config) -> int:
             said = f"{path.name}: {error}"
             await store.write(lambda s, m=said: _note(s, m))  # type: ignore[misc]
             continue
-        await store.write(lambda s, b=body, r=route: _import(s, b, r, config), urgent=True)  # type: ignore[misc]
-        imported += 1
+        is_new = await store.write(lambda s, n=path.name, b=body, r=route: _once(s, n, b, r, config), urgent=True)  # type: ignore[misc]
         os.replace(path, path.with_suffix(".imported"))
+        if not is_new:
+            continue
+        imported += 1
         log.warning("imported the emergency rollback of %s in %s (%s)", route.service, route.env, path.name)
     return imported
 
@@ -58,6 +62,15 @@ def route_of(body: Mapping[str, Any]) -> Route:
         slow_ms=float(before.get("slow_ms", 0.0)),
         deadline_s=float(before.get("deadline_s", 0.0)),
     )
+
+
+def _once(session: Session, name: str, body: dict[str, Any], route: Route, config: Config) -> bool:
+    """Import the record `name` unless an engine did that was killed before it could rename the file."""
+    if ids.get(session, f"spill.{name}"):
+        return False
+    ids.put(session, f"spill.{name}", str(time.time()))
+    _import(session, body, route, config)
+    return True
 
 
 def _import(session: Session, body: dict[str, Any], route: Route, config: Config) -> None:
@@ -79,9 +92,21 @@ def _import(session: Session, body: dict[str, Any], route: Route, config: Config
             session, config, route.service, route.env, to, actor=actor, reason="rollback --emergency"
         )
     set_tracks(session, route)
+    for one in body.get("started") or ():
+        _adoptable(session, one, route)
     audit.append(session, actor=actor, action="rollback.emergency", ref=f"service:{route.service}",
                  reason=str(body.get("reason", "")), detail={"env": route.env, "at": body.get("at"),
                  "to": [b.release_id for b in route.backends]})  # fmt: skip
+
+
+def _adoptable(session: Session, one: Mapping[str, Any], route: Route) -> None:
+    """A row for a replica that was started without an engine: the supervisor finds it there, and ends no stray."""
+    session.add(
+        Spawn(spawn_id=str(one["spawn_id"]), kind=ChildKind.MODEL, owner=str(one["owner"]), service=route.service,
+              env=route.env, release_id=str(one["release_id"]), digest=str(one["digest"]),
+              slot=int(str(one["owner"]).rpartition("/")[2]), state="started", pid=int(one["pid"]),
+              address=str(one["address"]), started_at=time.time())
+    )  # fmt: skip
 
 
 def _note(session: Session, message: str) -> None:

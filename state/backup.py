@@ -29,7 +29,8 @@ def back_up(path: Path, *, reason: str, directory: Path | None = None, keep: int
     """
     directory = directory or path.with_name("backups")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 10**9 // 1000:06d}"
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}-{rest // 1000:06d}"
     copy = directory / f"{stamp}-{reason}.db"
     aside = copy.with_suffix(".part")
     try:
@@ -44,7 +45,8 @@ def back_up(path: Path, *, reason: str, directory: Path | None = None, keep: int
         raise
     finally:
         aside.unlink(missing_ok=True)
-    for old in copies(directory, reason)[:-keep]:
+    # Never the one just made, also where the clock was set back and its name sorts before the others.
+    for old in [other for other in copies(directory, reason) if other != copy][: -(keep - 1) or None]:
         old.unlink(missing_ok=True)
     return copy
 
@@ -57,7 +59,7 @@ def copies(directory: Path, reason: str = "*") -> list[Path]:
 def unsound(path: Path) -> str:
     """What SQLite finds wrong with the file at `path`; "" when it is a sound store."""
     try:
-        with closing(_read_only(path)) as connection:
+        with closing(read_only(path)) as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()
             connection.execute("SELECT count(*) FROM audit").fetchone()
     except sqlite3.DatabaseError as error:
@@ -116,11 +118,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with closing(_read_only(source)) as here, closing(sqlite3.connect(target)) as there:
+    with closing(read_only(source)) as here, closing(sqlite3.connect(target)) as there:
         here.backup(there)
         # One file alone: a copy that wants a WAL beside it could not be read where nothing may be written.
         there.execute("PRAGMA journal_mode=DELETE")
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing, and makes no file where there is none. Raises sqlite3.DatabaseError."""
     return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=30)

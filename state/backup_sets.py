@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from state import bundle_copies
-from state.backup import KEEP, back_up, copies, unsound, write_whole
+from state.backup import KEEP, back_up, copies, read_only, unsound, write_whole
 from state.bundle_copies import KnownGood
 from state.chain import walk_file
 from state.digests import file_sha256
@@ -84,7 +83,7 @@ def take(
 
 
 def _described(copy: Path, reason: str, made_at: float, config: Path | None, with_bundles: bool) -> Backup:
-    with closing(sqlite3.connect(copy)) as connection:
+    with closing(read_only(copy)) as connection:
         chain = walk_file(connection)
         schema = str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
     trouble = [] if chain.is_whole else [f"the audit chain is broken: {chain.why}"]
@@ -136,7 +135,7 @@ def verify(backup: Backup, *, with_bundles: bool = True) -> tuple[str, ...]:
     if wrong:
         return (f"{backup.store.name}: {wrong}",)
     found = list(backup.trouble)
-    with closing(sqlite3.connect(f"file:{backup.store}?mode=ro", uri=True)) as connection:
+    with closing(read_only(backup.store)) as connection:
         chain = walk_file(connection)
     if not chain.is_whole:
         found.append(f"the audit chain is broken: {chain.why}")

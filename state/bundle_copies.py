@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from state.backup import read_only
 from state.digests import MANIFEST_NAME, bundle_digest, hash_tree
 
 _KNOWN_GOOD = """
@@ -36,7 +36,7 @@ class KnownGood:
 
 def known_good(store: Path) -> tuple[KnownGood, ...]:
     """The releases that the store at `store` would go back to. Raises sqlite3.DatabaseError."""
-    with closing(sqlite3.connect(store)) as connection:
+    with closing(read_only(store)) as connection:
         return tuple(KnownGood(*row) for row in connection.execute(_KNOWN_GOOD))
 
 

@@ -66,8 +66,9 @@ class Store:
         try:
             if existed:
                 check_integrity(path)
-            from state.migrate import upgrade
+            from state.migrate import current_revision, upgrade
 
+            refuse_vanished(path, has_schema=current_revision(path) is not None)
             upgrade(path, before=(lambda: back_up(path, reason="upgrade")) if existed else None)
             lay_reserve(path.with_name("reserve"))
         except OSError as error:
@@ -223,6 +224,21 @@ def refuse_half_restored(path: Path) -> None:
             f"a restore of {path} did not finish; the store is not opened",
             hint="run `airboss state restore` again; what stood there before is kept beside it",
             code="half_restored",
+        )
+
+
+def refuse_vanished(path: Path, *, has_schema: bool) -> None:
+    """Raise OperationFailed when a store was here, as its anchored audit head says, and there is none or an empty one now.
+
+    A new one in its place would know no release and no rollout, and the engine would take what serves for strays.
+    """
+    head = path.with_name("audit.head")
+    if head.exists() and not has_schema:
+        raise OperationFailed(
+            f"the store {path} is {'empty' if path.exists() else 'gone'}, and {head.name} beside it says that there was one",
+            hint="`airboss state restore` brings back the newest good backup; to begin anew, move that file away. "
+            "`airboss rollback SERVICE --emergency` works meanwhile",
+            code="store_gone",
         )
 
 

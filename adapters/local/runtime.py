@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 
@@ -75,17 +76,9 @@ class LocalRuntime:
         return [p for p in self.supervisor.of("model") if p.slot.service == service and p.slot.env == env]
 
     def _slot(self, spec: ReplicaSetSpec, index: int, allow_faults: bool) -> Slot:
-        payload = {
-            "bundle": str(spec.bundle_path),
-            "service": spec.service,
-            "env": spec.env,
-            "release_id": spec.release_id,
-            "serving": dict(spec.serving),
-            "threads": self.threads,
-            "allow_faults": allow_faults,
-        }
+        payload = server_payload(spec, self.threads, allow_faults)
         return Slot(
-            owner=f"model/{spec.service}/{spec.env}/{spec.release_id}/{index}",
+            owner=owner_of(spec, index),
             kind="model",
             module=MODULE,
             payload=lambda spawn_id: payload,
@@ -98,6 +91,24 @@ class LocalRuntime:
             # Where spans go, which are kept, and what a collector wants as headers: OpenTelemetry's own way to say it.
             passed_env=[name for name in os.environ if name.startswith("OTEL_")],
         )
+
+
+def owner_of(spec: ReplicaSetSpec, index: int) -> str:
+    """The name of the place of a set's replica `index`."""
+    return f"model/{spec.service}/{spec.env}/{spec.release_id}/{index}"
+
+
+def server_payload(spec: ReplicaSetSpec, threads: int, allow_faults: bool) -> dict[str, Any]:
+    """What a model server of the set is told."""
+    return {
+        "bundle": str(spec.bundle_path),
+        "service": spec.service,
+        "env": spec.env,
+        "release_id": spec.release_id,
+        "serving": dict(spec.serving),
+        "threads": threads,
+        "allow_faults": allow_faults,
+    }
 
 
 def status_of(place: Place) -> ReplicaStatus:

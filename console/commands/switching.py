@@ -43,7 +43,7 @@ def apply(paths: Paths, table: Mapping[str, Any], route: Mapping[str, Any]) -> t
         "issued_at": time.time(),
         "routes": _with_route(table, route),
     }
-    answers = [_put(path, changed) for path in sockets]
+    answers = [_read_back(_put(path, changed), route) for path in sockets]
     if not any(not answer.error for answer in answers):
         _keep(paths, changed)
     return int(changed["revision"]), answers
@@ -88,7 +88,7 @@ def fresh_route(plan: Plan, table: Mapping[str, Any]) -> tuple[dict[str, Any], b
         for backend in source["backends"]:
             if backend["release_id"] == release:
                 known |= {str(spawn): str(address) for spawn, address in backend["replicas"]}
-    ready = {spawn: address for spawn, address in known.items() if _is_ready(address)}
+    ready = {spawn: address for spawn, address in known.items() if is_ready(address)}
     chosen = ready or known
     backends = [
         {**b, "replicas": [list(pair) for pair in chosen.items()]} if b["track"] == "stable" else b
@@ -101,7 +101,8 @@ def fresh_route(plan: Plan, table: Mapping[str, Any]) -> tuple[dict[str, Any], b
     return {**served, **route, "backends": backends}, not ready
 
 
-def _is_ready(address: str) -> bool:
+def is_ready(address: str) -> bool:
+    """The replica at `address` answers that it can take requests; one that is elsewhere is taken at its word."""
     if not address.startswith("unix:"):
         return True
     try:
@@ -126,6 +127,27 @@ def _revision_of(path: str) -> int:
         return int(json.loads(body)["revision"]) if status == 200 else 0
     except (OSError, ValueError):
         return 0
+
+
+def _read_back(answer: Answer, route: Mapping[str, Any]) -> Answer:
+    """A worker has taken the table once it says so itself, and serves the route's weights."""
+    if answer.error:
+        return answer
+    try:
+        status, body = request(answer.socket, "GET", "/admin/table")
+        table = json.loads(body)
+        served = next(r for r in table["routes"] if (r["service"], r["env"]) == (route["service"], route["env"]))
+        has, wanted = _weights(served), _weights(route)
+        if status == 200 and has == wanted:
+            return answer
+        trouble = f"it says that it serves {has}, not {wanted}"
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        trouble = f"it took the table and could not be asked again: {error or type(error).__name__}"
+    return Answer(answer.socket, 0, trouble)
+
+
+def _weights(route: Mapping[str, Any]) -> dict[str, int]:
+    return {str(b["release_id"]): int(b["weight"]) for b in route["backends"] if b["weight"]}
 
 
 def _put(path: str, table: Mapping[str, Any]) -> Answer:

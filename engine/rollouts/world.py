@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from sqlmodel import Session, col, select
@@ -16,13 +15,13 @@ from engine.rollouts import effects as fx
 from engine.rollouts import records
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.back.warm import kept_warm
-from engine.rollouts.traits import settings_of
+from engine.rollouts.replica_spec import replica_spec
 from engine.rollouts.values import ReplicaFacts
 from engine.rollouts.wanted import wanted_replicas
 from state.config import Config
-from state.models import Release, Rollout, TrackState
+from state.models import Rollout, TrackState
 from state.store import Store
-from state.words import AirbossError, OperationFailed, RolloutState, Track
+from state.words import AirbossError, RolloutState, Track
 
 log = logging.getLogger("airboss.rollouts")
 
@@ -77,7 +76,7 @@ class World:
             is_kept = (service, env, release_id) in self._warm(session)
             if replicas and self.config.service[service].autoscale is not None and not is_kept:
                 count = max(replicas, wanted_replicas(session, self.config, service, env))
-            return self._spec(session, service, env, release_id, count)
+            return replica_spec(session, self.config, service, env, release_id, count)
 
         spec, allow = await self.store.read(read)
         await self.runtime.ensure(spec, allow_faults=allow)
@@ -88,7 +87,7 @@ class World:
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
         if probe and ready:
             spec, _ = await self.store.read(
-                lambda s: self._spec(s, seen.service, seen.env, release_id, seen.now.replicas)
+                lambda s: replica_spec(s, self.config, seen.service, seen.env, release_id, seen.now.replicas)
             )
             if await self.runtime.probe(spec) is not None:
                 return ReplicaFacts(ready=0, crash_loop=crash)
@@ -185,13 +184,3 @@ class World:
             if row.from_release is not None:
                 kept.add((row.service, row.env, row.from_release))
         return {k for k in kept if k[0] in self.config.service and k[1] in self.config.environment}
-
-    def _spec(
-        self, session: Session, service: str, env: str, release_id: str, replicas: int
-    ) -> tuple[ReplicaSetSpec, bool]:
-        row = session.get(Release, release_id)
-        if row is None:
-            raise OperationFailed(f"there is no release {release_id}", hint="`airboss release list` shows them")
-        serving = settings_of(session, self.config, service, env, release_id)
-        spec = ReplicaSetSpec(service, env, row.id, row.digest, Path(row.bundle_path), replicas, serving)
-        return spec, self.config.environment[env].allow_faults or bool(row.serving.get("fault_forced"))

@@ -1,6 +1,6 @@
 """The rollback plan of every live service kept ready in a file beside the store, so that it needs neither store nor engine.
 
-`airboss rollback --emergency` applies the file's `route`; `plan` in it is the very plan that the panel and `--dry-run` show.
+`airboss rollback --emergency` applies the file's `route`, and starts what `start` says where no replica answers; `plan` in it is the very plan that the panel and `--dry-run` show.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Any
 from sqlmodel import Session, select
 
 from adapters.local.child import write_json
+from adapters.local.runtime import MODULE, owner_of, server_payload
 from adapters.ports import ReplicaStatus
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import way_back
+from engine.rollouts.replica_spec import replica_spec
+from engine.rollouts.wanted import wanted_replicas
 from state.config import Config
 from state.models import TrackState
 from state.store import Store
@@ -59,6 +62,8 @@ class PlanKeeper:
     def _plan(self, session: Session, service: str, env: str, where: str, target: str) -> dict[str, Any]:
         ready = [[r.spawn_id, r.address] for r in self.replicas(service, env) if r.release_id == target and r.is_ready]
         settings = self.config.service[service]
+        wanted = wanted_replicas(session, self.config, service, env)
+        spec, allow_faults = replica_spec(session, self.config, service, env, target, wanted)
         return {
             "service": service,
             "env": env,
@@ -70,4 +75,9 @@ class PlanKeeper:
                 "backends": [{"track": "stable", "release_id": target, "weight": 100, "replicas": ready}],
             },
             "admin_sockets": list(self.admin_sockets()),
+            "start": [
+                {"owner": owner_of(spec, index), "module": MODULE, "digest": spec.digest,
+                 "payload": server_payload(spec, self.config.engine.model_threads, allow_faults)}
+                for index in range(wanted)
+            ],
         }  # fmt: skip
