@@ -267,7 +267,7 @@ class Controller:
                 bool(records.leases(s, seen.env, "hold", now.utc)),
                 bool(records.leases(s, seen.env, "freeze", now.utc)),
                 records.track_weights(s, seen),
-                journal.splits(s, r.id),
+                records.known_splits(s, seen),
                 journal.trouble(s, s.get_one(Rollout, r.id), now.utc),
             )
         )

@@ -105,6 +105,14 @@ def successor(session: Session, rollout_id: str) -> str:
     return str(row.payload["release"]) if row is not None else ""
 
 
+def known_splits(session: Session, seen: Opened) -> tuple[dict[str, int], ...]:
+    """Every split of the traffic that is the rollout's own, oldest first: those that were adopted, and those it asked for."""
+    r = seen.now
+    steps = session.exec(select(RolloutStep.weight).where(RolloutStep.rollout_id == r.id))
+    played = [{r.to_release: w, **({r.from_release: 100 - w} if r.from_release else {})} for w in steps]
+    return (*played, *journal.splits(session, r.id))
+
+
 def steps_of(policy: Mapping[str, Any]) -> tuple[StepSpec, ...]:
     """The steps of a frozen policy."""
     return tuple(StepSpec(s["kind"], float(s["value"])) for s in policy["steps"])
@@ -124,9 +132,11 @@ def _step_moment(step: RolloutStep | None) -> clock.Moment | None:
 
 
 def commit_move(session: Session, seen: Opened, move: Move, *, actor: str = ENGINE, reason: str = "") -> bool:
-    """Write state, intents and audit together, if the row is still the one that was seen. Returns whether it was."""
+    """Write state, intents and audit together. Returns whether the row was still the one seen, and its PASS not used yet."""
     row = session.get(Rollout, seen.now.id)
     if row is None or row.revision != seen.revision:
+        return False
+    if move.consumes_verdict and _is_consumed(session, row):
         return False
     changes = (move.state, move.step) != (RolloutState(row.state), row.step) or move.restarts_step
     if changes:
@@ -251,11 +261,20 @@ def met_traffic(session: Session, row: Rollout) -> bool:
 
 def _consume(session: Session, rollout_id: str, step: int) -> None:
     # I12: a PASS is used once, by the step that earned it.
-    query = select(VerdictRecord).where(VerdictRecord.rollout_id == rollout_id, VerdictRecord.step == step)
-    newest = session.exec(query.order_by(col(VerdictRecord.id).desc())).first()
+    newest = _newest_verdict(session, rollout_id, step)
     if newest is not None:
         newest.consumed = True
         session.add(newest)
+
+
+def _is_consumed(session: Session, row: Rollout) -> bool:
+    newest = _newest_verdict(session, row.id, step_index(row))
+    return newest is not None and newest.consumed
+
+
+def _newest_verdict(session: Session, rollout_id: str, step: int) -> VerdictRecord | None:
+    query = select(VerdictRecord).where(VerdictRecord.rollout_id == rollout_id, VerdictRecord.step == step)
+    return session.exec(query.order_by(col(VerdictRecord.id).desc())).first()
 
 
 def track_weights(session: Session, seen: Opened) -> dict[str, int]:
@@ -291,8 +310,7 @@ def record_verdict(session: Session, seen: Opened, verdict: Verdict) -> None:
     if row is None:
         return
     index = step_index(row)
-    query = select(VerdictRecord).where(VerdictRecord.rollout_id == row.id, VerdictRecord.step == index)
-    newest = session.exec(query.order_by(col(VerdictRecord.id).desc())).first()
+    newest = _newest_verdict(session, row.id, index)
     if newest is not None and newest.kind == verdict.kind.value and not newest.consumed:
         newest.at, newest.sentence, newest.detail = time.time(), verdict.sentence, verdict_to_json(verdict)
         session.add(newest)

@@ -1,0 +1,227 @@
+"""Ways out of a rollout under way, through the door for verbs: superseding, adopting, two at one instant, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rollout_room import BAD, GOOD, NO_WORD, Room
+from sqlmodel import Session, select
+
+from engine.rollouts import records
+from engine.rollouts.hindrance import STUCK_AFTER
+from engine.rollouts.journal import RETRY_DONE_AFTER_S
+from engine.rollouts.values import Move
+from state.models import Intent, Lease, Release, Rollout
+from state.store import Store
+from state.words import Conflict, PauseReason, RolloutState
+
+S = RolloutState
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    store = Store.open(tmp_path / "state.db")
+    yield Room(store, tmp_path)
+    store.close()
+
+
+async def baking(room: Room, release: str = "b") -> str:
+    """A rollout whose first step is being judged."""
+    begun = await room.deploy(release)
+    rollout_id = begun.ref.removeprefix("rollout/")
+    room.counts.canary = NO_WORD
+    await room.until(rollout_id, S.STEP_BAKING)
+    room.counts.canary = UNDECIDED
+    return rollout_id
+
+
+UNDECIDED = (5, 0)
+
+
+async def test_case_56_a_new_release_mid_canary_goes_through_stable_and_is_shown_first(room: Room) -> None:
+    first = await baking(room)
+    assert room.weights() == {"a": 75, "b": 25}
+    with pytest.raises(Conflict, match="is moving chat in production already") as refused:
+        await room.deploy("c")
+    assert f"--supersede {first}" in refused.value.hint
+    shown = (await room.deploy("c", dry_run=True)).plan
+    assert shown is not None
+    assert (shown.lines[0].object, shown.lines[0].after) == (first, "superseded")
+    assert any("never a split of three" in w for w in shown.warnings)
+
+    asked = asyncio.create_task(room.deploy("c", supersede=first))
+    await asyncio.sleep(0)
+    row = await room.until(first, S.SUPERSEDED)
+    assert "c comes next" in row.message
+    second = (await asked).ref.removeprefix("rollout/")
+    await room.until(second, S.STEP_BAKING)
+    assert room.weights() == {"a": 75, "c": 25}
+    assert room.workers.splits[room.workers.splits.index({"a": 75, "b": 25}) + 1] == {"a": 100}
+    assert max(map(len, room.workers.splits)) == 2
+    assert room.store.read_now(lambda s: s.get_one(Release, "b").rejected_reason) == "", "nothing was found against it"
+
+
+async def test_what_waits_for_a_rollout_begins_after_a_crash_too_and_is_refused_by_name_in_a_freeze(room: Room) -> None:
+    first = await baking(room)
+    room.workers.refuses = "not now"
+    asked = asyncio.create_task(room.deploy("c", supersede=first))
+    while room.row(first).state != S.ROLLING_BACK:
+        await asyncio.sleep(0.01)
+    asked.cancel()
+    room.start()
+    room.workers.refuses = ""
+    room.store.write_now(
+        lambda s: s.add(Lease(name="freeze/production", kind="freeze", holder="bob", reason="launch", starts_at=0,
+                              ends_at=4e9))
+    )  # fmt: skip
+    await room.until(first, S.SUPERSEDED)
+    await room.look()
+    assert [row.id for row in room.rows()] == [first], "a freeze began meanwhile"
+    assert room.said("rollout.successor_refused") == [{"release": "c"}]
+    assert room.weights() == {"a": 100}
+
+
+async def test_one_that_has_not_begun_gives_way_at_once(room: Room) -> None:
+    first = (await room.deploy("b")).ref.removeprefix("rollout/")
+    second = (await room.deploy("c", supersede=first)).ref.removeprefix("rollout/")
+    assert (room.row(first).state, room.row(second).state) == (S.SUPERSEDED, S.PLANNED)
+
+
+@pytest.mark.parametrize("back", ["ro-99", "b"])
+async def test_only_the_active_rollout_can_be_superseded_and_not_by_its_own_release(room: Room, back: str) -> None:
+    first = await baking(room)
+    with pytest.raises(Conflict):
+        await (room.deploy("b", supersede=first) if back == "b" else room.deploy("c", supersede=back))
+    assert room.row(first).state == S.STEP_BAKING
+
+
+async def test_a_foreign_edit_pauses_it_and_resuming_or_adopting_goes_on(room: Room) -> None:
+    rollout_id = await baking(room)
+    room.workers.by_hand({"a": 40, "b": 60}, revision=90)
+    row = await room.until(rollout_id, S.PAUSED)
+    assert row.pause_reason == PauseReason.DRIFT and "60 % b, 40 % a" in row.message
+    await room.ask("rollout.resume", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.STEP_BAKING)
+    assert room.weights() == {"a": 75, "b": 25}, "its own weights, over a table of a much newer revision"
+
+    room.workers.by_hand({"a": 40, "b": 60}, revision=900)
+    await room.until(rollout_id, S.PAUSED)
+    shown = await room.ask("rollout.adopt", f"rollout/{rollout_id}", dry_run=True)
+    assert shown.plan is not None and ("meant 25 %", "stays 60 %") in [(ln.before, ln.after) for ln in shown.plan.lines]
+    await room.ask("rollout.adopt", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.STEP_BAKING)
+    await room.router.publish()
+    assert room.weights() == {"a": 40, "b": 60}, "no later table brings the refused weights back"
+    room.counts.canary = GOOD
+    await room.until(rollout_id, S.COMPLETED)
+    assert room.weights() == {"b": 100}
+
+
+async def test_nothing_is_adopted_from_a_pause_that_is_no_drift(room: Room) -> None:
+    rollout_id = await baking(room)
+    await room.ask("rollout.pause", f"rollout/{rollout_id}")
+    with pytest.raises(Conflict, match="nobody else's weights"):
+        await room.ask("rollout.adopt", f"rollout/{rollout_id}")
+
+
+async def test_a_gateway_that_refuses_each_time_makes_it_stuck_and_adopting_stable_ends_it(room: Room) -> None:
+    room.workers.refuses = "field is owned by argo-cd"
+    rollout_id = (await room.deploy("b")).ref.removeprefix("rollout/")
+    for _ in range(STUCK_AFTER + 6):
+        await room.look()
+        room.store.write_now(_due)
+    row = room.row(rollout_id)
+    assert (row.state, row.resume_state) == (S.STUCK, S.STEP_APPLYING)
+    assert "owned by argo-cd" in row.message and f"tried {STUCK_AFTER} times" in row.message
+    for verb in ("rollout.promote", "rollout.resume", "rollout.pause", "rollout.weight"):
+        with pytest.raises(Conflict, match="adopt"):
+            await room.ask(verb, f"rollout/{rollout_id}", args={"weight": 30})
+    assert {d["verb"] for d in room.said("rollout.refused")} == {
+        "rollout.promote", "rollout.resume", "rollout.pause", "rollout.weight",
+    }  # fmt: skip
+    room.workers.refuses = ""
+    await room.router.publish()
+    room.workers.by_hand({"a": 100}, revision=50)
+    await room.ask("rollout.adopt", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.ROLLED_BACK)
+    assert room.weights() == {"a": 100}
+
+
+def _due(session: Session) -> None:
+    """What waits to be tried again, or done again, is due."""
+    for intent in session.exec(select(Intent)):
+        intent.outcome = {**intent.outcome, "retry_at": 0.0}
+        intent.done_at = (intent.done_at or 0.0) - RETRY_DONE_AFTER_S
+        session.add(intent)
+
+
+async def test_case_9_a_promotion_and_a_failing_verdict_at_one_instant_roll_back(room: Room) -> None:
+    rollout_id = await baking(room)
+    room.counts.canary = BAD
+    with pytest.raises(Conflict, match="rolls back at this instant"):
+        await room.ask("rollout.promote", f"rollout/{rollout_id}")
+    assert room.row(rollout_id).state == S.ROLLING_BACK
+
+
+async def test_case_9_the_rollback_wins_when_the_promotion_was_written_first(room: Room) -> None:
+    rollout_id = await baking(room)
+    room.counts.canary = BAD
+
+    async def meanwhile() -> None:
+        room.counts.canary, room.counts.meanwhile = UNDECIDED, None
+        await room.ask("rollout.promote", f"rollout/{rollout_id}")
+
+    room.counts.meanwhile = meanwhile  # pressed after the counts were read, and before what they say is written
+    await room.controller.tick(rollout_id)
+    assert [d["step"] for d in room.said("rollout.step_applying")] == [0, 1], "the promotion was first"
+    assert room.row(rollout_id).state == S.ROLLING_BACK
+    await room.until(rollout_id, S.ROLLED_BACK)
+
+
+async def test_case_57_a_rollback_of_a_rollback_does_not_return_to_the_bad_release(room: Room) -> None:
+    first = await baking(room)
+    room.counts.canary = GOOD
+    await room.until(first, S.COMPLETED)
+    second = await baking(room, "c")
+    room.counts.canary = GOOD
+    await room.until(second, S.COMPLETED)
+    done = await room.ask("rollback", "service/chat")
+    await room.until(done.ref.removeprefix("rollout/"), S.ROLLED_BACK)
+    assert room.weights() == {"b": 100}
+    with pytest.raises(Conflict, match="no earlier good release"):
+        await room.ask("rollback", "service/chat")
+    with pytest.raises(Conflict, match="was rejected"):
+        await room.ask("rollback", "service/chat", args={"to": "c"})
+
+
+async def test_a_freeze_pauses_what_has_passed_and_its_end_lets_it_go_on(room: Room) -> None:
+    rollout_id = await baking(room)
+    room.store.write_now(
+        lambda s: s.add(Lease(name="freeze/production", kind="freeze", holder="bob", reason="launch", starts_at=0,
+                              ends_at=4e9))
+    )  # fmt: skip
+    room.counts.canary = GOOD
+    row = await room.until(rollout_id, S.PAUSED)
+    assert row.pause_reason == PauseReason.FREEZE
+    room.store.write_now(lambda s: setattr(s.get_one(Lease, "freeze/production"), "ends_at", 1.0))
+    await room.until(rollout_id, S.COMPLETED)
+
+
+async def test_i12_a_pass_is_used_once(room: Room) -> None:
+    rollout_id = await baking(room)
+    room.counts.canary = GOOD
+    await room.controller.tick(rollout_id)
+    assert (room.row(rollout_id).state, room.row(rollout_id).step) == (S.STEP_APPLYING, 1)
+
+    def again(session: Session) -> None:
+        row = session.get_one(Rollout, rollout_id)
+        row.state, row.step = S.STEP_BAKING, 0
+
+    room.store.write_now(again)
+    seen = room.store.read_now(lambda s: records.opened(s, rollout_id))
+    assert seen is not None
+    move = Move(S.STEP_APPLYING, 1, consumes_verdict=True)
+    assert not room.store.write_now(lambda s: records.commit_move(s, seen, move))
