@@ -230,7 +230,7 @@ class Controller:
                 await self._one(intent)
 
     async def _one(self, intent: journal.PendingIntent) -> None:
-        if intent.retry_at > time.time():
+        if 0 < intent.retry_at - time.time() < journal.LONGEST_WAIT_S:
             return
         seen = await self.store.read(lambda s: records.opened(s, intent.rollout_id))
         if seen is None:
@@ -249,6 +249,9 @@ class Controller:
     async def _effect(self, seen: records.Opened, intent: journal.PendingIntent) -> Mapping[str, Any]:
         effect = intent.effect
         if isinstance(effect, fx.Scale):
+            ended = seen.now.state.is_terminal
+            if ended and await self.world.is_kept(seen.service, seen.env, effect.release_id):
+                return {"skipped": "it is wanted again"}
             await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas)
             return {"replicas": effect.replicas}
         if isinstance(effect, fx.Route):
@@ -275,9 +278,10 @@ class Controller:
         stable = ReplicaFacts()
         if r.from_release is not None:
             stable = await self.world.replica_facts(seen, r.from_release, probe=False)
+        state_s = clock.elapsed_s(seen.since, now)
         step_s = clock.elapsed_s(seen.step_since, now) if seen.step_since else 0.0
         return Facts(
-            state_s=clock.elapsed_s(seen.since, now),
+            state_s=state_s,
             step_s=step_s,
             stable=stable,
             canary=canary,
@@ -289,7 +293,8 @@ class Controller:
             is_held=held,
             is_frozen=frozen,
             known=known,
-            trouble=trouble,
+            # No longer than it has stood here, whatever the wall clock says (I9).
+            trouble=trouble and replace(trouble, since_s=min(trouble.since_s, state_s)),
         )
 
     async def _verdict(self, seen: records.Opened, step_s: float, canary: ReplicaFacts) -> Verdict | None:

@@ -29,6 +29,8 @@ class PendingIntent:
 
 RETRY_DONE_AFTER_S = 5.0
 BACKOFF_S, BACKOFF_MOST_S = 0.5, 15.0
+LONGEST_WAIT_S = 2 * BACKOFF_MOST_S
+"""A moment further ahead was written before the clock was set back: it is not waited for."""
 URGENT_MOST_S = 1.0
 """A way back is tried again at least this often."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,10 +13,11 @@ from adapters.ports import Backend, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import effects as fx
 from engine.rollouts import records
 from engine.rollouts.back.keeping import PlanKeeper
-from engine.rollouts.back.warm import kept_warm
+from engine.rollouts.back.warm import is_warm, kept_warm
 from engine.rollouts.replica_spec import replica_spec
 from engine.rollouts.values import ReplicaFacts
 from engine.rollouts.wanted import wanted_replicas
+from state import clock
 from state.config import Config
 from state.models import Rollout, TrackState
 from state.store import Store
@@ -145,10 +145,15 @@ class World:
             for env in self.config.environment:
                 running = {r.release_id for r in self.runtime.replicas(service, env)}
                 for release_id in sorted(running):
-                    if (service, env, release_id) not in kept:
+                    # Asked again: while others were seen to, somebody may have begun to roll it out.
+                    if (service, env, release_id) not in kept and not await self.is_kept(service, env, release_id):
                         log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
                         await self.scale(service, env, release_id, 0)
         await self.plans.keep()
+
+    async def is_kept(self, service: str, env: str, release_id: str) -> bool:
+        """A track, an active rollout or a warm hold wants the release's replicas."""
+        return (service, env, release_id) in await self.store.read(self._kept)
 
     async def _keep(self, service: str, env: str, release_id: str) -> None:
         """Have the release's replicas; one that cannot be had now is tried again at the next look."""
@@ -165,7 +170,7 @@ class World:
         return await self.store.read(read)
 
     def _warm(self, session: Session) -> dict[tuple[str, str, str], int]:
-        return kept_warm(session, self.config, time.time())
+        return kept_warm(session, self.config, clock.now())
 
     def _served(self, session: Session) -> set[tuple[str, str, str]]:
         rows = session.exec(select(TrackState).where(TrackState.weight > 0))
@@ -179,8 +184,7 @@ class World:
                 kept.add((row.service, row.env, row.to_release))
             if row.from_release is not None:
                 kept.add((row.service, row.env, row.from_release))
-        warm = select(Rollout).where(Rollout.state == RolloutState.COMPLETED, col(Rollout.warm_until) > time.time())
-        for row in session.exec(warm):
+        for row in session.exec(select(Rollout).where(is_warm(clock.now()))):
             if row.from_release is not None:
                 kept.add((row.service, row.env, row.from_release))
         return {k for k in kept if k[0] in self.config.service and k[1] in self.config.environment}

@@ -42,6 +42,9 @@ class Intent:
     effect: Effect
     state: str = "pending"
     done_at: float = 0.0
+    attempts: int = 0
+    failed_since: float | None = None
+    is_outage: bool = False
 
 
 @dataclass(slots=True)
@@ -103,6 +106,10 @@ Happened = Moved | Routed | Scaled
 
 class Lost(Exception):
     """An effect failed, as its caller sees it."""
+
+    def __init__(self, *, is_outage: bool = False) -> None:
+        super().__init__()
+        self.is_outage = is_outage
 
 
 class Crash(BaseException):

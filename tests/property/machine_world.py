@@ -15,7 +15,7 @@ from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.effects import Effect, RegistryMove, Route, Scale
 from engine.rollouts.journal import RETRY_DONE_AFTER_S
 from engine.rollouts.machine import next_move
-from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow
+from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow, Trouble
 from engine.rollouts.verdict import Verdict
 from state import clock
 from state.words import Conflict, RolloutState, VerdictKind
@@ -102,9 +102,22 @@ class World:
             known=tuple(
                 i.effect.split for i in self.journal.values() if i.rollout_id == r.id and isinstance(i.effect, Route)
             ),
+            trouble=self._trouble(row),
             is_held=self.held,
             is_frozen=self.frozen,
         )
+
+    def _trouble(self, row: Row) -> Trouble | None:
+        for intent in self._pending(row):
+            if intent.attempts and intent.failed_since is not None:
+                since = min(max(0.0, self.now.utc - intent.failed_since), clock.elapsed_s(row.since, self.now))
+                return Trouble(intent.attempts, since, intent.is_outage, intent.effect.says())
+        if row.now.state in (S.STEP_APPLYING, S.PROMOTING):
+            for intent in self.journal.values():
+                is_mine = isinstance(intent.effect, Route) and intent.key.endswith(f"/{row.revision}")
+                if is_mine and intent.rollout_id == row.now.id and intent.attempts > 1:
+                    return Trouble(intent.attempts, 0.0, False, intent.effect.says())
+        return None
 
     def _replica_facts(self, release_id: str) -> ReplicaFacts:
         there = self.of(release_id)
@@ -208,11 +221,15 @@ class World:
         fate = self.fates.pop(0) if self.fates else "ok"
         try:
             self._effect(row, intent.effect, fate)
-        except Lost:
+        except Lost as lost:
+            if intent.failed_since is None:
+                intent.failed_since = self.now.utc
+            intent.attempts, intent.is_outage = intent.attempts + 1, lost.is_outage
             return
         self.point()
         if fate != "unheard":
-            intent.state, intent.done_at = "done", self.now.utc
+            intent.state, intent.done_at, intent.failed_since = "done", self.now.utc, None
+            intent.attempts += 1
         self.point()
 
     def _effect(self, row: Row, effect: Effect, fate: str) -> None:
@@ -229,10 +246,10 @@ class World:
 
     def _route(self, effect: Route, fate: str) -> None:
         meant = self.tracks
-        self.tracks, self.stable = weights_of(effect), effect.stable
+        self.tracks, self.stable = effect.split, effect.stable
         self.point()
         if not self.is_gateway_up:
-            raise Lost
+            raise Lost(is_outage=True)
         for index in range(len(self.workers)):
             if fate == "half" and index:
                 raise Lost
@@ -346,11 +363,3 @@ class World:
         if self.is_gateway_up:
             for index in range(len(self.workers)):
                 self._give(index, self.tracks, self.tracks)
-
-
-def weights_of(route: Route) -> dict[str, int]:
-    """release → percent of a route, those with none left out."""
-    weights = {route.stable or "": 100 - route.canary_weight}
-    if route.canary is not None:
-        weights[route.canary] = weights.get(route.canary, 0) + route.canary_weight
-    return {release: weight for release, weight in weights.items() if release and weight}

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import Session, col, select
 
 from engine.rollouts import records
 from engine.rollouts.back.targets import is_gone
 from engine.rollouts.wanted import wanted_replicas
+from state import clock
 from state.config import Config
 from state.models import Rollout, TrackState
 from state.words import RolloutState
@@ -25,7 +27,7 @@ _REPLACING = ("rolling", "swap")
 _TRAFFIC_IS_THERE = (RolloutState.PLANNED, RolloutState.AWAITING_APPROVAL, RolloutState.ROLLING_BACK)
 
 
-def kept_warm(session: Session, config: Config, now: float) -> dict[Place, int]:
+def kept_warm(session: Session, config: Config, now: clock.Moment) -> dict[Place, int]:
     """Replicas to have of each release that one would return to and that no track serves."""
     served = {
         (row.service, row.env, row.release_id) for row in session.exec(select(TrackState).where(TrackState.weight > 0))
@@ -65,10 +67,22 @@ def cheap_notes(policy: Mapping[str, Any], stable: str | None, release_id: str, 
     )
 
 
-def _rows(session: Session, now: float) -> list[Rollout]:
+def _rows(session: Session, now: clock.Moment) -> list[Rollout]:
     """Rollouts that have a way back to keep: those under way past their beginning, then those whose hold lasts."""
     active = select(Rollout).where(
         col(Rollout.state).in_(records.ACTIVE), col(Rollout.state).not_in([s.value for s in _TRAFFIC_IS_THERE])
     )
-    held = select(Rollout).where(Rollout.state == RolloutState.COMPLETED, col(Rollout.warm_until) > now)
+    held = select(Rollout).where(is_warm(now))
     return [*session.exec(active), *session.exec(held.order_by(col(Rollout.finished_at).desc()))]
+
+
+def is_warm(now: clock.Moment) -> ColumnElement[bool]:
+    """Completed, and `warm_hold` is not over: by the monotonic clock in the boot it completed in (I9), else by the wall's."""
+    over_at = col(Rollout.state_mono) + (col(Rollout.warm_until) - col(Rollout.state_since))
+    return and_(
+        col(Rollout.state) == RolloutState.COMPLETED,
+        or_(
+            and_(col(Rollout.state_boot) == now.boot, over_at > now.mono),
+            and_(col(Rollout.state_boot) != now.boot, col(Rollout.warm_until) > now.utc),
+        ),
+    )
