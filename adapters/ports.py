@@ -100,14 +100,34 @@ class TrafficRouter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArmCounts:
-    """What one track did: requests that count, bad ones, and ones slower than the objective's threshold."""
+    """What one track did: requests that count, bad ones, and ones slower than the objective's threshold.
+
+    `checked` answers were looked at for quality and `failed` of them were found wanting; `priced` requests have a price
+    and `dear` of them cost more than the ceiling; `busy_s` is the replicas' time they took together, `tokens` what came out.
+    """
 
     requests: int = 0
     errors: int = 0
     slow: int = 0
+    checked: int = 0
+    failed: int = 0
+    priced: int = 0
+    dear: int = 0
+    busy_s: float = 0.0
+    tokens: int = 0
 
     def __add__(self, other: ArmCounts) -> ArmCounts:
-        return ArmCounts(self.requests + other.requests, self.errors + other.errors, self.slow + other.slow)
+        return ArmCounts(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.slow + other.slow,
+            self.checked + other.checked,
+            self.failed + other.failed,
+            self.priced + other.priced,
+            self.dear + other.dear,
+            self.busy_s + other.busy_s,
+            self.tokens + other.tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class Step(Table):
 
 
 class JudgeConfig(Table):
-    """How evidence becomes a verdict. DESIGN §6; `engine/rollouts/README.md` explains the numbers."""
+    """How evidence becomes a verdict. DESIGN §6; `engine/rollouts/JUDGE.md` explains the numbers."""
 
     margin: float = Field(default=1.0, gt=0)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)

@@ -109,7 +109,7 @@ def judge() -> str:
         "The judge compares the canary with stable on the gateway's own counts, since the step's weight was acknowledged:\n\n"
         + _pairs((k.value, t) for k, t in says.items())
         + "\n\n[policy.NAME] judge = { margin, alpha, min_requests, max_minutes, guardrails }: `airboss help config`."
-        + _readme("engine.rollouts")
+        + _readme("engine.rollouts", "JUDGE.md")
     )
 
 
@@ -226,11 +226,11 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
 }  # fmt: skip
 
 
-def _readme(package: str) -> str:
+def _readme(package: str, name: str = "README.md") -> str:
     """The README beside the code. It is in the wheel; a build that left it out is told of, not passed over."""
     spec = importlib.util.find_spec(package)
     for place in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(place) / "README.md"
+        path = Path(place) / name
         if path.is_file():
             return "\n\n" + path.read_text(encoding="utf-8")
     return f"\n\nThe text of {package} did not come with this program."

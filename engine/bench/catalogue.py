@@ -7,6 +7,10 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.gateway.bench",
         "one gateway worker beside nginx, HAProxy, a bare aiohttp proxy and LiteLLM",
     ),
+    "judge": (
+        "engine.bench.judge.bench",
+        "our judge beside the seed's rule, z-tests and Mann-Whitney: false alarms, power, time to a verdict",
+    ),
     "serving": (
         "engine.bench.serving.bench",
         "our model server beside the seed's, transformers and vLLM, with the same weights",

@@ -1,4 +1,4 @@
-"""The judge: counts of a step in, a verdict out. Pure: no clock, no I/O. `README.md` explains every number.
+"""The judge: counts of a step in, a verdict out. Pure: no clock, no I/O. `JUDGE.md` explains every number.
 
 The order is the policy: a crash loop, then counts that cannot be trusted, then harm, then missing evidence, then an
 outage both tracks share, and only then whether there is enough to pass. Nothing later can hide anything earlier.
@@ -10,12 +10,10 @@ from collections.abc import Sequence
 
 from adapters.ports import ArmCounts, Interval
 from engine.rollouts import wording
+from engine.rollouts.bounds import requests_to_pass
 from engine.rollouts.checks import MetricFinding, examine, measured_split
 from engine.rollouts.coverage import covered_s, missing, since_last_hole, unusable
-from engine.rollouts.guardrails import windows_of
-from engine.rollouts.statistics import requests_to_pass
 from engine.rollouts.verdict import (
-    METRICS,
     JudgeInput,
     JudgePolicy,
     MetricCheck,
@@ -47,9 +45,8 @@ def judge(given: JudgeInput) -> Verdict:
     if broken := unusable(given):
         return _no_data(*broken)
     intervals = given.evidence.intervals
-    windows = windows_of(intervals, policy.bad_window_s)
     findings = tuple(
-        examine(metric, intervals, windows, policy, has_stable_arm=given.has_stable_arm) for metric in METRICS
+        examine(metric, intervals, policy, has_stable_arm=given.has_stable_arm) for metric in policy.metrics
     )
     checks = tuple(finding.check for finding in findings)
     split, note = _split(given)

@@ -12,7 +12,7 @@ from state.policy_config import JudgeConfig
 from state.words import NoDataCause, VerdictKind
 
 METRICS = ("errors", "slow")
-"""What is judged: alpha is split evenly over these."""
+"""What is always judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class JudgePolicy:
     slow_limit: float
     guardrails: tuple[str, ...]
     bad_window_s: float
+    metrics: tuple[str, ...] = METRICS
+    """What is judged: alpha is split evenly over these."""
 
     @classmethod
     def from_config(cls, judge: JudgeConfig, slo: Slo) -> JudgePolicy:
@@ -47,7 +49,7 @@ class JudgePolicy:
     @property
     def metric_alpha(self) -> float:
         """The share of alpha each metric may spend."""
-        return self.alpha / len(METRICS)
+        return self.alpha / len(self.metrics)
 
     def limit_of(self, metric: str) -> float:
         """The largest bad share the objective allows for a metric."""

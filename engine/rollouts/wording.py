@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from engine.rollouts.checks import MetricFinding
-from engine.rollouts.guardrails import tally
 from engine.rollouts.verdict import JudgePolicy, MetricCheck, Tally
 
 _NOUN = {"errors": "errors", "slow": "slow requests"}
@@ -39,7 +38,7 @@ def failed_sequential(check: MetricCheck) -> str:
 def failed_windows(finding: MetricFinding, window_s: float) -> str:
     """A run of bad windows."""
     check = finding.check
-    seen = ", ".join(_counts(tally(window.canary, check.metric)) for window in finding.run)
+    seen = ", ".join(_counts(window) for window in finding.run)
     beside = " and above stable" if check.stable_rate is not None else ""
     return (
         f"{len(finding.run)} bad windows of {window_s:g} s in a row: {_NOUN[check.metric]} {seen}, "

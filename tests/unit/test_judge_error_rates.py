@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval
+from engine.bench.judge.ours import disagreements, hear
+from engine.bench.judge.worlds import World
 from engine.rollouts.judge import JudgeInput, JudgePolicy, judge
 from engine.rollouts.statistics import HARM_RATIOS, Split, log_e, split_logs
 
@@ -20,12 +22,10 @@ LOOSE = JudgePolicy(1.0, ALPHA, 200, 1800, 60, 0.05, 0.05, ("crash_loop", "bad_w
 
 
 def harm_e_values(canary: Counts, stable: Counts, share: float) -> npt.NDArray[np.float64]:
-    """`log_e(split_logs(...))` of many runs at every look at once; rows are runs, columns are intervals."""
-    logs = [
-        np.cumsum(canary * math.log(ratio) - (canary + stable) * math.log1p(share * (ratio - 1)), axis=1)
-        for ratio in HARM_RATIOS
-    ]
-    return np.asarray(np.exp(np.stack(logs)).mean(axis=0))
+    """The plain process of many runs at every look at once; rows are runs, columns are intervals."""
+    n_canary, n_stable = np.full(canary.shape, share), np.full(canary.shape, 1 - share)
+    logs = split_logs(Split(canary * 1.0, n_canary, stable * 1.0, n_stable), HARM_RATIOS)
+    return np.asarray(np.exp(log_e(np.cumsum(logs, axis=-1))))
 
 
 def ever(e_values: npt.NDArray[np.float64], alpha: float) -> float:
@@ -34,7 +34,7 @@ def ever(e_values: npt.NDArray[np.float64], alpha: float) -> float:
 
 def outcomes(
     canary_rate: float, stable_rate: float, *, policy: JudgePolicy, share: float = 0.25, seconds: int = 300,
-    step_s: int = 1, look_s: int = 20, runs: int = 40, burst: int = 1, rps: int = 20, stop: str = "FAIL"
+    step_s: int = 1, look_s: int = 20, runs: int = 25, burst: int = 1, rps: int = 20, stop: str = "FAIL"
 ) -> tuple[Counter[str], float]:  # fmt: skip
     """What `judge` said first of FAIL, `stop`, or common mode, looked at every `look_s`; the median time it took."""
     chance = np.random.default_rng(20240229)
@@ -68,15 +68,6 @@ def outcomes(
     return said, float(np.median(times)) if times else math.inf
 
 
-def test_the_fast_form_used_here_is_the_judges_own() -> None:
-    chance = np.random.default_rng(1)
-    canary, stable = chance.poisson(0.5, (1, 12)), chance.poisson(4.0, (1, 12))
-    splits = [Split(float(c), 100.0, float(s), 900.0) for c, s in zip(canary[0], stable[0], strict=True)]
-    for seen in range(1, 13):
-        exact = math.exp(log_e(split_logs(splits[:seen], HARM_RATIOS)))
-        assert harm_e_values(canary, stable, 0.1)[0, seen - 1] == pytest.approx(exact)
-
-
 def test_a_good_canary_is_called_worse_at_most_alpha_of_the_time_however_often_one_looks() -> None:
     chance = np.random.default_rng(2)
     canary, stable = chance.binomial(120, 0.004, (4000, 300)), chance.binomial(1080, 0.004, (4000, 300))
@@ -93,38 +84,55 @@ def test_the_measured_split_keeps_the_promise_where_the_configured_one_breaks_it
 
 
 @pytest.mark.parametrize(
-    ("rate", "policy", "burst"), [(0.004, STRICT, 1), (0.004, STRICT, 5), (0.04, LOOSE, 1), (0.04, LOOSE, 5)]
+    ("rate", "policy", "together"), [(0.004, STRICT, 1), (0.004, STRICT, 5), (0.04, LOOSE, 1), (0.04, LOOSE, 5)]
 )
-def test_the_whole_judge_rarely_fails_a_good_canary_even_near_its_objective_or_in_bursts(
-    rate: float, policy: JudgePolicy, burst: int
+def test_a_good_canary_is_rarely_failed_in_four_hours_even_near_its_objective_or_in_bursts(
+    rate: float, policy: JudgePolicy, together: int
 ) -> None:
-    said, _ = outcomes(rate, rate, policy=policy, burst=burst)
-    # 40 runs at alpha: two expected at the very most, five is beyond chance.
-    assert said["FAIL"] <= 5
+    world = World("", 240, (rate,), stable=rate, share=0.25, together=together)
+    failed = hear(world, 200, policy, seed=5).failed > 0
+    # Each metric may spend half of alpha: five of 200 expected at the very most, eleven are beyond chance.
+    assert failed.sum() <= 10
+
+
+def test_the_arrays_of_the_benchmark_say_what_the_judge_says() -> None:
+    for world in (World("", 30, (0.004, 0.008, 0.015)), World("", 30, (0.004,), together=5), World("", 40, (0.0,))):
+        wrong, compared = disagreements(world, 8, STRICT, seed=6)
+        assert (wrong, compared) == (0, 8)
+
+
+def test_harm_found_and_not_found_as_the_benchmark_promises() -> None:
+    clear = hear(World("", 30, (0.015,)), 500, STRICT, seed=7).failed
+    assert (clear > 0).mean() >= 0.99 and np.median(clear[clear > 0]) <= 6
+    ramp = hear(World("", 90, (0.004, 0.008, *(7 * (0.015,)))), 200, STRICT, seed=8).failed
+    assert (ramp > 0).mean() >= 0.99
+
+
+def test_a_good_canary_passes_and_one_at_the_margin_rarely_does() -> None:
+    clean = hear(World("", 30, (0.0,), stable=0.0), 50, STRICT, seed=9)
+    assert (clean.passed > 0).all()
+    equal = hear(World("", 240, (0.004,), share=0.5), 100, STRICT, seed=10)
+    assert (equal.passed > 0).mean() >= 0.95
+    doubled = hear(World("", 240, (0.008,)), 200, STRICT, seed=11)
+    assert (doubled.passed > 0).sum() <= 10
 
 
 def test_a_canary_at_its_objective_alone_is_rarely_failed() -> None:
     said, _ = outcomes(0.045, 0.0, policy=LOOSE, share=1.0)
-    assert said["FAIL"] <= 5
-
-
-def test_a_canary_with_1_5_percent_errors_beside_0_4_percent_is_found() -> None:
-    said, median_s = outcomes(0.015, 0.004, policy=STRICT, share=0.1, seconds=1800, step_s=60, look_s=60, stop="PASS")
-    assert said["FAIL"] >= 38 and said["PASS"] == 0
-    assert median_s <= 600
+    assert said["FAIL"] <= 4
 
 
 def test_an_injected_fault_is_found_within_seconds() -> None:
-    said, median_s = outcomes(0.3, 0.0, policy=LOOSE, seconds=60, look_s=1, stop="PASS", runs=30)
-    assert said["FAIL"] == 30
+    said, median_s = outcomes(0.3, 0.0, policy=LOOSE, seconds=60, look_s=1, stop="PASS", runs=10)
+    assert said["FAIL"] == 10
     assert median_s <= 15
 
 
 def test_an_outage_of_both_tracks_is_not_blamed_on_the_canary() -> None:
     said, _ = outcomes(0.2, 0.2, policy=LOOSE, share=0.1, look_s=10, stop="PASS")
-    assert said["common"] >= 38 and said["FAIL"] <= 2 and said["PASS"] == 0
+    assert said["common"] >= 23 and said["FAIL"] <= 2 and said["PASS"] == 0
 
 
 def test_a_bad_canary_rarely_passes() -> None:
-    said, _ = outcomes(0.06, 0.01, policy=LOOSE, look_s=5, seconds=120, stop="PASS", runs=60)
-    assert said["PASS"] <= 4
+    said, _ = outcomes(0.06, 0.01, policy=LOOSE, look_s=5, seconds=120, stop="PASS")
+    assert said["PASS"] <= 3

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval
-from engine.rollouts import statistics
+from engine.rollouts import bounds, statistics
 from engine.rollouts.judge import JudgeInput, JudgePolicy, Verdict, judge
 from state.words import VerdictKind
 
@@ -118,13 +118,13 @@ def test_the_upper_bound_is_below_a_limit_exactly_when_the_test_against_it_rejec
     assume(bad <= requests)
     log_value = statistics.log_e(statistics.own_below_logs(bad, requests, limit))
     assume(abs(log_value + math.log(alpha)) > 1e-6)
-    assert (statistics.upper_bound(bad, requests, alpha) < limit) == (log_value >= -math.log(alpha))
+    assert (bounds.upper_bound(bad, requests, alpha) < limit) == (log_value >= -math.log(alpha))
 
 
 @QUICK
 @given(st.floats(0.001, 0.5), st.floats(0.001, 0.2), st.integers(0, 8))
 def test_requests_to_pass_is_the_smallest_number_that_passes(limit: float, alpha: float, bad: int) -> None:
-    wanted = statistics.requests_to_pass(limit, alpha, bad)
+    wanted = bounds.requests_to_pass(limit, alpha, bad)
     enough = -math.log(alpha)
     assert statistics.log_e(statistics.own_below_logs(bad, wanted, limit)) >= enough
     assert wanted <= bad or statistics.log_e(statistics.own_below_logs(bad, wanted - 1, limit)) < enough

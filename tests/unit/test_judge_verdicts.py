@@ -115,15 +115,24 @@ def test_harm_that_begins_late_is_found_by_bad_windows_or_sooner() -> None:
 
 
 def test_three_bad_windows_act_where_earlier_evidence_speaks_for_the_canary() -> None:
-    # Stable had a bad quarter of an hour before; over the whole step the canary still looks the better one.
-    before = steady(900, (15, 3, 0), (5, 0, 0))
-    verdict = judge(given((*before, *steady(30, (15, 0, 0), (5, 2, 0), start=1e9 + 900))))
+    # Stable had a bad quarter of an hour until now, in the middle between two restarts of the sequential test.
+    before = steady(750, (15, 3, 0), (5, 0, 0))
+    harm = steady(30, (15, 0, 0), (5, 2, 0), start=1e9 + 750)
+    verdict = judge(given((*before, *harm)))
     assert (verdict.kind, verdict.guard) == (VerdictKind.FAIL, "bad_windows")
     assert "3 bad windows of 10 s in a row" in verdict.sentence and "20/50" in verdict.sentence
-    without = judge(
-        given((*before, *steady(30, (15, 0, 0), (5, 2, 0), start=1e9 + 900)), policy=replace(POLICY, guardrails=()))
-    )
+    without = judge(given((*before, *harm), policy=replace(POLICY, guardrails=())))
     assert without.kind is not VerdictKind.FAIL
+
+
+def test_harm_that_begins_hours_into_a_step_is_found_by_the_sequential_test_as_well() -> None:
+    policy = replace(POLICY, guardrails=(), bad_window_s=60)
+    minutes = tuple(
+        Interval(20.0 * i, 20.0 * i + 20, ArmCounts(360, 1), ArmCounts(40, 3 if i >= 1080 else 0)) for i in range(1107)
+    )
+    assert judge(given(minutes[:1080], policy=policy)).kind is not VerdictKind.FAIL
+    verdict = judge(given(minutes, policy=policy))
+    assert (verdict.kind, verdict.guard) == (VerdictKind.FAIL, "errors")
 
 
 def test_bad_windows_need_a_minimum_of_bad_events() -> None:
@@ -253,7 +262,7 @@ def test_a_policy_is_read_from_the_configuration() -> None:
 
 
 def test_the_numbers_in_the_guide_are_the_ones_the_judge_uses() -> None:
-    guide = Path(wording.__file__).with_name("README.md").read_text(encoding="utf-8")
+    guide = Path(wording.__file__).with_name("JUDGE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\d.]+) % \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", guide, re.MULTILINE)
     assert len(rows) == 6
     for limit, *wanted in rows:
@@ -273,7 +282,7 @@ def test_verdicts_survive_json_without_a_number_that_json_does_not_know() -> Non
         assert verdict_from_json(json.loads(text)) == verdict
 
 
-def test_importing_the_judge_loads_neither_scipy_nor_numpy() -> None:
-    code = "import sys, engine.rollouts.judge; print([m for m in ('scipy', 'numpy') if m in sys.modules])"
+def test_importing_the_judge_does_not_load_scipy() -> None:
+    code = "import sys, engine.rollouts.judge; print([m for m in ('scipy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
