@@ -222,6 +222,16 @@ class OfflineStore:
         found = self.rows("SELECT * FROM silence WHERE ends_at > ?", time.time())
         return [{**row, "matchers": json.loads(row["matchers"])} for row in found]
 
+    def freezes(self) -> list[Row]:
+        """Freezes and holds."""
+        from console.commands.stillness import freezes
+
+        return freezes(self.rows)
+
+    def glasses(self) -> list[Row]:
+        """What was done past the rules, newest first."""
+        return self.rows("SELECT * FROM broken_glass ORDER BY id DESC LIMIT 200")
+
     def audit(self, params: Mapping[str, Any]) -> list[Row]:
         """Audit rows, oldest first: those after an id, or the newest."""
         after, limit = params.get("after"), int(params.get("limit") or 200)
@@ -277,6 +287,8 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Answer], ...] = tuple(
         (r"/v1/releases/([^/]+)", lambda s, p, name: s.release(name)),
         (r"/v1/alerts", lambda s, p: s.alerts(p)),
         (r"/v1/silences", lambda s, p: s.silences()),
+        (r"/v1/freezes", lambda s, p: s.freezes()),
+        (r"/v1/glasses", lambda s, p: s.glasses()),
         (r"/v1/audit", lambda s, p: s.audit(p)),
         (r"/v1/audit/verify", lambda s, p: s.verify_audit()),
         (r"/v1/lineage", lambda s, p: s.lineage(p)),

@@ -51,9 +51,9 @@ class Verb:
 
 
 _TABLE = (
-    Verb("deploy", "roll a release out", Role.OPERATOR, Confirm.NAME, Confirm.YES),
+    Verb("deploy", "roll a release out", Role.OPERATOR, Confirm.NAME, Confirm.YES, breakable=True),
     Verb("rollback", "return a service to its last good release", Role.OPERATOR, Confirm.YES, Confirm.YES, "b"),
-    Verb("rollout.promote", "go to the next step", Role.OPERATOR, Confirm.YES, Confirm.YES, "p"),
+    Verb("rollout.promote", "go to the next step", Role.OPERATOR, Confirm.YES, Confirm.YES, "p", breakable=True),
     Verb(
         "rollout.promote_full",
         "go to 100 % at once, skipping gates",
@@ -61,10 +61,11 @@ _TABLE = (
         Confirm.NAME_AND_REASON,
         Confirm.NAME,
         personal=True,
+        breakable=True,
     ),
-    Verb("rollout.weight", "set the canary's weight", Role.OPERATOR, Confirm.NAME, Confirm.YES),
+    Verb("rollout.weight", "set the canary's weight", Role.OPERATOR, Confirm.NAME, Confirm.YES, breakable=True),
     Verb("rollout.pause", "stand still", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "z"),
-    Verb("rollout.resume", "go on", Role.OPERATOR, Confirm.YES, Confirm.YES, "z"),
+    Verb("rollout.resume", "go on", Role.OPERATOR, Confirm.YES, Confirm.YES, "z", breakable=True),
     Verb("rollout.abort", "give the rollout up and return to stable", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
     Verb("rollout.adopt", "accept the weights that are there", Role.OPERATOR, Confirm.NAME, Confirm.YES),
     Verb(
@@ -74,6 +75,7 @@ _TABLE = (
         Confirm.NAME,
         Confirm.YES,
         "t",
+        breakable=True,
     ),
     Verb(
         "rollout.approve",
@@ -82,12 +84,21 @@ _TABLE = (
         Confirm.YES,
         Confirm.YES,
         personal=True,
+        breakable=True,
     ),
     Verb("rollout.reject", "refuse a waiting rollout", Role.APPROVER, Confirm.YES, Confirm.YES, reasoned=True),
     Verb("hold", "stop all automatic movement for a while", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("unhold", "let automatic movement go on", Role.OPERATOR, Confirm.YES, Confirm.YES),
     Verb("freeze.start", "forbid forward changes until a time", Role.APPROVER, Confirm.YES, Confirm.YES, reasoned=True),
     Verb("freeze.end", "end a freeze", Role.APPROVER, Confirm.YES, Confirm.YES),
+    Verb(
+        "glass.ack",
+        "acknowledge that somebody went past the rules",
+        Role.APPROVER,
+        Confirm.YES,
+        Confirm.YES,
+        personal=True,
+    ),
     Verb("pipeline.run", "run a pipeline", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("run.cancel", "stop a run", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
     Verb("run.retry", "run what failed again", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "t"),

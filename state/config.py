@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from state.autoscale_config import Autoscale
 from state.config_types import Duration, Name, Table
+from state.freeze_config import FreezeWindow
 from state.gateway_config import GatewayConfig
 from state.haproxy_limits import beyond_haproxy
 from state.people_config import PeopleConfig, Roles
@@ -158,6 +159,7 @@ class Config(Table):
     pipeline: dict[Name, PipelineConfig] = Field(default_factory=dict)
     roles: dict[Name, Roles] = Field(default_factory=dict)
     people: PeopleConfig = PeopleConfig()
+    freeze: dict[Name, FreezeWindow] = Field(default_factory=dict)
     registry: RegistryConfig = RegistryConfig()
     metrics: MetricsConfig = MetricsConfig()
     state: StateConfig = StateConfig()
@@ -184,6 +186,9 @@ class Config(Table):
             raise ValueError(f"routing.choose leads in a circle: {' -> '.join(loop)}; take one of these steps out")
         if beyond := list(beyond_haproxy(self.gateway, self.service, self.environment, self.policy)):
             raise ValueError(f"gateway.engine = 'haproxy' cannot carry {'; '.join(beyond)}")
+        for name, window in self.freeze.items():
+            if missing := set(window.environments) - set(self.environment):
+                raise ValueError(f"freeze.{name}.environments: no [environment.{min(missing)}] in this file")
         for name in self.roles:
             if name not in self.environment:
                 raise ValueError(f"roles.{name}: no [environment.{name}] in this file")

@@ -320,6 +320,46 @@ class Approval(SQLModel, table=True):
     at: float
     decision: str
     reason: str = ""
+    plan_hash: str = ""
+    """Of the plan as it stood: what is approved is that plan and no other."""
+    gate: int = -1
+    """Where it was said: -1 before the first step, else the index of an approval step."""
+
+
+class BrokenGlass(SQLModel, table=True):
+    """Somebody went past what forbade a verb; flagged until somebody else acknowledges it."""
+
+    __tablename__ = "broken_glass"
+    id: int | None = Field(default=None, primary_key=True)
+    rollout_id: str = Field(index=True, foreign_key="rollout.id")
+    service: str
+    env: str
+    verb: str
+    by: str
+    at: float
+    reason: str
+    passed: str
+    acked_by: str = ""
+    acked_at: float | None = None
+    ack_reason: str = ""
+
+
+class HookDelivery(SQLModel, table=True):
+    """The outbox of notification hooks: one event for one hook, kept until it was taken or given up."""
+
+    __tablename__ = "hook_delivery"
+    id: int | None = Field(default=None, primary_key=True)
+    hook: str = Field(index=True)
+    delivery_id: str = Field(unique=True)
+    event: str
+    ref: str
+    body: str
+    state: str = Field(index=True)
+    attempts: int = 0
+    next_at: float
+    error: str = ""
+    created_at: float
+    done_at: float | None = None
 
 
 class Alert(SQLModel, table=True):

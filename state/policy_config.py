@@ -51,6 +51,7 @@ class Policy(Table):
     steps: tuple[Step, ...] = (Step(weight=5), Step(weight=25), Step(weight=50), Step(weight=100))
     judge: JudgeConfig = JudgeConfig()
     approvals: int = Field(default=1, ge=0)
+    approval_timeout: Duration = 24 * 3600.0
     warm_hold: Duration = 1800.0
     warm_replicas: int | None = Field(default=None, ge=0)
     """Replicas of the release before that stay warm for `warm_hold`; not set: all. Fewer cost less, and a rollback waits."""

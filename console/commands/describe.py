@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from console.commands import tables
+from console.commands import people_tables, tables
 from console.commands.format import NONE, ago, clock, milliseconds, number, percent, span
 from console.output import Block, Facts, Outcome, Table
 
@@ -32,6 +32,7 @@ def rollout(item: Item) -> Outcome:
             facts.append(
                 ("needs", f"about {number(verdict.get('needs_requests'))} requests, {span(verdict.get('needs_s'))}")
             )
+    facts += people_tables.gate_facts(item)
     facts.append(
         (
             "begun",
@@ -65,6 +66,7 @@ def rollout(item: Item) -> Outcome:
         )
     if verdict and verdict.get("checks"):
         blocks.append(_checks(verdict["checks"]))
+    blocks += people_tables.said_block(item)
     if item.get("events"):
         blocks.append(_events(item["events"]))
     return Outcome("Rollout", [item], blocks=blocks, names=(f"rollout/{item['id']}",), ref=f"rollout/{item['id']}")

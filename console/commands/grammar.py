@@ -41,6 +41,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             ("rollout", f"{_C}.rollout:rollout", "promote, pause, hold, abort, retry, approve, weight"),
             ("freeze", f"{_C}.freeze:freeze", "forbid forward changes until a time"),
             ("note", f"{_C}.freeze:note", "leave a note on anything"),
+            ("break-glass", f"{_C}.break_glass:break_glass", "who went past the rules, and who looked at it"),
             ("access", f"{_C}.access:access", "who may what, and why"),
         ),
     ),

@@ -46,6 +46,8 @@ def _phase(item: Item) -> str:
         marks.append(f"held by {item['held_by']}")
     if item.get("frozen"):
         marks.append(f"frozen: {item['frozen']}")
+    if item.get("break_glass"):
+        marks.append(f"GLASS BROKEN by {item['break_glass']}")
     return ", ".join(marks)
 
 
@@ -142,18 +144,4 @@ def serving(items: Sequence[Item], filter: str = "") -> Outcome:
         filter=filter,
         right=(5, 7, 8),
         empty="nothing serves",
-    )
-
-
-def freezes(items: Sequence[Item], filter: str = "") -> Outcome:
-    """Services that are held, and environments that are frozen, as the fleet has them."""
-    kept = [i for i in items if i.get("held_by") or i.get("frozen")]
-    return listing(
-        "Freeze",
-        kept,
-        ("SERVICE", "ENV", "FROZEN", "HELD BY"),
-        lambda i: (i["service"], i["env"], i.get("frozen") or NONE, i.get("held_by") or NONE),
-        lambda i: f"service/{i['service']}@{i['env']}",
-        filter=filter,
-        empty="nothing is frozen or held",
     )

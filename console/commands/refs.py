@@ -23,6 +23,7 @@ KINDS = (
     "prompt",
     "slo",
     "silence",
+    "glass",
     "engine",
     "request",
 )
@@ -101,4 +102,5 @@ _EXAMPLE = {
     "env": "production",
     "pipeline": "charlm",
     "silence": "2",
+    "glass": "3",
 }

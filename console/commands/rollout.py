@@ -118,16 +118,29 @@ _breakable(
     "Roll the same release out again, after it failed.",
     ("airboss rollout retry ro-3 --yes --confirm-name chat", "a new rollout of the same release"),
 )
-_breakable(
+
+
+@leaf(
+    rollout,
     "approve",
-    "rollout.approve",
-    "Approve a rollout that waits for it: its plan as it stands now; a plan that changes must be approved again.",
-    ("airboss rollout approve ro-3 --yes --reason 'evals look good'", "as an approver, not the one who began it"),
-    (
-        "airboss rollout approve ro-3 --break-glass --yes --confirm-name chat --reason 'incident 12, nobody is awake'",
-        "one person in place of all that are asked; flagged until somebody else acknowledges it",
+    acting=True,
+    examples=(
+        ("airboss rollout approve ro-3 --yes --reason 'evals look good'", "as an approver, not the one who began it"),
+        ("airboss rollout approve ro-3 --plan 9f2c41d07ab1 --yes", "only if the plan is still that one"),
+        (
+            "airboss rollout approve ro-3 --break-glass --yes --confirm-name chat --reason 'incident 12, nobody is awake'",
+            "one person in place of all that are asked; flagged until somebody else acknowledges it",
+        ),
     ),
 )
+@click.argument("rollout_id", metavar="ROLLOUT")
+@click.option("--plan", metavar="HASH", help="Refuse (exit 6) unless its plan's hash begins so.")
+@break_glass
+def approve(rollout_id: str, plan: str | None, break_glass: bool) -> Any:
+    """Approve a rollout that waits for it: its plan as it stands now. A plan that changes must be approved again."""
+    return verb_request("rollout.approve", ref_of("rollout", rollout_id), plan=plan, break_glass=break_glass)
+
+
 _simple(
     "reject",
     "rollout.reject",

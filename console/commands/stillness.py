@@ -102,3 +102,13 @@ def fleet(rows: Rows) -> list[dict[str, Any]]:
         if place := found.get((rollout["service"], rollout["env"])):
             place["rollout_id"], place["phase"] = rollout["id"], rollout["state"]
     return list(found.values())
+
+
+def freezes(rows: Rows) -> list[dict[str, Any]]:
+    """Freezes and holds that people began. The windows of airboss.toml are the engine's to say."""
+    now = time.time()
+    return [
+        {"kind": row["kind"], "name": row["name"], "env": row["name"].partition("/")[2], "by": row["holder"],
+         "reason": row["reason"], "since": row["starts_at"], "until": row["ends_at"], "in_force": row["starts_at"] <= now}
+        for row in rows("SELECT * FROM lease WHERE ends_at > ? ORDER BY ends_at", now)
+    ]  # fmt: skip

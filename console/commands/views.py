@@ -12,6 +12,7 @@ from console.commands import (
     describe_release,
     describe_service,
     health_tables,
+    people_tables,
     tables,
 )
 from console.commands.refs import name_of
@@ -115,7 +116,14 @@ def _fleet(request: ViewRequest, source: Source, _context: Context) -> Outcome:
 
 
 def _freezes(request: ViewRequest, source: Source, _context: Context) -> Outcome:
-    return health_tables.freezes(_in_env(source.get("/v1/fleet"), request.env), request.filter)
+    items = [i for i in source.get("/v1/freezes") if request.env is None or i["env"] in (request.env, "*")]
+    return people_tables.freezes(items, request.filter)
+
+
+def _glasses(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    items = _in_env(source.get("/v1/glasses"), request.env)
+    wanted = [i for i in items if request.args.get("all") or not i.get("acked_at")]
+    return people_tables.glasses(wanted, request.filter)
 
 
 def _serving(request: ViewRequest, source: Source, _context: Context) -> Outcome:
@@ -253,6 +261,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "audit-verify": _audit_verify,
     "lineage": _lineage,
     "freezes": _freezes,
+    "glasses": _glasses,
     "silences": _silences,
     "access": _access,
     "access-of": _access_of,

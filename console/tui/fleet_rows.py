@@ -75,6 +75,8 @@ def state(row: FleetRow) -> Line:
         spans.append((f" ‖ held by {row.held_by}", "warn"))
     if row.frozen:
         spans.append((" * frozen", "warn"))
+    if row.break_glass:
+        spans.append((" ! glass broken", "bad"))
     return line(*spans)
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from engine.access import Actor
 from engine.api.reader import Reader
 from engine.api.schemas import VerbRequest
-from engine.api.views import records, rollouts
+from engine.api.views import people, records, rollouts
 from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
 from engine.operations.desk import Desk
@@ -171,6 +171,12 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         user = request.query_params.get("user", "")
         return user_access(reader.config, Actor.of_user(user) if user else Actor.of_uid(request.state.peer.uid))
 
+    async def freezes(request: Request) -> Any:
+        return await store.read(lambda s: people.freeze_views(s, reader.config))
+
+    async def glasses(request: Request) -> Any:
+        return await store.read(people.glass_views)
+
     async def verb(request: Request) -> Any:
         try:
             wish = VerbRequest.model_validate_json(await request.body())
@@ -212,6 +218,8 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/audit": audit_list,
         "/v1/audit/verify": audit_verify,
         "/v1/lineage": lineage,
+        "/v1/freezes": freezes,
+        "/v1/glasses": glasses,
         "/v1/access": access,
         "/v1/access/of": access_of,
         "/v1/pipelines": pipelines,

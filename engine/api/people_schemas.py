@@ -61,3 +61,58 @@ class UserAccess(_Model):
     impersonal: str
     """Why no one person stands behind it; empty when one does."""
     envs: tuple[EnvAccess, ...]
+
+
+class ApprovalView(_Model):
+    """A person's yes or no."""
+
+    by: str
+    at: float
+    decision: str
+    reason: str
+    plan: str
+    is_void: bool
+    """It was said of a plan that the rollout no longer has, or at another gate."""
+
+
+class GateOfPeople(_Model):
+    """What a rollout's plan is, and who has said what of it."""
+
+    plan: str
+    """sha256 of the plan; what is approved is this and no other."""
+    at: str
+    """Which gate counts now: `start`, or `step N`."""
+    needed: int
+    approvals: int
+    expires_at: float | None
+    said: tuple[ApprovalView, ...]
+
+
+class GlassView(_Model):
+    """Somebody went past what forbade a verb."""
+
+    id: int
+    rollout_id: str
+    service: str
+    env: str
+    verb: str
+    by: str
+    at: float
+    reason: str
+    passed: str
+    acked_by: str
+    acked_at: float | None
+    ack_reason: str
+
+
+class FreezeView(_Model):
+    """A freeze, a hold, or a window of airboss.toml: in force now, or the next one."""
+
+    kind: str
+    name: str
+    env: str
+    by: str
+    reason: str
+    since: float
+    until: float
+    in_force: bool

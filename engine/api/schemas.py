@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from engine.api.people_schemas import GateOfPeople, GlassView
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -45,6 +47,8 @@ class FleetRow(_Model):
     paging: int
     held_by: str
     frozen: str
+    break_glass: str = ""
+    """Who went past the rules and why, until somebody else has acknowledged it."""
     rate_series: tuple[float, ...] = ()
     """Requests per second, newest last, one point every few seconds."""
 
@@ -166,6 +170,8 @@ class RolloutView(_Model):
     verdict: VerdictView | None
     refusals: dict[str, str]
     """verb → why not; a verb that is missing may run."""
+    gate: GateOfPeople | None = None
+    glass: tuple[GlassView, ...] = ()
     promote_plan: PlanView | None = None
     rollback_plan: PlanView | None = None
     events: tuple[EventView, ...] = ()

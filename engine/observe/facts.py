@@ -6,7 +6,8 @@ from sqlmodel import Session, col, select
 
 from engine.observe.prober import ProbeTarget
 from engine.observe.rates import KEPT_S, Recent
-from engine.observe.rules import FAILED_CANARY_SHOWN_S, RolloutFact
+from engine.observe.rules import FAILED_CANARY_SHOWN_S, GlassFact, RolloutFact
+from engine.people.glass import unacknowledged
 from state.config import Config
 from state.models import Rollout, RolloutStep, TrackState, VerdictRecord
 from state.words import TERMINAL_STATES, RolloutState, Track
@@ -34,6 +35,13 @@ def rollout_facts(session: Session, recent: Recent, now: float) -> tuple[Rollout
     )
     newest = {(row.service, row.env): row for row in rows}
     return tuple(_fact(session, row, recent, now) for row in newest.values())
+
+
+def glass_facts(session: Session) -> tuple[GlassFact, ...]:
+    """What somebody did past the rules, until somebody else has acknowledged it."""
+    return tuple(
+        GlassFact(row.id or 0, row.service, row.env, row.by, row.reason, row.passed) for row in unacknowledged(session)
+    )
 
 
 def _fact(session: Session, row: Rollout, recent: Recent, now: float) -> RolloutFact:

@@ -16,7 +16,7 @@ from pathlib import Path
 from adapters.local.probing import Visitor
 from engine.observe.alerts import CLEAR_FOR_S, AlertBook
 from engine.observe.evidence import EmbeddedMetrics
-from engine.observe.facts import probe_targets, rollout_facts
+from engine.observe.facts import glass_facts, probe_targets, rollout_facts
 from engine.observe.heartbeat import Beat, Heartbeat
 from engine.observe.lifecycle import AlertRecord, Changes
 from engine.observe.minutes import Promise, read_status
@@ -202,11 +202,13 @@ class Observer:
         """What the rules look at, now."""
         now, outside = self._clock(), self._outside()
         rollouts = await self._store.read(lambda session: rollout_facts(session, self.scraper.recent, now))
+        glasses = await self._store.read(glass_facts)
         return Facts(
             now=now,
             slos=self.slos(),
             probes=self.prober.facts(),
             rollouts=rollouts,
+            glasses=glasses,
             crash_loops=outside.crash_loops,
             adapters=(*outside.adapters, *self._own_adapters(now)),
             # A gateway that nobody is routed through yet may be missing.

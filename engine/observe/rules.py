@@ -100,6 +100,18 @@ class AdapterFact:
 
 
 @dataclass(frozen=True, slots=True)
+class GlassFact:
+    """Somebody went past the rules, and nobody else has acknowledged it."""
+
+    id: int
+    service: str
+    env: str
+    by: str
+    reason: str
+    passed: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that the rules look at, at the time `now`."""
 
@@ -109,6 +121,7 @@ class Facts:
     rollouts: tuple[RolloutFact, ...] = ()
     crash_loops: tuple[CrashLoopFact, ...] = ()
     adapters: tuple[AdapterFact, ...] = ()
+    glasses: tuple[GlassFact, ...] = ()
     gateway_trouble: str = ""
     audit_trouble: str = ""
     backup_trouble: str = ""
@@ -119,7 +132,7 @@ def firing(facts: Facts) -> tuple[Firing, ...]:
     """Every condition that holds, each once."""
     found = {
         one.fingerprint: one
-        for rule in (_burn_rates, _gateway, _crash_loops, _rollouts, _traffic, _adapters, _record)
+        for rule in (_burn_rates, _gateway, _crash_loops, _rollouts, _traffic, _adapters, _glasses, _record)
         for one in rule(facts)
     }
     return tuple(found.values())
@@ -267,6 +280,19 @@ def _adapters(facts: Facts) -> Iterator[Firing]:
                 labels={"adapter": adapter.name},
                 for_s=5.0,
             )
+
+
+def _glasses(facts: Facts) -> Iterator[Firing]:
+    for glass in facts.glasses:
+        yield Firing(
+            "BreakGlass",
+            Severity.TICKET,
+            f"{glass.by} went past {glass.passed}: {glass.reason}; somebody else must look:"
+            f" `airboss break-glass ack {glass.id}`",
+            glass.service,
+            glass.env,
+            {"glass": str(glass.id)},
+        )
 
 
 def _record(facts: Facts) -> Iterator[Firing]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from engine.access import Actor
 from engine.api.schemas import VerbRequest, VerbResult
+from engine.operations.approving import glass_ack
 from engine.operations.desk import Desk
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
 from engine.operations.moving import deploy, rollback, rollout_verb
@@ -31,6 +32,7 @@ HANDLERS: dict[str, Handler] = {
     "unhold": lease_verb("hold", False),
     "freeze.start": lease_verb("freeze", True),
     "freeze.end": lease_verb("freeze", False),
+    "glass.ack": glass_ack,
     "pipeline.run": pipeline_run,
     "run.cancel": run_verb,
     "run.retry": run_verb,

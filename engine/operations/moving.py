@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 
 from sqlmodel import Session, col, select
 
 from engine.access import Actor
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
 from engine.operations.adopting import adopt
+from engine.operations.approving import break_for_move, decide, frozen_past, second_person_past
 from engine.operations.desk import Desk, env_of, noun
+from engine.operations.told import demand_unmoved, with_who
+from engine.people.freezes import demand_thawed, in_force
+from engine.people.glass import is_broken
 from engine.rollouts import planning, records
 from engine.rollouts.at_once import want_return
 from engine.rollouts.back.reading import COLD_START_GUESS_S, measured_start_s, rollback_plan
@@ -26,7 +31,7 @@ from engine.verbs import VERBS, rollout_refusal
 from state import audit
 from state.config import Config
 from state.models import Rollout
-from state.words import Conflict, Denied, UsageError
+from state.words import Conflict, UsageError
 
 SUCCESSOR_WAIT_S = 5.0
 """A warm way back takes less; whoever asks for a deployment that supersedes another is answered after this at the latest."""
@@ -50,9 +55,13 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         strategy=str(request.args.get("strategy") or ""),
         force=bool(request.args.get("force")),
         again=again,
+        break_glass=request.break_glass,
     )
     planning.check_names(ops.config, wish.service, wish.env)
     ops.permit(request, actor, wish.env, service)
+    if wish.break_glass:
+        env = wish.env
+        wish = replace(wish, past=await ops.store.read(lambda s: frozen_past(s, ops, env)))
     active = await ops.store.read(lambda s: planning.active_rollout(s, service, wish.env))
     if request.dry_run and active is not None and active.to_release != wish.release_id:
         wish = replace(wish, supersedes=active.id)
@@ -225,6 +234,16 @@ async def _rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRe
     if seen is None:
         raise Conflict(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them", code="no_rollout")
     ops.permit(request, actor, seen.env, seen.service)
+    await ops.store.read(lambda s: demand_unmoved(s, seen, request.expect_revision))
+    try:
+        return await _on_rollout(ops, request, actor, seen)
+    except Conflict as error:
+        said = partial(with_who, rollout_id=rollout_id, shown=request.expect_revision, refused=error)
+        raise await ops.store.read(said) from error
+
+
+async def _on_rollout(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> VerbResult:
+    rollout_id = seen.now.id
     if request.verb == "rollout.abort":
         return await _abort_active(ops, request, actor, seen)
     if request.verb == "rollout.retry":
@@ -233,12 +252,14 @@ async def _rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRe
         wish = request.model_copy(update={"verb": "deploy", "ref": f"service/{seen.service}", "args": args})
         return await deploy(ops, wish, actor, again=True)
     if request.verb in ("rollout.approve", "rollout.reject"):
-        return await _approve(ops, request, actor, seen)
+        apply_verb_check(seen, request.verb)
+        return await decide(ops, request, actor, seen)
     if request.verb == "rollout.adopt":
         apply_verb_check(seen, request.verb)
         return await adopt(ops, request, actor, seen)
     if request.verb in _FORWARD and not request.dry_run:
-        await ops.store.read(lambda s: _demand_thawed(s, seen.env, request.verb))
+        apply_verb_check(seen, request.verb)
+        await _pass_forward(ops, request, actor, seen)
     if request.verb == "rollout.weight":
         return await _set_weight(ops, request, actor, seen)
     move = apply_verb(seen.now, request.verb, actor.name, request.reason)
@@ -274,14 +295,15 @@ def apply_verb_check(seen: records.Opened, verb: str) -> None:
 _FORWARD = ("rollout.promote", "rollout.promote_full", "rollout.weight", "rollout.resume")
 
 
-def _demand_thawed(session: Session, env: str, verb: str) -> None:
-    frozen = records.leases(session, env, "freeze", time.time())
-    if frozen:
-        raise Denied(
-            f"{verb} refused: {env} is frozen by {frozen[0].holder}: {frozen[0].reason}",
-            hint=f"wait for its end, or `airboss freeze end --env {env}`; a rollback is never frozen",
-            code="frozen",
-        )
+async def _pass_forward(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> None:
+    """What stands in the way of a hand that moves on: a freeze, one's own rollout. Or the glass is broken."""
+    if request.break_glass:
+        await ops.store.write(lambda s: break_for_move(s, ops, request, actor, seen.now.id))
+        return
+    if not await ops.store.read(lambda s: is_broken(s, seen.now.id)):
+        demand_thawed(await ops.store.read(lambda s: in_force(s, ops.config, seen.env, time.time())), request.verb)
+    if request.verb == "rollout.promote_full":
+        second_person_past(ops, request, actor, await ops.store.read(lambda s: s.get_one(Rollout, seen.now.id)))
 
 
 async def _set_weight(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> VerbResult:
@@ -305,15 +327,3 @@ async def _set_weight(ops: Desk, request: VerbRequest, actor: Actor, seen: recor
     ops.on_change(f"rollout/{seen.now.id}", f"weight {weight} % set by {actor.user}")
     ops.controller.wake.set()
     return VerbResult(verb=request.verb, ref=request.ref, changed=True, message=f"{weight} %", plan=plan)
-
-
-async def _approve(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Opened) -> VerbResult:
-    apply_verb_check(seen, request.verb)
-    decision = "approve" if request.verb == "rollout.approve" else "reject"
-    if request.dry_run:
-        return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=f"would {decision} {seen.now.id}")
-    await ops.store.write(lambda s: records.approve(s, seen, actor.name, decision, request.reason))
-    ops.controller.wake.set()
-    return VerbResult(
-        verb=request.verb, ref=request.ref, changed=True, message=f"{actor.user}: {decision} {seen.now.id}"
-    )

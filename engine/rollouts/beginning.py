@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.rollouts.effects import RegistryMove, Scale
 from engine.rollouts.moves import pause, roll_back, stay, to
 from engine.rollouts.values import Facts, Move, RolloutNow
+from engine.rollouts.wording import duration
 from state.words import PauseReason, RolloutState
 
 _S = RolloutState
@@ -20,13 +21,15 @@ def planned(r: RolloutNow, f: Facts) -> Move:
 
 
 def awaiting_approval(r: RolloutNow, f: Facts) -> Move:
-    """Wait until enough people said yes, or one said no."""
+    """Wait until enough people said yes, one said no, or nobody did in time."""
     if f.rejections:
         return to(r, _S.CANCELLED, "rejected")
     if f.is_held:
         return stay(r)
-    if f.approvals >= r.approvals_needed and not f.is_frozen:
-        return to(r, _S.PREPARING, f"approved; preparing {r.to_release}")
+    if f.approvals >= r.approvals_needed:
+        return stay(r) if f.is_frozen else to(r, _S.PREPARING, f"approved; preparing {r.to_release}")
+    if f.state_s > r.approval_timeout_s:
+        return to(r, _S.CANCELLED, f"nobody approved it within {duration(r.approval_timeout_s)}")
     return stay(r)
 
 

@@ -15,6 +15,8 @@ from functools import partial
 from typing import Any
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval, MetricsSource
+from engine.people.freezes import in_force
+from engine.people.glass import is_broken
 from engine.rollouts import effects as fx
 from engine.rollouts import journal, records
 from engine.rollouts.at_once import commit_with_return
@@ -268,7 +270,7 @@ class Controller:
         held, frozen, tracks, known, trouble = await self.store.read(
             lambda s: (
                 bool(records.leases(s, seen.env, "hold", now.utc)),
-                bool(records.leases(s, seen.env, "freeze", now.utc)),
+                bool(in_force(s, self.config, seen.env, now.utc)) and not is_broken(s, seen.now.id),
                 records.track_weights(s, seen),
                 records.known_splits(s, seen),
                 journal.trouble(s, s.get_one(Rollout, r.id), now.utc),

@@ -10,6 +10,8 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from engine.api.schemas import PlanLine, PlanView
+from engine.people.freezes import demand_thawed, in_force
+from engine.people.glass import break_for_deploy
 from engine.rollouts import records
 from engine.rollouts.playable import refuse_unplayed
 from engine.rollouts.wanted import wanted_replicas
@@ -31,6 +33,9 @@ class Wish:
     strategy: str = ""
     force: bool = False
     again: bool = False
+    break_glass: bool = False
+    past: tuple[str, ...] = ()
+    """The freezes that the broken glass goes past, as sentences."""
     """A retry: a rejection does not stand in its way; a freeze or a fault still does."""
     supersedes: str = ""
     """The active rollout that is given up for it."""
@@ -73,6 +78,7 @@ def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
         "judge": policy.judge.model_dump(mode="json"),
         "slo": config.service[wish.service].slo.model_dump(mode="json"),
         "approvals": policy.approvals,
+        "approval_timeout": policy.approval_timeout,
         "warm_hold": policy.warm_hold,
         "warm_replicas": policy.warm_replicas,
         "prepare_timeout": policy.prepare_timeout,
@@ -109,13 +115,8 @@ def check_deploy(session: Session, config: Config, wish: Wish) -> str | None:
             hint="--force rolls it out all the same",
             code="rejected",
         )
-    frozen = records.leases(session, wish.env, "freeze", time.time())
-    if frozen and not wish.force:
-        raise Denied(
-            f"{wish.env} is frozen by {frozen[0].holder}: {frozen[0].reason}",
-            hint="wait for its end, or `airboss freeze end`",
-            code="frozen",
-        )
+    if not wish.break_glass:
+        demand_thawed(in_force(session, config, wish.env, time.time()), "deploy")
     active = active_rollout(session, wish.service, wish.env)
     if active is not None and active.id == wish.supersedes:
         if active.to_release == wish.release_id:
@@ -174,8 +175,11 @@ def create_rollout(
     session: Session, wish: Wish, stable: str | None, policy: Mapping[str, Any], *, actor: str, reason: str
 ) -> str:
     """Write the rollout's first row; the controller takes it from there. Returns its id."""
-    return _insert(session, wish.service, wish.env, stable, wish.release_id, policy, RolloutState.PLANNED,
+    made = _insert(session, wish.service, wish.env, stable, wish.release_id, policy, RolloutState.PLANNED,
                    "planned", actor, reason)  # fmt: skip
+    if wish.break_glass:
+        break_for_deploy(session, session.get_one(Rollout, made), actor, reason, wish.past)
+    return made
 
 
 def create_rollback(

@@ -12,12 +12,13 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
+from engine.people.approvals import EXPIRES_AFTER_S, counted
 from engine.rollouts import journal
 from engine.rollouts.values import Move, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict, verdict_to_json
 from state import audit, clock
-from state.models import Approval, Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
-from state.words import Denied, IntentState, Lifecycle, PauseReason, RolloutState
+from state.models import Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
+from state.words import IntentState, Lifecycle, PauseReason, RolloutState
 
 ACTIVE = [s.value for s in RolloutState if not s.is_terminal]
 ENGINE = "system:engine"
@@ -57,7 +58,7 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
         return None
     step = session.get(RolloutStep, (row.id, step_index(row)))
     stable = session.get(TrackState, (row.service, row.env, row.target, "stable"))
-    approvals = list(session.exec(select(Approval).where(Approval.rollout_id == row.id)))
+    approvals, rejections = counted(session, row)
     verdict = session.exec(
         select(VerdictRecord).where(VerdictRecord.rollout_id == row.id).order_by(col(VerdictRecord.id).desc())
     ).first()
@@ -77,6 +78,7 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
             replicas=int(policy["replicas"]),
             prepare_timeout_s=float(policy["prepare_timeout"]),
             successor=successor(session, row.id),
+            approval_timeout_s=float(policy.get("approval_timeout", EXPIRES_AFTER_S)),
             was_promoted=stable is not None and stable.release_id == row.to_release,
         ),
         service=row.service,
@@ -87,8 +89,8 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
         since=clock.Moment(row.state_since, row.state_boot, row.state_mono),
         step_since=_step_moment(step),
         table_revision=step.table_revision if step else 0,
-        approvals=len({a.by for a in approvals if a.decision == "approve"}),
-        rejections=sum(a.decision == "reject" for a in approvals),
+        approvals=approvals,
+        rejections=rejections,
         last_verdict=(verdict.kind, verdict.sentence) if verdict and verdict.step == step_index(row) else None,
     )
 
@@ -331,17 +333,6 @@ def pause_restored(session: Session) -> list[str]:
             paused.append(rollout_id)
     audit.append(session, actor=ENGINE, action="state.restored", ref="engine:engine", detail={"paused": paused})
     return paused
-
-
-def approve(session: Session, seen: Opened, actor: str, decision: str, reason: str) -> None:
-    """Record a person's yes or no. Raises Denied when the author approves a rollout of their own (I11)."""
-    row = session.get(Rollout, seen.now.id)
-    if row is not None and decision == "approve" and row.created_by == actor:
-        raise Denied(
-            f"{actor} began {row.id} and cannot approve it too", hint="ask another approver", code="own_rollout"
-        )
-    session.add(Approval(rollout_id=seen.now.id, by=actor, at=time.time(), decision=decision, reason=reason))
-    audit.append(session, actor=actor, action=f"rollout.{decision}", ref=f"rollout:{seen.now.id}", reason=reason)
 
 
 def leases(session: Session, env: str, kind: str, at: float) -> list[Lease]:

@@ -101,7 +101,14 @@ def start_waiting(session: Session, config: Config) -> list[str]:
     )
     for intent in session.exec(waiting).all():
         kept = intent.payload
-        wish = planning.Wish(**{**kept["wish"], "steps": tuple(kept["wish"]["steps"]), "supersedes": ""})
+        wish = planning.Wish(
+            **{
+                **kept["wish"],
+                "steps": tuple(kept["wish"]["steps"]),
+                "supersedes": "",
+                "past": tuple(kept["wish"].get("past", ())),
+            }
+        )
         try:
             stable = planning.check_deploy(session, config, wish)
             rollout_id = planning.create_rollout(

@@ -41,6 +41,7 @@ class RolloutNow:
     prepare_timeout_s: float = 600.0
     successor: str = ""
     """The release that is rolled out once this rollout's traffic is back on stable; "" when none waits."""
+    approval_timeout_s: float = 24 * 3600.0
     was_promoted: bool = False
     """Traffic and aliases have moved to `to_release` already, so that a rollback must move them back."""
 

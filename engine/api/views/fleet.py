@@ -12,6 +12,8 @@ from engine.api.schemas import AlertView, FleetRow, ReplicaView, SloView, TrackV
 from engine.observe.lifecycle import AlertRecord
 from engine.observe.rates import Rates
 from engine.observe.slo import SloStatus
+from engine.people.freezes import in_force
+from engine.people.glass import unacknowledged
 from engine.rollouts import records
 from engine.verbs import alert_refusal
 from state.config import Config
@@ -42,7 +44,8 @@ def fleet_row(
     stable = next((t.release_id for t in tracks if t.track == "stable"), None)
     mine = [a for a in alerts if a.service == service and a.env in ("", env)]
     holds = records.leases(session, env, "hold", now)
-    freezes = records.leases(session, env, "freeze", now)
+    freezes = in_force(session, config, env, now)
+    glass = unacknowledged(session, service, env)
     return FleetRow(
         service=service, env=env, protected=config.environment[env].protected, release_id=stable,
         tracks=tuple(_track_view(t, rates, ready) for t in sorted(tracks, key=lambda t: t.track, reverse=True)),
@@ -50,7 +53,8 @@ def fleet_row(
         budget_left=slo.budget_left if slo else None, coverage=slo.coverage if slo else None,
         rollout_id=rollout.id if rollout else None, phase=_phase(rollout),
         alerts=len(mine), paging=sum(a.severity == Severity.PAGE for a in mine),
-        held_by=holds[0].holder if holds else "", frozen=freezes[0].reason or freezes[0].holder if freezes else "",
+        held_by=holds[0].holder if holds else "", frozen=freezes[0].reason or freezes[0].by if freezes else "",
+        break_glass="; ".join(f"{one.by}: {one.reason}" for one in glass),
         rate_series=series,
     )  # fmt: skip
 

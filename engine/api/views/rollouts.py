@@ -17,6 +17,7 @@ from engine.api.schemas import (
     StepView,
     VerdictView,
 )
+from engine.api.views.people import gate_view, glass_views
 from engine.rollouts import records
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import way_back
@@ -86,6 +87,7 @@ def rollout_view(
         state_since=row.state_since, finished_at=row.finished_at, warm_until=row.warm_until,
         registry_sync=row.registry_sync, steps=_steps(session, row, verdicts), stable=stable, canary=canary,
         verdict=verdicts.get(shown) if shown is not None else None, refusals=refusals,
+        gate=gate_view(session, row) if whole else None, glass=glass_views(session, row.id) if whole else (),
         promote_plan=_promote_plan(row, refusals) if whole else None,
         rollback_plan=_rollback_plan(session, config, row, refusals) if whole else None,
         events=events(session, ref=f"rollout:{row.id}") if whole else (),
