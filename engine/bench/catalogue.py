@@ -23,5 +23,9 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.soak.bench",
         "gateway and model server under mixed load for half an hour: flat memory, nothing kept, no wrong answer",
     ),
+    "strategies": (
+        "engine.bench.strategies.bench",
+        "what users notice of a move to another release, by each strategy over 10,000 requests",
+    ),
 }
 """Each module has `add_options(parser)` and `measure(options) -> Report`; a new benchmark is one module and one row."""

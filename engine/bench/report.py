@@ -88,6 +88,12 @@ def _judged(what: str, value: float, at_least: float | None, at_most: float | No
     return "", None
 
 
+def quantile(values: Sequence[float], q: float) -> float:
+    """The value that a share `q` of `values` does not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
+
+
 def interleaved(rounds: int, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
     """Measure every side once a round; the order turns with each round, so that none is always first or last."""
     names = list(sides)

@@ -17,7 +17,8 @@ from engine.bench.rollback.users import Seen
 def switched(last_ms: float, *, failed: int = 0, broken: int = 0) -> Switched:
     errors = {"status 503": failed} if failed else {}
     return Switched(
-        {"answered": 1.0, "last bad request": last_ms}, Seen([(BAD, 1), (GOOD, 2)], 4, broken, failed, errors)
+        {"answered": 1.0, "last bad request": last_ms},
+        Seen([(BAD, 1), (GOOD, 2)], streams=4, broken=broken, failed=failed, errors=errors),
     )
 
 

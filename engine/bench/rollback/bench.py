@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,16 +10,16 @@ from dataclasses import dataclass
 
 from engine.bench.programs import Programs
 from engine.bench.progress import say
-from engine.bench.report import Report, Row, busy_notes, interleaved, limited, not_measured
+from engine.bench.report import Report, Row, busy_notes, interleaved, limited, not_measured, quantile
 from engine.bench.rollback import peers
+from engine.bench.rollback.crowd import Crowd
 from engine.bench.rollback.deck import BAD, Deck
-from engine.bench.rollback.users import RATE, READY, Seen
+from engine.bench.rollback.users import RATE, Seen
 from state.words import OperationFailed, RolloutState
 
 OURS, LAST = "ours", "last bad request"
 TARGET_MS = 100.0
 SETTLE_S, AFTER_S = 0.3, 0.7
-USERS_S = 60.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -99,35 +94,17 @@ def _switching(proxy: peers.Proxy) -> Callable[[], Switched]:
 
 def under_load(port: int, switch: Callable[[], None], over: Callable[[], None]) -> Switched:
     """Switch while users ask, and let them go on until it is `over` and a moment longer."""
-    words = [sys.executable, "-P", "-m", "engine.bench.rollback.users", str(port)]
-    users = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert users.stdout is not None
-        if users.stdout.readline().strip() != READY:
-            raise OperationFailed(f"the users left: {users.communicate()[1].strip()[-300:]}")
+    with Crowd(port) as crowd:
         time.sleep(SETTLE_S)
         began = time.monotonic_ns()
         switch()
         answered = time.monotonic_ns()
         over()
         time.sleep(AFTER_S)
-        users.send_signal(signal.SIGINT)
-        out, err = users.communicate(timeout=USERS_S)
-    finally:
-        if users.poll() is None:
-            users.kill()
-            users.wait()
-    if users.returncode:
-        raise OperationFailed(f"the users failed: {err.strip()[-300:]}")
-    seen = Seen(**json.loads(out))
+        seen = crowd.leave()
     if not any(name == BAD and at < began for name, at in seen.marks):
         raise OperationFailed("no request had reached the bad release before the switch")
     return Switched({"answered": (answered - began) / 1e6, LAST: seen.last_ms(BAD, began)}, seen)
-
-
-def _quantile(values: Sequence[float], q: float) -> float:
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
 
 
 def rows(found: dict[str, list[Switched]], absent: Sequence[str] = ()) -> list[Row]:
@@ -146,7 +123,7 @@ def rows(found: dict[str, list[Switched]], absent: Sequence[str] = ()) -> list[R
         made += [_beside(what, "count", bad, other, *count(switches)) for other, switches in _others(found)]
     for part in ours[0].parts:
         values = [one.parts[part] for one in ours]
-        made.append(limited(f"part: {part}", "ms", values, note=f"median; p99 {_quantile(values, 0.99):.1f} ms"))
+        made.append(limited(f"part: {part}", "ms", values, note=f"median; p99 {quantile(values, 0.99):.1f} ms"))
     missing = "not installed: apt-get install nginx haproxy"
     return [*made, *(not_measured("last bad request p99", "ms", name, missing) for name in absent)]
 
@@ -156,7 +133,7 @@ def _others(found: dict[str, list[Switched]]) -> list[tuple[str, list[Switched]]
 
 
 def _last_ms(switches: Sequence[Switched], q: float) -> float:
-    return _quantile([one.parts[LAST] for one in switches], q)
+    return quantile([one.parts[LAST] for one in switches], q)
 
 
 def _failed(switches: Sequence[Switched]) -> tuple[float, str]:

@@ -107,22 +107,23 @@ class Deck:
         answer = self._http.post("/v1/verbs", json=wish)
         body: dict[str, Any] = answer.json()
         if not answer.is_success:
-            raise OperationFailed(f"{verb} {ref}: {body['error']['message']}")
+            error = body["error"]
+            raise OperationFailed(error["message"], hint=error.get("hint", ""), code=error.get("code", ""))
         return body
 
-    def deploy(self, **args: Any) -> str:
-        """Begin to roll the bad release out; the rollout's id."""
-        wish = {"release": BAD, "env": ENV, "force": True, **args}
+    def deploy(self, release: str = BAD, **args: Any) -> str:
+        """Begin to roll a release out; the rollout's id."""
+        wish = {"release": release, "env": ENV, "force": True, **args}
         return str(self.ask("deploy", f"service/{SERVICE}", **wish)["ref"]).partition("/")[2]
 
-    def await_state(self, rollout_id: str, *states: RolloutState) -> RolloutState:
+    def await_state(self, rollout_id: str, *states: RolloutState, timeout_s: float = VERB_S) -> RolloutState:
         """Wait until the rollout stands in one of `states`."""
 
         def stands() -> RolloutState | None:
             (row,) = self.rows("SELECT state FROM rollout WHERE id = ?", rollout_id)
             return RolloutState(row["state"]) if row["state"] in states else None
 
-        return self.until(stands, f"{rollout_id} is {' or '.join(states)}")
+        return self.until(stands, f"{rollout_id} is {' or '.join(states)}", timeout_s)
 
     def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         """Rows of the store, read beside the engine."""

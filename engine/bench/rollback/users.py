@@ -1,7 +1,7 @@
-"""`python -m engine.bench.rollback.users PORT`: users who ask all the time, and write down who answered and when.
+"""`python -m engine.bench.rollback.users PORT STREAM_EVERY`: users who ask all the time, and write down who answered and when.
 
-So many requests a second arrive by themselves, whatever the answers do; some of them are streams of half a second, so
-that a switch always finds some in flight. A line says that they are being answered; SIGINT ends it, and prints the rest.
+So many requests a second arrive by themselves, whatever the answers do; every so many-th is a stream of half a second, so
+that a switch always finds some in flight (STREAM_EVERY 0: none is). A line says that they are being answered; SIGINT ends it, and prints the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import signal
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +20,6 @@ import uvloop
 from engine.bench.gateway.load import Connection, Found, Order, connect
 
 RATE = 200.0
-STREAM_EVERY = 20
 STREAM_S, EVENTS_PER_S = 0.5, 20.0
 READY = "answered"
 READY_AFTER = 20
@@ -31,6 +31,8 @@ class Seen:
     """What users saw: for each answer its release and when that was asked; and what went wrong."""
 
     marks: list[tuple[str, int]] = field(default_factory=list)
+    took: list[tuple[int, float]] = field(default_factory=list)
+    """When each whole answer was asked for, and the milliseconds it took."""
     streams: int = 0
     broken: int = 0
     """Streams that ended without their proper end."""
@@ -68,8 +70,9 @@ class User(Connection):
 class Users:
     """All of them."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, stream_every: int) -> None:
         self.order = Order("open", port)
+        self.stream_every = stream_every
         self.found, self.seen = Found(), Seen()
         self._stopped = asyncio.Event()
         self._free: list[User] = []
@@ -87,6 +90,8 @@ class Users:
         if connection.is_stream:
             self.seen.streams += 1
             self.seen.broken += not connection.is_done
+        else:
+            self.seen.took.append((int(connection.asked_at * 1e9), (time.perf_counter() - connection.asked_at) * 1000))
         if is_kept:
             self._free.append(connection)
 
@@ -100,7 +105,7 @@ class Users:
             if (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
             number += 1
-            is_stream = number % STREAM_EVERY == 0
+            is_stream = self.stream_every > 0 and number % self.stream_every == 0
             self._ask(stream if is_stream else whole, is_stream)
             if not is_said and len(self.seen.marks) >= READY_AFTER:
                 is_said = True
@@ -137,11 +142,11 @@ class Users:
         user.say(request, is_stream)
 
 
-async def _run(port: int) -> Seen:
-    users = Users(port)
+async def _run(port: int, stream_every: int) -> Seen:
+    users = Users(port, stream_every)
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, users.stop)
     return await users.run()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asdict(uvloop.run(_run(int(sys.argv[1]))))) + "\n")
+    sys.stdout.write(json.dumps(asdict(uvloop.run(_run(int(sys.argv[1]), int(sys.argv[2]))))) + "\n")
