@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     """Run the benchmark named first. Returns the exit code."""
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if name not in BENCHES:
-        lines = [f"  {known:<10} {line}" for known, (_, line) in BENCHES.items()]
+        lines = [f"  {known:<11} {line}" for known, (_, line) in BENCHES.items()]
         sys.stderr.write("\n".join(["usage: python -m engine.bench NAME [options]; NAME is one of", *lines]) + "\n")
         return ExitCode.OK if "--help" in argv or "-h" in argv else ExitCode.USAGE
     module, line = BENCHES[name]
