@@ -24,6 +24,8 @@ def rollout(item: Item) -> Outcome:
         ("state", f"{tables.rollout_state(item)} for {ago(item.get('state_since'), now)}"),
         ("weight", f"{number(item.get('weight'))} % set, {number(item.get('measured_pct'))} % measured"),
     ]
+    if item.get("why"):
+        facts.append(("waits for", item["why"]))
     if item.get("message"):
         facts.append(("says", item["message"]))
     if verdict:

@@ -57,6 +57,20 @@ def show(rollout_id: str, watch: bool) -> ViewRequest:
 
 @leaf(
     rollout,
+    "why",
+    examples=(
+        ("airboss rollout why ro-3", "what it waits for, in a sentence"),
+        ("airboss rollout why ro-3 -o json", "the same, with state and pause_reason"),
+    ),
+)
+@click.argument("rollout_id", metavar="ROLLOUT")
+def why(rollout_id: str) -> ViewRequest:
+    """Why it is not moving, and what a person can do about it."""
+    return ViewRequest("why", ref=ref_of("rollout", rollout_id))
+
+
+@leaf(
+    rollout,
     "promote",
     acting=True,
     examples=(

@@ -62,6 +62,15 @@ def _rollout(request: ViewRequest, source: Source, _context: Context) -> Outcome
     return describe.rollout(source.get(f"/v1/rollouts/{name_of(request.ref)}"))
 
 
+def _why(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    item = source.get(f"/v1/rollouts/{name_of(request.ref)}")
+    said = item.get("why") or f"It is over: {item['state'].replace('_', ' ')}. {item.get('message', '')}".strip()
+    shown = {"id": item["id"], "state": item["state"], "pause_reason": item["pause_reason"], "why": said}
+    return Outcome(
+        "RolloutWhy", [shown], blocks=(Text(said),), names=(f"rollout/{item['id']}",), ref=f"rollout/{item['id']}"
+    )
+
+
 def _runs(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     wanted = request.args.get("pipeline")
     return tables.runs([i for i in source.get("/v1/runs") if wanted in (None, i["pipeline"])], request.filter)
@@ -247,6 +256,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "capacity": _capacity,
     "rollouts": _rollouts,
     "rollout": _rollout,
+    "why": _why,
     "releases": _releases,
     "release": _release,
     "release-diff": _release_diff,

@@ -79,7 +79,8 @@ def _head(r: RolloutView, now: float, width: int) -> list[Line]:
     ]
     said = r.verdict.sentence if r.verdict else ""
     for text, tone in (
-        (r.message if r.message != said else "", ""),
+        (r.why if r.why != said else "", "info"),
+        (r.message if r.message not in (said, r.why) and r.message not in r.why else "", ""),
         (f"reason: {r.reason}" if r.reason else "", "dim"),
     ):
         if text:

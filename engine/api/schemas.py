@@ -172,6 +172,8 @@ class RolloutView(_Model):
     """verb → why not; a verb that is missing may run."""
     gate: GateOfPeople | None = None
     glass: tuple[GlassView, ...] = ()
+    why: str = ""
+    """What it waits for, in a sentence; empty once it is over."""
     promote_plan: PlanView | None = None
     rollback_plan: PlanView | None = None
     events: tuple[EventView, ...] = ()

@@ -114,7 +114,7 @@ def test_a_bare_wait_never_takes_the_next_word() -> None:
     [
         ("", "an empty line"),
         ("rolout list", "no command 'rolout'; did you mean rollout"),
-        ("rollout", "which of its verbs? list, show, promote"),
+        ("rollout", "which of its verbs? list, show, why, promote"),
         ("rollout promote", "missing argument 'ROLLOUT'"),
         ("rollout promote run/run-4", "is a run; this wants a rollout"),
         ("rollout weight ro-3 140", "140 is not in the range 0<=x<=100"),

@@ -18,6 +18,7 @@ from engine.api.schemas import (
     VerdictView,
 )
 from engine.api.views.people import gate_view, glass_views
+from engine.api.views.standing import why_of
 from engine.rollouts import records
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import way_back
@@ -88,6 +89,7 @@ def rollout_view(
         registry_sync=row.registry_sync, steps=_steps(session, row, verdicts), stable=stable, canary=canary,
         verdict=verdicts.get(shown) if shown is not None else None, refusals=refusals,
         gate=gate_view(session, row) if whole else None, glass=glass_views(session, row.id) if whole else (),
+        why=why_of(session, config, row, verdicts[index].sentence if index in verdicts else ""),
         promote_plan=_promote_plan(row, refusals) if whole else None,
         rollback_plan=_rollback_plan(session, config, row, refusals) if whole else None,
         events=events(session, ref=f"rollout:{row.id}") if whole else (),
