@@ -42,13 +42,14 @@ from engine.observe.rules import AdapterFact, CrashLoopFact
 from engine.operations.desk import Desk
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
-from engine.rollouts import records
+from engine.restored.standing import Standing
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.controller import Controller
 from engine.rollouts.registry_queue import RegistryQueue
 from engine.rollouts.world import World
 from engine.spill import import_spill
 from state import audit
+from state.backup import MARKER
 from state.chain import ChainState
 from state.config import Config, load_config
 from state.paths import Paths
@@ -113,17 +114,21 @@ class Engine:
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
             on_change=lambda ref: self._changed(ref, ""),
         )  # fmt: skip
+        self.restored = Standing(self.store, self.router, self.spawner, self._aliases)
         self.reader = Reader(
             self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
             chain=self.store.read_now(self._verified), registry=self.registry.client, load=self.scaler.watcher,
-            backup=self.backups.fact,
+            backup=self.backups.fact, restored=self.restored,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
-            self._changed, self.stop,
+            self._changed, self.stop, self.restored,
         )  # fmt: skip
         self._republish = asyncio.Event()
+
+    async def _aliases(self, model_name: str) -> dict[str, str]:
+        return await self.reader.registry_aliases(model_name)
 
     def _metrics(self) -> MetricsSource:
         url = self.config.metrics.url
@@ -139,9 +144,9 @@ class Engine:
         await self.gateway.start()
         await self.router.recover()
         await import_spill(self.store, self.paths.state / "spill", self.config)
-        restored = await self._after_a_restore()
+        await self.restored.begin(self.paths.state / MARKER)
         await self.world.recover()
-        if not restored:
+        if not self.restored.is_open:
             await self.supervisor.end_strays(("model", "gateway"), STRAY_GRACE_S)
         if any(child.spec.kind == "registry" for child in self.spawner.living().values()):
             await self.registry.adopt()
@@ -173,16 +178,6 @@ class Engine:
         await self._stopping.wait()
         api.should_exit = True
         await self._close(loops)
-
-    async def _after_a_restore(self) -> bool:
-        """After `state restore` nothing moves by itself: the world may be newer than the record. Says whether it was so."""
-        marker = self.paths.state / "restored"
-        if not marker.exists():
-            return False
-        paused = await self.store.write(records.pause_restored)
-        marker.unlink()
-        log.warning("the store was restored from a backup; paused: %s", ", ".join(paused) or "nothing was moving")
-        return True
 
     async def _import_spill(self) -> None:
         if await import_spill(self.store, self.paths.state / "spill", self.config):

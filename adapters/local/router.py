@@ -34,6 +34,16 @@ class Revision:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """A service whose traffic is served as it is since a restore, as long as its record says no more than `recorded`."""
+
+    recorded: Mapping[str, int]
+    """Release → percent in the restored record."""
+    route: Mapping[str, Any]
+    """What the gateway had."""
+
+
 class LocalRouter:
     """TrafficRouter (adapters.ports). The `track` rows say what is meant; `publish` makes every worker have it."""
 
@@ -43,6 +53,8 @@ class LocalRouter:
         self.runtime = runtime
         self.config = config
         self.revision = 0
+        self.left_alone: dict[tuple[str, str], LeftAlone] = {}
+        """Services whose traffic waits for a person since a restore. A route that is set for one ends that."""
         self._published: Mapping[str, Any] | None = None
         self._issued_at = 0.0
         self._lock = asyncio.Lock()
@@ -181,7 +193,28 @@ class LocalRouter:
                 routes[-1]["routing"] = routing
             if access := settings.access_for_table():
                 routes[-1]["access"] = access
-        return routes
+        return [*map(self._as_it_is, routes), *self._only_served(routes)]
+
+    def _as_it_is(self, route: dict[str, Any]) -> dict[str, Any]:
+        """The route as the record has it; as the gateway has it where that is to be left alone."""
+        left = self.left_alone.get((route["service"], route["env"]))
+        if left is None or dict(left.recorded) != split_of(route):
+            return route
+        return self._refreshed(left.route)
+
+    def _only_served(self, routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Routes that the record knows nothing of and that are to be left alone."""
+        recorded = {(route["service"], route["env"]) for route in routes}
+        return [self._refreshed(left.route) for place, left in self.left_alone.items() if place not in recorded]
+
+    def _refreshed(self, route: Mapping[str, Any]) -> dict[str, Any]:
+        """With the replicas that answer now, of releases that this engine runs; others stay where they are."""
+        ready = self.runtime.replicas(route["service"], route["env"])
+        backends = []
+        for backend in route["backends"]:
+            mine = [[r.spawn_id, r.address] for r in ready if r.release_id == backend["release_id"] and r.is_ready]
+            backends.append({**backend, "replicas": mine or backend["replicas"]})
+        return {**route, "backends": backends}
 
 
 def _note(revision: int, session: Session) -> None:
@@ -214,10 +247,15 @@ def set_tracks(session: Session, route: Route) -> None:
         session.add(existing)
 
 
+def split_of(route: Mapping[str, Any]) -> dict[str, int]:
+    """Release → percent of a route, those above 0."""
+    return {b["release_id"]: int(b["weight"]) for b in route["backends"] if int(b["weight"])}
+
+
 def _weights(table: Mapping[str, Any], service: str, env: str) -> Mapping[str, int]:
     for route in table.get("routes", ()):
         if route["service"] == service and route["env"] == env:
-            return {b["release_id"]: int(b["weight"]) for b in route["backends"] if int(b["weight"])}
+            return split_of(route)
     return {}
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.api.schemas import VerbRequest, VerbResult
 
 GOES_BACK = ("rollback", "rollout.abort", "rollout.reject")
-TAKES_ENV = ("deploy", "rollback", "hold", "unhold")
+TAKES_ENV = ("deploy", "rollback", "hold", "unhold", "state.adopt", "state.enforce")
 
 
 def act(request: VerbRequest, context: Context) -> Outcome:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from console.commands.refs import ref_of, verb_request
 from console.commands.requests import LocalRequest
 from console.commands.tree import Noun, leaf
 
@@ -66,3 +68,42 @@ def restore(copy: Path | None, with_config: bool) -> LocalRequest:
     engine then starts paused, touches nothing, and `airboss state diff` shows each difference.
     """
     return LocalRequest("console.commands.keeping:restore", {"copy": copy, "with_config": with_config})
+
+
+@leaf(
+    state,
+    "diff",
+    examples=(
+        ("airboss state diff", "traffic, replicas, rollouts, bundles, aliases: record, world, what to do"),
+        ("airboss state diff --detailed-exitcode", "exits 10 when something differs"),
+    ),
+)
+def diff() -> LocalRequest:
+    """Where the record and the world differ: after a restore, or at any time."""
+    return LocalRequest("console.commands.differing:diff")
+
+
+@leaf(
+    state,
+    "adopt",
+    acting=True,
+    examples=(("airboss state adopt chat --env production --confirm-name chat", "the record follows the gateway"),),
+)
+@click.argument("service")
+@click.option("-e", "--env", help="Where (needed where the workspace has several).")
+def adopt(service: str, env: str | None) -> Any:
+    """Record the traffic of SERVICE as the gateway serves it."""
+    return verb_request("state.adopt", ref_of("service", service), env=env)
+
+
+@leaf(
+    state,
+    "enforce",
+    acting=True,
+    examples=(("airboss state enforce chat --env production --confirm-name chat", "the gateway follows the record"),),
+)
+@click.argument("service")
+@click.option("-e", "--env", help="Where (needed where the workspace has several).")
+def enforce(service: str, env: str | None) -> Any:
+    """Serve SERVICE as it is recorded."""
+    return verb_request("state.enforce", ref_of("service", service), env=env)

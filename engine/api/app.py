@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -16,7 +17,7 @@ from starlette.routing import Route
 
 from engine.access import Actor
 from engine.api.reader import Reader
-from engine.api.schemas import VerbRequest
+from engine.api.schemas import DifferenceView, VerbRequest
 from engine.api.views import people, records, rollouts
 from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
@@ -153,6 +154,9 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         reader.chain = state
         return {"ok": state.is_whole, "rows": state.rows, "head": state.head, "why": state.why}
 
+    async def state_diff(request: Request) -> Any:
+        return [DifferenceView(**asdict(one)) for one in await reader.restored.differences()]
+
     async def lineage(request: Request) -> Any:
         forward = request.query_params.get("forward", "0") not in ("", "0", "false")
         ref = request.query_params.get("ref", "")
@@ -217,6 +221,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/services/{name}/capacity": capacity,
         "/v1/audit": audit_list,
         "/v1/audit/verify": audit_verify,
+        "/v1/state/diff": state_diff,
         "/v1/lineage": lineage,
         "/v1/freezes": freezes,
         "/v1/glasses": glasses,

@@ -29,6 +29,7 @@ from engine.api.views import fleet, records, rollouts
 from engine.autoscaling.watcher import LoadWatcher
 from engine.backups import BackupFact
 from engine.observe.observer import Observer
+from engine.restored.standing import Standing
 from state.chain import ChainState
 from state.config import Config
 from state.models import Audit, Rollout, StageRun, TrackState
@@ -58,6 +59,7 @@ class Reader:
     registry: Callable[[], Awaitable[Registry]]
     load: LoadWatcher
     backup: Callable[[], BackupFact]
+    restored: Standing
     demo: dict[str, Any] = field(default_factory=dict)
 
     async def status(self) -> StatusView:
@@ -70,7 +72,8 @@ class Reader:
         backup = self.backup()
         return StatusView(
             version=self.version, pid=self.pid, workspace=str(self.paths.root),
-            name=self.config.workspace.get("name", self.paths.root.name), is_demo=self.config.is_demo, state="running",
+            name=self.config.workspace.get("name", self.paths.root.name), is_demo=self.config.is_demo,
+            state="paused (restored)" if self.restored.is_open else "running",
             started_at=self.started_at, gateway=self.gateway.address, gateway_workers=self.gateway.wanted_workers,
             gateway_ready=sum(p.is_ready for p in gateways), replicas=sum(p.is_wanted for p in models),
             replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),

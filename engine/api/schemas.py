@@ -331,6 +331,16 @@ class LineageNode(_Model):
     children: tuple[LineageNode, ...] = ()
 
 
+class DifferenceView(_Model):
+    """One thing that the record and the world say differently, and what to do."""
+
+    kind: str
+    ref: str
+    record: str
+    world: str
+    todo: str
+
+
 class DrillView(_Model):
     """A drill that was played: what it measured, in seconds unless its name says otherwise, and whether that was met."""
 

@@ -13,6 +13,7 @@ from engine.access import EVERYWHERE, Actor, demand, demand_confirmation, demand
 from engine.api.schemas import VerbRequest
 from engine.observe.alerts import AlertBook
 from engine.pipelines.runner import PipelineRunner
+from engine.restored.standing import Standing
 from engine.rollouts.controller import Controller
 from state.config import Config
 from state.models import Alert, Rollout, Silence
@@ -33,6 +34,7 @@ class Desk:
     on_change: Callable[[str, str], None]
     stop: Callable[[bool], None]
     """Stop the engine; with True, everything it serves too."""
+    restored: Standing
 
     def permit(self, request: VerbRequest, actor: Actor, env: str, service: str) -> None:
         """Role, read-only mode and the confirm ladder, in this order. A dry run changes nothing and needs neither.

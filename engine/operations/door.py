@@ -10,6 +10,7 @@ from engine.operations.approving import glass_ack
 from engine.operations.desk import Desk
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
 from engine.operations.moving import deploy, rollback, rollout_verb
+from engine.operations.settling import settle
 from engine.verbs import VERBS
 from state.words import UsageError
 
@@ -40,6 +41,8 @@ HANDLERS: dict[str, Handler] = {
     "alert.silence": alert_verb,
     "alert.unsilence": alert_verb,
     "note": note,
+    "state.adopt": settle,
+    "state.enforce": settle,
     "engine.down": down,
     "engine.drain": down,
 }

@@ -40,6 +40,8 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("break-glass ack 3", "glass.ack", "glass/3", {}),
     ("freeze start --env dev --until 90s", "freeze.start", "env/dev", {"env": "dev", "until_s": 90.0}),
     ("freeze end --env dev", "freeze.end", "env/dev", {"env": "dev"}),
+    ("state adopt chat --env dev", "state.adopt", "service/chat", {"env": "dev"}),
+    ("state enforce service/chat", "state.enforce", "service/chat", {}),
     ("pipeline run charlm --set train.steps=5 --set collect.text=x.txt --from train --force", "pipeline.run",
      "pipeline/charlm", {"set": {"train.steps": 5, "collect.text": "x.txt"}, "from_stage": "train", "force": True}),
     ("run cancel run-4", "run.cancel", "run/run-4", {}),

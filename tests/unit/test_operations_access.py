@@ -25,6 +25,7 @@ from engine.observe.alerts import AlertBook
 from engine.operations.desk import Desk
 from engine.operations.door import do
 from engine.pipelines.runner import PipelineRunner
+from engine.restored.standing import Standing
 from engine.rollouts.controller import Controller
 from engine.verbs import rollout_refusal
 from state.config import parse_config
@@ -66,7 +67,7 @@ class Office:
         return Desk(
             store=self.store, config=config, controller=cast(Controller, None), runner=cast(PipelineRunner, None),
             alerts=AlertBook(self.store), workspace=Path("/nowhere/shop"), on_change=lambda ref, said: None,
-            stop=self.stops.append,
+            stop=self.stops.append, restored=cast(Standing, None),
         )  # fmt: skip
 
     async def ask(self, actor: Actor, verb: str, ref: str, /, **more: Any) -> VerbResult:
