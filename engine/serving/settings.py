@@ -48,6 +48,8 @@ class ServingSettings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "int8", "int8_weight_only", "int4"] = "none"
     """Weights in fewer bits: compute/quantize.py says how. The cache and the norms stay in `dtype`."""
+    native_kernels: bool = True
+    """On a CPU, use this program's own kernels where a C compiler can make them and they are faster than torch's."""
     block_size: int = Field(default=16, ge=1, le=1024)
     """Tokens in a block of the KV cache."""
     kv_cache_mib: int = Field(default=0, ge=0)

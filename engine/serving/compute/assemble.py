@@ -16,6 +16,8 @@ from engine.serving.compute.blocks import BlockPool
 from engine.serving.compute.core import EngineCore
 from engine.serving.compute.hugepages import collapse
 from engine.serving.compute.kv_cache import PagedCache, available_bytes, plan_cache
+from engine.serving.compute.native.kernels import Kernels, kernels
+from engine.serving.compute.native.model import can_attend, can_compute, exchange, is_exchanged
 from engine.serving.compute.packing import pack
 from engine.serving.compute.quantize import quantize
 from engine.serving.compute.runner import Runner
@@ -30,7 +32,10 @@ def optimize(loaded: LoadedModel) -> None:
     settings, model = loaded.serving, loaded.model
     if isinstance(model, GPT):
         model.give_head()
-    if settings.quantization != "none":
+    native = _native(loaded)
+    if native is not None and _may_exchange(loaded):
+        exchange(model, native, in_int8=settings.quantization != "none")
+    elif settings.quantization != "none":
         quantize(model, settings.quantization, loaded.device)
     elif loaded.device.type == "cpu":
         pack(model, getattr(torch, settings.dtype))
@@ -38,6 +43,27 @@ def optimize(loaded: LoadedModel) -> None:
     _own_memory(model)
     if loaded.device.type == "cpu":
         collapse()
+
+
+def _native(loaded: LoadedModel) -> Kernels | None:
+    """The compiled kernels, where they may be used for this model's attention."""
+    settings = loaded.serving
+    if loaded.device.type != "cpu" or not settings.native_kernels:
+        return None
+    return kernels() if can_attend(loaded.model.shape, getattr(torch, settings.dtype)) else None
+
+
+def _may_exchange(loaded: LoadedModel) -> bool:
+    """Whether the compiled products are the faster ones for this model.
+
+    oneDNN's are where the processor multiplies bfloat16 (a prompt's rows ten times as fast), and for many rows of
+    float32; 4 bits are torch's own.
+    """
+    settings = loaded.serving
+    if settings.dtype == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    is_whole_float32 = settings.dtype == "float32" and settings.quantization == "none"
+    return settings.quantization != "int4" and not is_whole_float32 and can_compute(loaded.model)
 
 
 def _widen_norms(model: nn.Module) -> None:
@@ -78,8 +104,9 @@ def engine_for(loaded: LoadedModel, clock: Callable[[], float] = time.monotonic)
         available_bytes=available_bytes(loaded.device),
     )
     cache = PagedCache(shape, plan, loaded.device, dtype)
+    activations = torch.float32 if is_exchanged(loaded.model) else dtype
     return EngineCore(
-        Runner(loaded.model, cache, loaded.device, dtype),
+        Runner(loaded.model, cache, loaded.device, activations, _native(loaded)),
         loaded.tokenizer,
         BlockPool(plan.blocks, plan.block_size),
         max_batch=settings.max_batch,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.serving.compute.kv_cache import PagedCache
+from engine.serving.compute.native.kernels import Kernels, Past
 from engine.serving.compute.window import Window
 from engine.serving.models.decoder import Shape
 
@@ -95,13 +96,16 @@ class StepAttention:
         positions: Tensor,
         slots: Tensor,
         dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ) -> None:
         self._cache, self._window = cache, window
-        self._shape = shape
+        self._shape, self._kernels = shape, kernels
         self._slots = slots
         self._device, self._dtype = positions.device, dtype
         singles = [row for row in rows if len(row.tokens) == 1]
-        self._groups = self._grouped(singles, positions)
+        self._singles = len(singles)
+        self._past = self._paged(singles, kernels) if singles and kernels is not None else None
+        self._groups = self._grouped(singles, positions) if self._past is None else []
         self._segments: list[_Segment] = []
         first = len(singles)
         for (is_new, count), alike in groupby(rows[first:], key=lambda row: (row.start == 0, len(row.tokens))):
@@ -116,10 +120,29 @@ class StepAttention:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See Attend."""
-        self._cache.store(layer, self._slots, key, value)
-        parts = [self._decode(layer, group, query, key, value) for group in self._groups]
+        key, value = self._stored(layer, key, value)
+        parts = [self._native(layer, self._past, query[: self._singles])] if self._past is not None else []
+        parts += [self._decode(layer, group, query, key, value) for group in self._groups]
         parts += [self._extend(layer, segment, query, key, value) for segment in self._segments]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _stored(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put them into the cache; returns them as the cache rounded them, where somebody still needs that.
+
+        What a token sees must not depend on whether it was computed in the same step.
+        """
+        if self._kernels is not None and key.dtype is torch.float32:
+            self._kernels.store(key, self._slots, self._cache.keys[layer])
+            self._kernels.store(value, self._slots, self._cache.values[layer])
+            if not self._groups and not self._segments:
+                return key, value
+            return key.to(self._cache.dtype), value.to(self._cache.dtype)
+        key, value = key.to(self._cache.dtype), value.to(self._cache.dtype)
+        self._cache.store(layer, self._slots, key, value)
+        return key, value
+
+    def _native(self, layer: int, past: Past, query: Tensor) -> Tensor:
+        return past.attend(query.float(), self._cache.keys[layer], self._cache.values[layer]).to(query.dtype)
 
     def _decode(self, layer: int, group: _Group, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         shape, count, where = self._shape, group.count, slice(group.first, group.first + group.count)
@@ -143,8 +166,8 @@ class StepAttention:
             keys, values = keys[:, : segment.length], values[:, : segment.length]
         seen = functional.scaled_dot_product_attention(
             _apart(query[where], rows).transpose(1, 2),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
+            keys.transpose(1, 2).to(query.dtype),
+            values.transpose(1, 2).to(query.dtype),
             attn_mask=segment.mask,
             is_causal=segment.mask is None,
             enable_gqa=shape.n_head != shape.n_kv_head,
@@ -162,7 +185,7 @@ class StepAttention:
                 [row.number for row in rows], [row.start for row in rows], [row.table for row in rows]
             )
             if followed is not None:
-                return [_Group(0, len(rows), None, longest, self._past(rows, longest, positions[: len(rows)]))]
+                return [_Group(0, len(rows), None, longest, self._hiding(rows, longest, positions[: len(rows)]))]
         groups, first = [], 0
         for _, alike in groupby(rows, key=lambda row: _blocks(row, size).bit_length()):
             group = list(alike)
@@ -171,12 +194,21 @@ class StepAttention:
             first += len(group)
         return groups
 
+    def _paged(self, rows: Sequence[Row], kernels: Kernels) -> Past:
+        """All single tokens' pasts, read where they lie in their blocks."""
+        size, shape = self._cache.block_size, self._shape
+        width = max(_blocks(row, size) for row in rows)
+        tables = [[*row.table[:width], *([self._cache.dump] * (width - len(row.table)))] for row in rows]
+        lengths = self._ints([row.end for row in rows])
+        heads = (shape.n_head, shape.n_kv_head, shape.head_dim)
+        return kernels.past(self._ints(tables), lengths, size, heads, self._cache.dtype)
+
     def _gathered(self, rows: Sequence[Row], first: int, blocks: int, positions: Tensor) -> _Group:
         dump, length = self._cache.dump, blocks * self._cache.block_size
         table = [[*row.table[:blocks], *([dump] * (blocks - len(row.table)))] for row in rows]
-        return _Group(first, len(rows), self._ints(table).flatten(), length, self._past(rows, length, positions))
+        return _Group(first, len(rows), self._ints(table).flatten(), length, self._hiding(rows, length, positions))
 
-    def _past(self, rows: Sequence[Row], length: int, positions: Tensor) -> Tensor | None:
+    def _hiding(self, rows: Sequence[Row], length: int, positions: Tensor) -> Tensor | None:
         """What hides all but each row's own past, [rows, 1, 1, length]."""
         if all(row.end == length for row in rows):
             return None

@@ -91,6 +91,11 @@ class PagedCache:
         self.values = [_zeros(size, device, dtype) for _ in range(shape.n_layer)]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self.keys[0].dtype
+
+    @property
     def bytes_per_token(self) -> int:
         """What one token takes, all layers together."""
         return self.nbytes // ((self.blocks + 1) * self.block_size)

@@ -7,6 +7,9 @@ was where they are missing. What follows a product (a residual, a GELU) is done 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -75,8 +78,8 @@ def can_pack(dtype: torch.dtype) -> bool:
     return all(torch.allclose(ours.float(), theirs.float(), atol=tolerance) for ours, theirs in pairs)
 
 
-def replace(model: nn.Module, make: type[nn.Module]) -> int:
-    """Exchange every nn.Linear of `model` for `make(linear)`, one after the other; returns how many there were.
+def replace(model: nn.Module, make: Callable[[Any], nn.Module], kind: type[nn.Module] = nn.Linear) -> int:
+    """Exchange every module of a `kind` in `model` for `make(module)`, one after the other; returns how many there were.
 
     One at a time: the old weight is let go before the next is packed, so memory peaks one matrix above the result.
     """
@@ -84,7 +87,7 @@ def replace(model: nn.Module, make: type[nn.Module]) -> int:
         (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
+        if isinstance(child, kind)
     ]
     for parent, name in places:
         setattr(parent, name, make(getattr(parent, name)))

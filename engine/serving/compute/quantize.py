@@ -1,7 +1,8 @@
 """Weights in fewer bits. What it costs in quality is measured by `airboss bench serving`, not promised here.
 
-int8: on a CPU, weights int8 by output channel and activations int8 by token, scaled anew at each call, with oneDNN's
-integer instructions ("dynamic quantization"; fast for one row and for many). On a GPU, weights only.
+int8: on a CPU that multiplies integers, weights int8 by output channel and activations int8 by token, scaled anew at each
+call ("dynamic quantization", by oneDNN; fast for one row and for many). Elsewhere weights only: by the compiled kernels
+(native/model.py) where there are some.
 int8_weight_only: weights int8 by output channel, activations as they are. For a few rows.
 int4: weights in 4 bits with a scale and a zero for each group along the input (torch's tinygemm kernels). GPU and CPU.
 """
@@ -44,7 +45,7 @@ class _Quantized(nn.Module):
         return functional.gelu(self(x))
 
 
-def _int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+def int8_of(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight [out, in] -> int8 [out, in] and scale float32 [out]: symmetric, the largest of a row becomes 127."""
     scale = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127.0
     return (weight.float() / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
@@ -59,7 +60,7 @@ class Int8Dynamic(_Quantized):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight, self._scale = _int8(linear.weight.detach())
+        weight, self._scale = int8_of(linear.weight.detach())
         self._zero = torch.zeros(len(self._scale), dtype=torch.int32)
         self._half = torch.tensor(_MIDDLE + 0.5)
         self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
@@ -85,7 +86,7 @@ class Int8WeightOnly(_Quantized):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight, scale = _int8(linear.weight.detach())
+        weight, scale = int8_of(linear.weight.detach())
         dtype = torch.bfloat16 if linear.weight.dtype is torch.float32 else linear.weight.dtype
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.to(dtype))
@@ -142,17 +143,31 @@ class Int4(_Quantized):
         return whole
 
 
+@torch.inference_mode()
+def multiplies_integers() -> bool:
+    """Whether oneDNN's integer products are right on this machine.
+
+    A processor without instructions for them adds pairs of products in 16 bits, which overflow without a word: on AVX2
+    alone, products were off by a tenth.
+    """
+    if "onednn" not in torch.backends.quantized.supported_engines:
+        return False
+    # The largest codes there are, next to each other.
+    linear = nn.Linear(64, 16, bias=False)
+    linear.weight.fill_(1.0)
+    x = torch.ones(2, 64)
+    try:
+        found = Int8Dynamic(linear)(x)
+    except RuntimeError:
+        return False
+    return torch.allclose(found, linear(x), rtol=0.02)
+
+
 def quantize(model: nn.Module, kind: str, device: torch.device) -> None:
     """Exchange every product of a loaded model. Raises ConfigError when the model or the device cannot have it."""
     make: type[nn.Module] = {"int8": Int8Dynamic, "int8_weight_only": Int8WeightOnly, "int4": Int4}[kind]
-    if kind == "int8":
-        if device.type != "cpu":
-            make = Int8WeightOnly
-        elif "onednn" not in torch.backends.quantized.supported_engines:
-            raise ConfigError(
-                "quantization int8 needs oneDNN's integer kernels, which this torch lacks",
-                hint="use quantization = 'int8_weight_only', or none",
-            )
+    if kind == "int8" and (device.type != "cpu" or not multiplies_integers()):
+        make = Int8WeightOnly
     if kind == "int4":
         odd = [m for m in model.modules() if isinstance(m, nn.Linear) and (m.in_features % 128 or m.out_features % 16)]
         if odd:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from engine.serving.compute.attention import Row, StepAttention, order
 from engine.serving.compute.graphs import CudaCapture, DecodeGraphs
 from engine.serving.compute.kv_cache import PagedCache
+from engine.serving.compute.native.kernels import Kernels
 from engine.serving.compute.widths import PaddedAttend, padded_width
 from engine.serving.compute.window import Window
 from engine.serving.models.decoder import Attend, Decoder
@@ -35,10 +36,19 @@ class StepRunner(Protocol):
 class Runner:
     """Runs a model over a paged cache. A row's answer does not depend on the other rows, but for the last bits of sums."""
 
-    def __init__(self, model: Decoder, cache: PagedCache, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        cache: PagedCache,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: Kernels | None = None,
+    ) -> None:
+        """`dtype` is that of the activations. `kernels`: what single new tokens attend by, if they shall."""
         self._model = model
         self._device, self._dtype = device, dtype
         self.cache = cache
+        self._kernels = kernels
         self._window = Window(cache, WINDOW_BYTES)
         self._graphs = DecodeGraphs(model, cache, dtype, CudaCapture()) if device.type == "cuda" else None
 
@@ -62,7 +72,8 @@ class Runner:
             ],
         ]
         tokens, positions, slots = torch.tensor(numbers, dtype=torch.int64).to(self._device, non_blocking=True)
-        attend = StepAttention(ordered, self.cache, self._window, self._model.shape, positions, slots, self._dtype)
+        shape = self._model.shape
+        attend = StepAttention(ordered, self.cache, self._window, shape, positions, slots, self._dtype, self._kernels)
         hidden = self._hidden(tokens, positions, attend)
         return self._model.head(hidden[self._ends(rows, places)]).float()
 

@@ -7,7 +7,7 @@ sines and cosines looked up once a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,22 @@ class RMSNorm(nn.Module):
         return scaled.mul_(self.weight).to(x.dtype)
 
 
+Rotate = Callable[[Tensor, int, Tensor, Tensor], Tensor]
+
+
+def rotate(heads: Tensor, count: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """The first `count` heads of [T, H, D], turned by their positions; cos, sin [T, 1, D], one row for all heads."""
+    turning = heads[:, :count]
+    return torch.addcmul(turning * cos, turning.roll(heads.shape[-1] // 2, -1), sin)
+
+
 class Layer(nn.Module):
     """Attention, then the gated perceptron, each behind a norm and beside a residual."""
 
     def __init__(self, config: LlamaConfig, index: int) -> None:
         super().__init__()
         self.index = index
+        self.rotate: Rotate = rotate
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         heads = config.n_head + 2 * config.n_kv_head
         self.norm_1 = RMSNorm(config.n_embd, config.norm_eps)
@@ -61,13 +71,12 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """x [T, C]; cos, sin [T, 1, D] as `Llama.rotation` makes them -> [T, C]."""
         heads = self.qkv(self.norm_1(x)).view(x.shape[0], -1, self.head_dim)
-        turning, value = heads.split_with_sizes((self.n_head + self.n_kv_head, self.n_kv_head), dim=1)
         if self.q_norm is not None and self.k_norm is not None:
-            query, key = turning.split_with_sizes((self.n_head, self.n_kv_head), dim=1)
-            turning = torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
-        turned = torch.addcmul(turning * cos, turning.roll(self.head_dim // 2, -1), sin)
-        query, key = turned.split_with_sizes((self.n_head, self.n_kv_head), dim=1)
-        x = self.out.plus(attend(self.index, query, key, value), x)
+            query, key, value = heads.split_with_sizes((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+            heads = torch.cat((self.q_norm(query), self.k_norm(key), value), dim=1)
+        turning = self.n_head + self.n_kv_head
+        query, key = self.rotate(heads, turning, cos, sin).split_with_sizes((self.n_head, self.n_kv_head), dim=1)
+        x = self.out.plus(attend(self.index, query, key, heads[:, turning:]), x)
         inner = self.norm_2(x)
         return self.down.plus(self.up.times(inner, self.gate.swish(inner)), x)
 
