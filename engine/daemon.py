@@ -40,6 +40,7 @@ from engine.lock import EngineLock
 from engine.observe.observer import Observer, Outside
 from engine.observe.rules import AdapterFact, CrashLoopFact
 from engine.operations.desk import Desk
+from engine.people.hooks.sender import HookSender
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
 from engine.restored.standing import Standing
@@ -109,6 +110,7 @@ class Engine:
         self.controller = Controller(
             self.store, self.world, self._metrics(), self.config, self._changed, asyncio.Event()
         )
+        self.hooks = HookSender(self.store, self.config.hook, self.config.workspace.get("name", self.paths.root.name))
         self.scaler = Scaler(self.store, self.config, self.runtime.replicas, self._scaled)
         self.runner = PipelineRunner(
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
@@ -162,6 +164,7 @@ class Engine:
             for name, work in (
                 ("controller", self.controller.run()),
                 ("autoscaler", self.scaler.run()),
+                ("hooks", self.hooks.run()),
                 ("registry", self.queue.run()),
                 ("observer", self.observer.run()),
                 ("router", self._keep_published()),

@@ -99,6 +99,8 @@ _TABLE = (
         Confirm.YES,
         personal=True,
     ),
+    Verb("hook.test", "send a hook a test event", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
+    Verb("hook.redeliver", "try a delivery again, now", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("pipeline.run", "run a pipeline", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("run.cancel", "stop a run", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
     Verb("run.retry", "run what failed again", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "t"),

@@ -14,6 +14,7 @@ from state.config_types import Duration, Name, Table
 from state.freeze_config import FreezeWindow
 from state.gateway_config import GatewayConfig
 from state.haproxy_limits import beyond_haproxy
+from state.hook_config import Hook
 from state.people_config import PeopleConfig, Roles
 from state.policy_config import Policy
 from state.routing_config import RoutingConfig, find_loop
@@ -159,6 +160,7 @@ class Config(Table):
     pipeline: dict[Name, PipelineConfig] = Field(default_factory=dict)
     roles: dict[Name, Roles] = Field(default_factory=dict)
     people: PeopleConfig = PeopleConfig()
+    hook: dict[Name, Hook] = Field(default_factory=dict)
     freeze: dict[Name, FreezeWindow] = Field(default_factory=dict)
     registry: RegistryConfig = RegistryConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -189,6 +191,9 @@ class Config(Table):
         for name, window in self.freeze.items():
             if missing := set(window.environments) - set(self.environment):
                 raise ValueError(f"freeze.{name}.environments: no [environment.{min(missing)}] in this file")
+        for name, hook in self.hook.items():
+            if missing := set(hook.environments) - set(self.environment):
+                raise ValueError(f"hook.{name}.environments: no [environment.{min(missing)}] in this file")
         for name in self.roles:
             if name not in self.environment:
                 raise ValueError(f"roles.{name}: no [environment.{name}] in this file")
