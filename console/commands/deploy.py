@@ -37,6 +37,10 @@ def weights(text: str | None) -> list[int] | None:
         ),
         ("airboss deploy chat charlm-3 -e dev --strategy rolling", "another strategy than the policy's"),
         ("airboss deploy chat charlm-4 -e dev --supersede ro-7 --yes", "while ro-7 moves: it goes back first"),
+        (
+            "airboss deploy chat charlm-4 -e production --hotfix --reason 'charlm-3 crashes' --yes --confirm-name chat",
+            "stable does not answer: all traffic at once, judged by the objective alone",
+        ),
     ),
 )
 @click.argument("service")
@@ -50,6 +54,7 @@ def weights(text: str | None) -> list[int] | None:
     help="Also a release with a fault set, one that was rejected, or one that its clients cannot use.",
 )
 @click.option("--supersede", metavar="ROLLOUT", help="Give this active rollout up for it: back to stable, then this.")
+@click.option("--hotfix", is_flag=True, help="Stable is bad itself: all traffic at once, judged alone. With --reason.")
 @break_glass
 def deploy(
     service: str,
@@ -59,6 +64,7 @@ def deploy(
     steps: str | None,
     force: bool,
     supersede: str | None,
+    hotfix: bool,
     break_glass: bool,
 ) -> Any:
     """Roll RELEASE out for SERVICE, by its environment's policy.
@@ -75,6 +81,7 @@ def deploy(
         force=force or None,
         break_glass=break_glass,
         supersede=supersede,
+        hotfix=hotfix or None,
     )
 
 

@@ -46,6 +46,8 @@ class FleetRow(_Model):
     alerts: int
     paging: int
     held_by: str
+    held_until: float | None = None
+    held_reason: str = ""
     frozen: str
     break_glass: str = ""
     """Who went past the rules and why, until somebody else has acknowledged it."""

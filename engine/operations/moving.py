@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from sqlmodel import Session, col, select
 
@@ -20,9 +22,10 @@ from engine.people.glass import is_broken
 from engine.rollouts import planning, records
 from engine.rollouts.at_once import want_return
 from engine.rollouts.back.reading import COLD_START_GUESS_S, measured_start_s, rollback_plan
-from engine.rollouts.back.targets import rollback_target
+from engine.rollouts.back.targets import ready_replicas, rollback_target
 from engine.rollouts.back.warm import cheap_notes
 from engine.rollouts.by_hand import NOT_NOW, apply_verb
+from engine.rollouts.hotfix import hotfix_notes, hotfix_policy
 from engine.rollouts.journal import PendingIntent
 from engine.rollouts.superseding import after_superseding, successor_of, supersede
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
@@ -56,6 +59,7 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         force=bool(request.args.get("force")),
         again=again,
         break_glass=request.break_glass,
+        hotfix=bool(request.args.get("hotfix")),
     )
     planning.check_names(ops.config, wish.service, wish.env)
     ops.permit(request, actor, wish.env, service)
@@ -69,10 +73,13 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     stable = await ops.store.read(lambda s: planning.check_deploy(s, ops.config, asked))
     wanted = await ops.store.read(lambda s: wanted_replicas(s, ops.config, service, wish.env))
     policy = {**planning.policy_for(ops.config, wish), "replicas": wanted}
+    if wish.hotfix:
+        policy = hotfix_policy(policy, request.reason)
     changes = await ops.store.read(
         lambda s: changes_of_deploy(s, ops.config, service, wish.env, stable, wish.release_id)
     )
     plan = with_changes(planning.deploy_plan(wish, stable, policy), changes)
+    plan = await _with_hotfix_notes(ops, wish, stable, policy, plan)
     start_s = await ops.store.read(lambda s: measured_start_s(s, service, wish.env, stable or "")) or COLD_START_GUESS_S
     cheap = cheap_notes(policy, stable, wish.release_id, start_s)
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *cheap)})
@@ -110,6 +117,17 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         verb="deploy", ref=f"rollout/{rollout_id}", changed=True, revision=1, plan=plan,
         message=f"{rollout_id}: {wish.release_id} to {service} in {wish.env}",
     )  # fmt: skip
+
+
+async def _with_hotfix_notes(
+    ops: Desk, wish: planning.Wish, stable: str | None, policy: Mapping[str, Any], plan: PlanView
+) -> PlanView:
+    ready = await ops.store.read(lambda s: ready_replicas(s, wish.env, stable)) if stable else 0
+    first = next((int(step["value"]) for step in policy["steps"] if step["kind"] == "weight"), 0)
+    notes = hotfix_notes(
+        wish.release_id, stable, ready=ready, wanted=policy["replicas"], is_hotfix=wish.hotfix, first_pct=first
+    )
+    return plan.model_copy(update={"warnings": (*notes, *plan.warnings)})
 
 
 async def _successor(ops: Desk, rollout_id: str) -> str:

@@ -269,7 +269,7 @@ class Controller:
         r = seen.now
         held, frozen, tracks, known, trouble = await self.store.read(
             lambda s: (
-                bool(records.leases(s, seen.env, "hold", now.utc)),
+                bool(records.leases(s, seen.env, "hold", now.utc, seen.service)),
                 bool(in_force(s, self.config, seen.env, now.utc)) and not is_broken(s, seen.now.id),
                 records.track_weights(s, seen),
                 records.known_splits(s, seen),

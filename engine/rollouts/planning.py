@@ -37,6 +37,8 @@ class Wish:
     past: tuple[str, ...] = ()
     """The freezes that the broken glass goes past, as sentences."""
     """A retry: a rejection does not stand in its way; a freeze or a fault still does."""
+    hotfix: bool = False
+    """Stable is bad itself: all traffic at once, judged alone."""
     supersedes: str = ""
     """The active rollout that is given up for it."""
 

@@ -335,7 +335,8 @@ def pause_restored(session: Session) -> list[str]:
     return paused
 
 
-def leases(session: Session, env: str, kind: str, at: float) -> list[Lease]:
-    """Holds or freezes of an environment that have not expired."""
+def leases(session: Session, env: str, kind: str, at: float, service: str = "") -> list[Lease]:
+    """Holds or freezes of an environment, or of the service in it, that have not expired; the latest end first."""
     query = select(Lease).where(Lease.kind == kind, Lease.ends_at > at, Lease.starts_at <= at)
-    return [lease for lease in session.exec(query) if lease.name in (f"{kind}/{env}", f"{kind}/*")]
+    names = {f"{kind}/{env}", f"{kind}/*", *((f"{kind}/{env}/{service}",) if service else ())}
+    return sorted((lease for lease in session.exec(query) if lease.name in names), key=lambda one: -one.ends_at)

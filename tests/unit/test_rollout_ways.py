@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 from rollout_room import BAD, GOOD, NO_WORD, Room
 from sqlmodel import Session, select
 
+from engine.api.views.standing import why_of
 from engine.rollouts import records
 from engine.rollouts.hindrance import STUCK_AFTER
 from engine.rollouts.journal import RETRY_DONE_AFTER_S
 from engine.rollouts.values import Move
 from state.models import Intent, Lease, Release, Rollout
 from state.store import Store
-from state.words import Conflict, PauseReason, RolloutState
+from state.words import Conflict, PauseReason, RolloutState, UsageError
 
 S = RolloutState
 
@@ -225,3 +227,32 @@ async def test_i12_a_pass_is_used_once(room: Room) -> None:
     assert seen is not None
     move = Move(S.STEP_APPLYING, 1, consumes_verdict=True)
     assert not room.store.write_now(lambda s: records.commit_move(s, seen, move))
+
+
+async def test_a_hotfix_gives_a_bad_stable_no_share_and_is_judged_alone(room: Room) -> None:
+    shown = (await room.deploy("b", dry_run=True)).plan
+    assert shown is not None and any("`--hotfix --reason TEXT`" in w for w in shown.warnings), "a does not answer"
+    with pytest.raises(UsageError, match="takes a reason"):
+        await room.ask("deploy", "service/chat", args={"release": "b", "hotfix": True}, reason="")
+    room.processes.there["a"] = 0
+    rollout_id = (await room.deploy("b", hotfix=True)).ref.removeprefix("rollout/")
+    await room.until(rollout_id, S.STEP_BAKING)
+    assert room.weights() == {"b": 100}
+    room.counts.canary = GOOD
+    await room.until(rollout_id, S.COMPLETED)
+    assert max(map(len, room.workers.splits)) == 1, "no user met the bad one beside it"
+
+
+async def test_a_hold_is_of_one_service_with_its_owner_and_end(room: Room) -> None:
+    rollout_id = await baking(room)
+    await room.ask("hold", "service/chat", args={"until_s": 600})
+    room.counts.canary = BAD
+    await room.look(3)
+    assert room.row(rollout_id).state == S.STEP_BAKING
+    said = room.store.read_now(lambda s: why_of(s, room.config, s.get_one(Rollout, rollout_id), ""))
+    assert said.startswith("Held by user:ann for 10 min more (test)")
+    (lease,) = room.store.read_now(lambda s: list(s.exec(select(Lease))))
+    assert lease.name == "hold/production/chat"
+    assert room.store.read_now(lambda s: records.leases(s, "production", "hold", time.time(), "search")) == []
+    await room.ask("unhold", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.ROLLED_BACK)
