@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adapters.access import AccessPolicy
+from adapters.measures import Measures
 from adapters.routing import Routing
 
 
@@ -86,6 +87,8 @@ class Route:
     """How requests are treated beyond the weights; None is `adapters.routing.PLAIN`."""
     access: AccessPolicy | None = None
     """Answers that may be kept, texts that must not pass."""
+    measures: Measures | None = None
+    """What of its answers is measured beyond errors and time."""
 
 
 class TrafficRouter(Protocol):

@@ -33,6 +33,9 @@ def beyond_haproxy(
         for what in ("cache", "safety"):
             if access.get(what):
                 yield f"service.{name}.{what}: it does not read answers"
+        for what in service.measures_for_table() or ():
+            if (service.measures_for_table() or {}).get(what):
+                yield f"service.{name}.{what}: it does not read answers"
     for name, environment in environments.items():
         policy = policies.get(environment.policy)
         for step in policy.steps if policy is not None else ():

@@ -10,8 +10,8 @@ from typing import Any
 
 from state.words import Conflict, OperationFailed
 
-HEAD = "0002"
-KNOWN = ("0001", "0002")
+HEAD = "0003"
+KNOWN = ("0001", "0002", "0003")
 
 
 def current_revision(path: Path) -> str | None:

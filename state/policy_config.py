@@ -42,6 +42,10 @@ class JudgeConfig(Table):
     no_data_after: Duration = 60.0
     guardrails: tuple[Literal["crash_loop", "bad_windows", "safety"], ...] = ("crash_loop", "bad_windows")
     bad_window: Duration = 10.0
+    quality: bool = True
+    """Judge quality where the service has checks, `[service.NAME.quality]`."""
+    cost: bool = True
+    """Judge cost where the service has a ceiling, `[service.NAME.cost]`."""
 
 
 class Policy(Table):

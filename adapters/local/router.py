@@ -193,6 +193,8 @@ class LocalRouter:
                 routes[-1]["routing"] = routing
             if access := settings.access_for_table():
                 routes[-1]["access"] = access
+            if measures := settings.measures_for_table():
+                routes[-1]["measures"] = measures
         return [*map(self._as_it_is, routes), *self._only_served(routes)]
 
     def _as_it_is(self, route: dict[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,12 @@ def _spans(session: Session, key: tuple[str, str, str, int, float], after_id: in
             col(Evidence.requests),
             col(Evidence.errors),
             col(Evidence.slow),
+            col(Evidence.checked),
+            col(Evidence.failed),
+            col(Evidence.priced),
+            col(Evidence.dear),
+            col(Evidence.busy_s),
+            col(Evidence.tokens),
         )  # type: ignore[call-overload]
         .where(
             col(Evidence.id) > after_id,
@@ -177,5 +183,14 @@ def _spans(session: Session, key: tuple[str, str, str, int, float], after_id: in
         )
         .order_by(col(Evidence.id))
     ).all()
-    spans = tuple(Span(r.boot_id, r.t0, r.t1, r.track, ArmCounts(r.requests, r.errors, r.slow)) for r in rows)
+    spans = tuple(
+        Span(
+            r.boot_id,
+            r.t0,
+            r.t1,
+            r.track,
+            ArmCounts(r.requests, r.errors, r.slow, r.checked, r.failed, r.priced, r.dear, r.busy_s, r.tokens),
+        )
+        for r in rows
+    )
     return (int(rows[-1].id) if rows else after_id), spans

@@ -30,6 +30,7 @@ from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
 from engine.rollouts.world import World
 from state import clock
 from state.config import Config, Slo
+from state.measures_config import CostConfig, QualityConfig
 from state.models import Rollout
 from state.policy_config import JudgeConfig
 from state.store import Store
@@ -334,7 +335,10 @@ async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
 def judge_policy(policy: Mapping[str, Any], slo: Slo) -> JudgePolicy:
     """The judge's numbers of a frozen policy; a running rollout keeps the objectives it began with."""
     return JudgePolicy.from_config(
-        JudgeConfig.model_validate(policy["judge"]), Slo.model_validate(policy.get("slo") or slo.model_dump())
+        JudgeConfig.model_validate(policy["judge"]),
+        Slo.model_validate(policy.get("slo") or slo.model_dump()),
+        QualityConfig.model_validate(policy.get("quality") or {}),
+        CostConfig.model_validate(policy.get("cost") or {}),
     )
 
 
