@@ -206,7 +206,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "scripts": ("the language of --script", scripts),
     "rollouts": ("states, and which verb runs in which", rollouts),
     "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
-    "rollback": ("where it goes, its plan, and what goes back together", _room("engine.rollouts.back")),
+    "rollback": ("the way back; why a rollout waits; stuck, adopt, supersede, hold, hotfix", _room("engine.rollouts.back")),
     "emergency": ("rolling back without an engine", emergency),
     "state": ("the store, its backups, and putting one back", _room("state")),
     "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
