@@ -22,6 +22,7 @@ from engine.people.glass import is_broken
 from engine.rollouts import planning, records
 from engine.rollouts.at_once import want_return
 from engine.rollouts.back.reading import COLD_START_GUESS_S, measured_start_s, rollback_plan
+from engine.rollouts.back.retarget import retarget
 from engine.rollouts.back.targets import ready_replicas, rollback_target
 from engine.rollouts.back.warm import cheap_notes
 from engine.rollouts.by_hand import NOT_NOW, apply_verb
@@ -160,10 +161,14 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         return VerbResult(
             verb="rollback", ref=request.ref, changed=False, message=f"would return to {target}", plan=plan
         )
-    if active is not None:
-        raise Conflict(
-            f"{active} is moving; roll it back first, then return further", hint=f"airboss rollback {service}"
+    if seen is not None:
+        going = seen
+        said = await ops.store.write(
+            lambda s: retarget(s, going, target, actor=actor.name, reason=request.reason), urgent=True
         )
+        ops.on_change(f"rollout/{active}", said)
+        ops.controller.wake.set()
+        return VerbResult(verb="rollback", ref=f"rollout/{active}", changed=True, message=said, plan=plan)
 
     def begin(session: Session) -> tuple[str, tuple[PendingIntent, ...]]:
         begun = planning.create_rollback(

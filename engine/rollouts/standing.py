@@ -51,7 +51,8 @@ def waits_for_capacity(r: RolloutNow, f: Facts) -> bool:
     With none ready it always waits; with some, never for long, and not beside a release that does not answer.
     """
     assert r.from_release is not None
-    moving = 100 - f.weights.get(r.from_release, 0) if f.weights else 0
+    shares = f.weights or f.tracks
+    moving = 100 - shares.get(r.from_release, 0) if shares else 0
     if f.stable.ready >= capacity_for(r.replicas, moving):
         return False
     leaves_answers = f.canary.ready > 0 and not (f.canary.crash_loop or f.canary.broken)

@@ -16,7 +16,7 @@ from engine.rollouts import records
 from engine.rollouts.hindrance import STUCK_AFTER
 from engine.rollouts.journal import RETRY_DONE_AFTER_S
 from engine.rollouts.values import Move
-from state.models import Intent, Lease, Release, Rollout
+from state.models import Intent, Lease, Release, Rollout, RolloutStep
 from state.store import Store
 from state.words import Conflict, PauseReason, RolloutState, UsageError
 
@@ -256,3 +256,29 @@ async def test_a_hold_is_of_one_service_with_its_owner_and_end(room: Room) -> No
     assert room.store.read_now(lambda s: records.leases(s, "production", "hold", time.time(), "search")) == []
     await room.ask("unhold", f"rollout/{rollout_id}")
     await room.until(rollout_id, S.ROLLED_BACK)
+
+
+async def test_case_57_a_rollback_to_what_cannot_be_started_is_sent_on_to_an_older_release(room: Room) -> None:
+    for release in ("b", "c"):
+        rollout_id = await baking(room, release)
+        room.counts.canary = GOOD
+        await room.until(rollout_id, S.COMPLETED)
+    room.processes.broken.add("b")
+    room.store.write_now(lambda s: lived_here(s, "a"))
+    back = (await room.ask("rollback", "service/chat")).ref.removeprefix("rollout/")
+    await room.look(3)
+    assert (room.row(back).state, room.weights()) == (S.ROLLING_BACK, {"c": 100}), "capacity first: b never answers"
+    await room.ask("rollback", "service/chat", args={"to": "a"})
+    await room.until(back, S.ROLLED_BACK)
+    assert room.weights() == {"a": 100}
+
+
+def lived_here(session: Session, release: str) -> None:
+    """The release was verified here once."""
+    row = session.get_one(Rollout, "ro-1")
+    session.add(
+        Rollout(id="ro-0", service="chat", env="production", target="local", strategy="canary", to_release=release,
+                state=S.COMPLETED, policy=row.policy, created_by="user:ann", created_at=1, state_since=1, finished_at=1)
+    )  # fmt: skip
+    session.flush()
+    session.add(RolloutStep(rollout_id="ro-0", idx=0, kind="weight", weight=100, state="passed"))
