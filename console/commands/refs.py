@@ -24,8 +24,6 @@ KINDS = (
     "slo",
     "silence",
     "glass",
-    "hook",
-    "delivery",
     "engine",
     "request",
 )
@@ -105,6 +103,4 @@ _EXAMPLE = {
     "pipeline": "charlm",
     "silence": "2",
     "glass": "3",
-    "hook": "chatops",
-    "delivery": "12",
 }

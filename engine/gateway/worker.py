@@ -43,7 +43,6 @@ from engine.gateway.logs import log
 from engine.gateway.metrics import GatewayCollector
 from engine.gateway.pool import PING_EVERY_S, Pool
 from engine.gateway.proxy import Proxy
-from engine.gateway.quality.sampler import Sampler
 from engine.gateway.routing.mirror import Mirrors
 from engine.gateway.switch import KeptTable, Switchboard
 from state.access_config import AccessConfig
@@ -95,15 +94,10 @@ class Worker:
         self.pool = Pool(self.settings.ping_every_s)
         recorder = Recorder(self.counts, self._spools[1])
         mirrors = Mirrors(self.pool, self._spools[3])
-        desk = Desk(self.settings.access, directory)
         self.proxy = Proxy(
-            self.pool,
-            recorder,
-            mirrors,
-            Sampler(self.counts, desk.checks),
-            max_inflight=self.settings.max_inflight,
-            retries=self.settings.retries,
+            self.pool, recorder, mirrors, max_inflight=self.settings.max_inflight, retries=self.settings.retries
         )
+        desk = Desk(self.settings.access, directory)
         self.front = Front(self.proxy, Feedback(self._spools[2]), desk)
         self.kept = KeptTable(directory)
         self.switchboard = Switchboard(self.front, self.pool, self.counts, self.kept)
@@ -139,7 +133,6 @@ class Worker:
         await self._drain(server)
         ticking.cancel()
         await self.proxy.mirrors.close()
-        await self.proxy.sampler.close()
         await self._last_words()
         await self.pool.close()
         await self.front.desk.close()
