@@ -39,10 +39,8 @@ class PrometheusMetrics:
         self.clock = clock
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prometheus")
 
-    async def arms(
-        self, service: str, env: str, rollout_id: str, table_revision: int, since: float, beside: str = Track.STABLE
-    ) -> ArmEvidence:
-        """The canary and `beside` since `since`. Prometheus knows no table revision: the time of the step stands for it."""
+    async def arms(self, service: str, env: str, rollout_id: str, table_revision: int, since: float) -> ArmEvidence:
+        """Stable and canary since `since`. Prometheus knows no table revision: the time of the step stands for it."""
         labels = f'service="{service}",env="{env}"'
         queries = {
             "requests": f'airboss_requests_total{{{labels},code=~"{_COUNTED}"}}',
@@ -59,7 +57,7 @@ class PrometheusMetrics:
             # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
             said = f"{NoDataCause.UNREACHABLE}: {self.url}: {type(error).__name__}: {error}"
             return ArmEvidence((), 0.0, None, said[:300])
-        return evidence_of(answers, since=since, now=now, step_s=self.step_s, beside=beside)
+        return evidence_of(answers, since=since, now=now, step_s=self.step_s)
 
     def _range(self, query: str, start: float, end: float) -> dict[Labels, dict[int, float]]:
         from prometheus_api_client import PrometheusConnect
@@ -83,9 +81,7 @@ def series_by_labels(found: list[Mapping[str, Any]]) -> dict[Labels, dict[int, f
     return series
 
 
-def evidence_of(
-    answers: Mapping[str, Series], *, since: float, now: float, step_s: int, beside: str = Track.STABLE
-) -> ArmEvidence:
+def evidence_of(answers: Mapping[str, Series], *, since: float, now: float, step_s: int) -> ArmEvidence:
     """Counters at scrape steps → intervals: each series differenced by itself, then added up by track.
 
     A sum would fall when one worker is not scraped, and its next difference would be another worker's whole life. So
@@ -111,7 +107,7 @@ def evidence_of(
     ]
     intervals, gap = [], 0.0
     for t0, t1 in itertools.pairwise(times):
-        arms = _arms(counters, t0, t1, beside) if t1 - t0 <= step_s * 1.5 else None
+        arms = _arms(counters, t0, t1) if t1 - t0 <= step_s * 1.5 else None
         if arms is None:
             gap += t1 - t0
         else:
@@ -138,8 +134,8 @@ class _Counter:
         return after if after < before else after - before
 
 
-def _arms(counters: Iterable[_Counter], t0: int, t1: int, beside: str) -> tuple[ArmCounts, ArmCounts] | None:
-    """`beside` and canary from t0 to t1, None when any series lacks a point."""
+def _arms(counters: Iterable[_Counter], t0: int, t1: int) -> tuple[ArmCounts, ArmCounts] | None:
+    """Stable and canary from t0 to t1, None when any series lacks a point."""
     risen: defaultdict[tuple[str, str], float] = defaultdict(float)
     for counter in counters:
         rise = counter.rise(t0, t1)
@@ -148,7 +144,7 @@ def _arms(counters: Iterable[_Counter], t0: int, t1: int, beside: str) -> tuple[
         risen[counter.track, counter.metric] += rise
     stable, canary = (
         ArmCounts(*(round(risen[track, metric]) for metric in ("requests", "errors", "slow")))
-        for track in (beside, Track.CANARY)
+        for track in (Track.STABLE, Track.CANARY)
     )
     return stable, canary
 

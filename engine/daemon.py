@@ -37,10 +37,10 @@ from engine.autoscaling.scaler import Scaler
 from engine.backups import BackupKeeper
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
-from engine.observe.copies import Copies
 from engine.observe.observer import Observer, Outside
 from engine.observe.rules import AdapterFact, CrashLoopFact
 from engine.operations.desk import Desk
+from engine.people.hooks.sender import HookSender
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
 from engine.restored.standing import Standing
@@ -108,14 +108,9 @@ class Engine:
         )  # fmt: skip
         self.world = World(self.store, self.runtime, self.router, self.config, plans)
         self.controller = Controller(
-            self.store,
-            self.world,
-            self._metrics(),
-            self.config,
-            self._changed,
-            asyncio.Event(),
-            Copies(self.paths.gateway).pairs,
+            self.store, self.world, self._metrics(), self.config, self._changed, asyncio.Event()
         )
+        self.hooks = HookSender(self.store, self.config.hook, self.config.workspace.get("name", self.paths.root.name))
         self.scaler = Scaler(self.store, self.config, self.runtime.replicas, self._scaled)
         self.runner = PipelineRunner(
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
@@ -169,6 +164,7 @@ class Engine:
             for name, work in (
                 ("controller", self.controller.run()),
                 ("autoscaler", self.scaler.run()),
+                ("hooks", self.hooks.run()),
                 ("registry", self.queue.run()),
                 ("observer", self.observer.run()),
                 ("router", self._keep_published()),

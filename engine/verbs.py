@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from state.words import Role, RolloutState, RunState, Strategy
+from state.words import Role, RolloutState, RunState
 
 _S = RolloutState
 
@@ -99,6 +99,8 @@ _TABLE = (
         Confirm.YES,
         personal=True,
     ),
+    Verb("hook.test", "send a hook a test event", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
+    Verb("hook.redeliver", "try a delivery again, now", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("pipeline.run", "run a pipeline", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("run.cancel", "stop a run", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
     Verb("run.retry", "run what failed again", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "t"),
@@ -128,33 +130,15 @@ def roles_that_may(verb: str) -> tuple[Role, ...]:
     return tuple(role for role in Role if VERBS[verb].role in INCLUDES[role])
 
 
-_MOVING = frozenset(
-    {
-        _S.PREPARING,
-        _S.SHADOWING,
-        _S.STEP_APPLYING,
-        _S.STEP_BAKING,
-        _S.AWAITING_PROMOTION,
-        _S.PROMOTING,
-        _S.VERIFYING,
-    }
-)
-_JUDGED = (_S.SHADOWING, _S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION)
-_NO_WEIGHT = {
-    Strategy.BLUE_GREEN: "blue-green has no weights between none and all; `promote` goes on",
-    Strategy.ROLLING: "a rolling update's weight follows its ready replicas",
-    Strategy.SWAP: "a swap's weight follows its replicas",
-    Strategy.SHADOW: "a shadow gets copies of requests and no users; `promote` gives it users",
-}
+_MOVING = frozenset({_S.PREPARING, _S.STEP_APPLYING, _S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING})
 _GOES_ONLY_BACK = "a rollback, once begun, only goes on"
 _OVER = "the rollout is over"
 
 
-def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "", strategy: str = "") -> str | None:
+def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "") -> str | None:
     """Why `verb` may not run on a rollout in `state`; None when it may. One row a verb, every state named.
 
     `step_kind` is the kind of the step that it stands at (weight, pause, approval, ...): a step may be a gate of its own.
-    `strategy` is how it moves: not every one has weights to set.
     """
     at_approval = step_kind == "approval"
     if verb in ("rollback", "rollout.abort"):
@@ -190,7 +174,7 @@ def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "", strateg
     if at_approval and verb in ("rollout.promote", "rollout.weight") and state in (_S.STEP_BAKING, _S.PAUSED):
         return "it waits for an approval"
     if verb == "rollout.promote":
-        if state in _JUDGED:
+        if state in (_S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION):
             return None
         return {
             _S.AWAITING_APPROVAL: "it waits for an approval first",
@@ -200,12 +184,8 @@ def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "", strateg
             _S.PROMOTING: "it is being promoted already",
             _S.VERIFYING: "it is at 100 % already",
         }.get(state, "not in this state")
-    if verb == "rollout.weight" and strategy in _NO_WEIGHT:
-        return _NO_WEIGHT[Strategy(strategy)]
-    if verb == "rollout.weight" and state is _S.SHADOWING:
-        return "its requests are copies; `promote` goes on to the next step"
     if verb in ("rollout.promote_full", "rollout.weight"):
-        return None if state in _JUDGED else "no step is being judged"
+        return None if state in (_S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION) else "no step is being judged"
     return f"{verb} is no verb of a rollout"
 
 

@@ -14,6 +14,8 @@ from state.config_types import Duration, Name, Table
 from state.freeze_config import FreezeWindow
 from state.gateway_config import GatewayConfig
 from state.haproxy_limits import beyond_haproxy
+from state.hook_config import Hook
+from state.measures_config import CostConfig, QualityConfig
 from state.people_config import PeopleConfig, Roles
 from state.policy_config import Policy
 from state.routing_config import RoutingConfig, find_loop
@@ -57,11 +59,18 @@ class Service(Table):
     routing: RoutingConfig = RoutingConfig()
     cache: AnswerCacheConfig = AnswerCacheConfig()
     safety: SafetyConfig = SafetyConfig()
+    quality: QualityConfig = QualityConfig()
+    cost: CostConfig = CostConfig()
 
     def access_for_table(self) -> dict[str, Any] | None:
         """What the routing table says of caching and safety; None when nothing is configured."""
         cache, safety = self.cache.for_table(), self.safety.for_table()
         return {"cache": cache, "safety": safety} if cache or safety else None
+
+    def measures_for_table(self) -> dict[str, Any] | None:
+        """What the routing table says of quality and cost; None when neither is measured."""
+        quality, cost = self.quality.for_table(), self.cost.for_table()
+        return {"quality": quality, "cost": cost} if quality or cost else None
 
 
 class Target(Table):
@@ -159,6 +168,7 @@ class Config(Table):
     pipeline: dict[Name, PipelineConfig] = Field(default_factory=dict)
     roles: dict[Name, Roles] = Field(default_factory=dict)
     people: PeopleConfig = PeopleConfig()
+    hook: dict[Name, Hook] = Field(default_factory=dict)
     freeze: dict[Name, FreezeWindow] = Field(default_factory=dict)
     registry: RegistryConfig = RegistryConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -189,6 +199,9 @@ class Config(Table):
         for name, window in self.freeze.items():
             if missing := set(window.environments) - set(self.environment):
                 raise ValueError(f"freeze.{name}.environments: no [environment.{min(missing)}] in this file")
+        for name, hook in self.hook.items():
+            if missing := set(hook.environments) - set(self.environment):
+                raise ValueError(f"hook.{name}.environments: no [environment.{min(missing)}] in this file")
         for name in self.roles:
             if name not in self.environment:
                 raise ValueError(f"roles.{name}: no [environment.{name}] in this file")

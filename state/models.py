@@ -216,7 +216,6 @@ class TrackState(SQLModel, table=True):
     weight: int = 0
     replicas: int = 0
     warm_until: float | None = None
-    routing: dict[str, Any] = _json()
     since: float
 
 
@@ -282,6 +281,11 @@ class Evidence(SQLModel, table=True):
     codes: dict[str, int] = _json()
     latency: dict[str, Any] = _json()
     tokens: int = 0
+    checked: int = 0
+    failed: int = 0
+    priced: int = 0
+    dear: int = 0
+    busy_s: float = 0.0
 
 
 class SliMinute(SQLModel, table=True):

@@ -21,6 +21,7 @@ from engine.observe.alerts import AlertBook
 from engine.operations.desk import Desk
 from engine.operations.door import do
 from engine.pipelines.runner import PipelineRunner
+from engine.restored.standing import Standing
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.controller import Controller
 from engine.rollouts.world import World
@@ -88,13 +89,17 @@ class Processes:
     """A runtime whose replicas are values, ready at once."""
 
     there: dict[str, int] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    """Releases whose replicas never answer."""
 
     async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
         self.there[spec.release_id] = spec.replicas
 
     def replicas(self, service: str, env: str) -> list[ReplicaStatus]:
         return [
-            ReplicaStatus(f"{name}-{n}", service, env, name, "", n, f"unix:/{name}-{n}", 1, True, True, 0)
+            ReplicaStatus(
+                f"{name}-{n}", service, env, name, "", n, f"unix:/{name}-{n}", 1, name not in self.broken, True, 0
+            )
             for name, count in self.there.items()
             for n in range(count)
         ]
@@ -151,6 +156,7 @@ class Room:
         self.desk = Desk(
             store=self.store, config=self.config, controller=self.controller, runner=cast(PipelineRunner, None),
             alerts=AlertBook(self.store), workspace=self.root, on_change=lambda ref, said: None, stop=lambda drains: None,
+            restored=cast(Standing, None),
         )  # fmt: skip
 
     def _begin(self, session: Session) -> None:

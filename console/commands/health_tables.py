@@ -43,7 +43,8 @@ def _tracks(item: Item) -> str:
 def _phase(item: Item) -> str:
     marks = [item.get("phase") or NONE]
     if item.get("held_by"):
-        marks.append(f"held by {item['held_by']}")
+        until = f" until {clock(item['held_until'])}" if item.get("held_until") else ""
+        marks.append(f"held by {item['held_by']}{until}")
     if item.get("frozen"):
         marks.append(f"frozen: {item['frozen']}")
     if item.get("break_glass"):

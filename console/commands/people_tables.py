@@ -80,3 +80,51 @@ def said_block(item: Item) -> list[Block]:
         for s in said
     ]  # fmt: skip
     return [Table(("AT", "BY", "SAID", "OF PLAN", "NOW", "REASON"), rows)]
+
+
+def hooks(items: Sequence[Item], filter: str = "") -> Outcome:
+    """Hooks and how they are told."""
+    return listing(
+        "Hook",
+        items,
+        ("HOOK", "LEADS TO", "SIGNED", "EVENTS", "ENVS", "WAITING", "FAILED", "LAST TOLD", "ERROR"),
+        lambda i: (
+            i["name"],
+            i["leads_to"],
+            "yes" if i["signed"] else "no",
+            ", ".join(i["events"]),
+            ", ".join(i["environments"]) or "all",
+            str(i["waiting"]),
+            str(i["failed"]),
+            clock(i.get("told_at")),
+            i.get("error") or NONE,
+        ),
+        lambda i: f"hook/{i['name']}",
+        filter=filter,
+        right=(5, 6),
+        empty="no hooks; [hook.NAME] in airboss.toml makes one",
+    )
+
+
+def deliveries(items: Sequence[Item], filter: str = "") -> Outcome:
+    """What hooks were told."""
+    return listing(
+        "Delivery",
+        items,
+        ("DELIVERY", "HOOK", "EVENT", "ABOUT", "STATE", "TRIES", "MADE", "NEXT TRY", "ERROR"),
+        lambda i: (
+            str(i["id"]),
+            i["hook"],
+            i["event"],
+            i["ref"],
+            i["state"],
+            str(i["attempts"]),
+            clock(i["created_at"]),
+            clock(i.get("next_at")),
+            i.get("error") or NONE,
+        ),
+        lambda i: f"delivery/{i['id']}",
+        filter=filter,
+        right=(0, 5),
+        empty="nothing was delivered yet",
+    )

@@ -24,6 +24,8 @@ KINDS = (
     "slo",
     "silence",
     "glass",
+    "hook",
+    "delivery",
     "engine",
     "request",
 )
@@ -103,4 +105,6 @@ _EXAMPLE = {
     "pipeline": "charlm",
     "silence": "2",
     "glass": "3",
+    "hook": "chatops",
+    "delivery": "12",
 }

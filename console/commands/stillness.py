@@ -61,7 +61,8 @@ def fleet(rows: Rows) -> list[dict[str, Any]]:
     leases = {row["name"]: row for row in rows("SELECT * FROM lease WHERE ends_at > ?", time.time())}
     for track in rows("SELECT * FROM track ORDER BY service, env, track DESC"):
         key = (track["service"], track["env"])
-        held, frozen = leases.get(f"hold/{track['env']}"), leases.get(f"freeze/{track['env']}")
+        frozen = leases.get(f"freeze/{track['env']}")
+        held = leases.get(f"hold/{key[1]}/{key[0]}") or leases.get(f"hold/{key[1]}")
         row = found.setdefault(
             key,
             {
@@ -78,6 +79,7 @@ def fleet(rows: Rows) -> list[dict[str, Any]]:
                 "phase": "",
                 "alerts": None,
                 "held_by": held["holder"] if held else "",
+                "held_until": held["ends_at"] if held else None,
                 "frozen": frozen["reason"] or "frozen" if frozen else "",
             },
         )

@@ -205,10 +205,8 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "wait": ("conditions of --wait", wait),
     "scripts": ("the language of --script", scripts),
     "rollouts": ("states, and which verb runs in which", rollouts),
-    "strategies": ("canary, blue-green, rolling, shadow, swap: steps, costs, refusals",
-                   lambda: _readme("engine.rollouts", "STRATEGIES.md").lstrip("\n")),
     "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
-    "rollback": ("where it goes, its plan, and what goes back together", _room("engine.rollouts.back")),
+    "rollback": ("the way back; why a rollout waits; stuck, adopt, supersede, hold, hotfix", _room("engine.rollouts.back")),
     "emergency": ("rolling back without an engine", emergency),
     "state": ("the store, its backups, and putting one back", _room("state")),
     "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
@@ -229,7 +227,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
 
 
 def _readme(package: str, name: str = "README.md") -> str:
-    """The README, or another page, beside the code. It is in the wheel; a build that left it out is told of, not passed over."""
+    """The README beside the code. It is in the wheel; a build that left it out is told of, not passed over."""
     spec = importlib.util.find_spec(package)
     for place in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(place) / name

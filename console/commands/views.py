@@ -229,6 +229,15 @@ def _whole_log(source: Source, run: str, stage: str, tail: int | None) -> str:
     return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
 
 
+def _hooks(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    return people_tables.hooks(source.get("/v1/hooks"), request.filter)
+
+
+def _deliveries(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    params = {"hook": request.args.get("hook"), "limit": request.args.get("limit")}
+    return people_tables.deliveries(source.get("/v1/hooks/deliveries", params), request.filter)
+
+
 def _access(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     return access_tables.table(source.get("/v1/access"), request.env, request.filter)
 
@@ -273,6 +282,8 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "freezes": _freezes,
     "glasses": _glasses,
     "silences": _silences,
+    "hooks": _hooks,
+    "deliveries": _deliveries,
     "access": _access,
     "access-of": _access_of,
 }

@@ -115,7 +115,9 @@ def _tracks(row: FleetRow, snapshot: Snapshot, width: int) -> list[Line]:
     if slo is not None and slo.burn:
         body.append(line(("burn rate          ", "dim"), *burn_line(slo)))
     if row.held_by:
-        body.append(line((f"held by {row.held_by}: nothing moves by itself", "warn")))
+        until = f" until {clock(row.held_until)} UTC" if row.held_until else ""
+        why = f" ({row.held_reason})" if row.held_reason else ""
+        body.append(line((f"held by {row.held_by}{until}: nothing moves by itself{why}", "warn")))
     if row.frozen:
         body.append(line((f"frozen: {row.frozen}", "warn")))
     return body

@@ -9,6 +9,7 @@ from console.tui.table import Column, Row
 from console.tui.text import (
     NOTHING,
     Line,
+    clock,
     line,
     millis,
     percent,
@@ -72,7 +73,8 @@ def state(row: FleetRow) -> Line:
     else:
         spans.append(("● ok", "ok"))
     if row.held_by:
-        spans.append((f" ‖ held by {row.held_by}", "warn"))
+        until = f" to {clock(row.held_until)[:5]}" if row.held_until else ""
+        spans.append((f" ‖ held{until} by {row.held_by}", "warn"))
     if row.frozen:
         spans.append((" * frozen", "warn"))
     if row.break_glass:

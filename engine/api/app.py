@@ -18,7 +18,7 @@ from starlette.routing import Route
 from engine.access import Actor
 from engine.api.reader import Reader
 from engine.api.schemas import DifferenceView, VerbRequest
-from engine.api.views import people, records, rollouts
+from engine.api.views import hooks, people, records, rollouts
 from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
 from engine.operations.desk import Desk
@@ -181,6 +181,13 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     async def glasses(request: Request) -> Any:
         return await store.read(people.glass_views)
 
+    async def hook_list(request: Request) -> Any:
+        return await store.read(lambda s: hooks.hook_views(s, reader.config))
+
+    async def delivery_list(request: Request) -> Any:
+        hook, limit = request.query_params.get("hook", ""), min(_number(request, "limit", 100), 1000)
+        return await store.read(lambda s: hooks.delivery_views(s, hook, limit))
+
     async def verb(request: Request) -> Any:
         try:
             wish = VerbRequest.model_validate_json(await request.body())
@@ -225,6 +232,8 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/lineage": lineage,
         "/v1/freezes": freezes,
         "/v1/glasses": glasses,
+        "/v1/hooks": hook_list,
+        "/v1/hooks/deliveries": delivery_list,
         "/v1/access": access,
         "/v1/access/of": access_of,
         "/v1/pipelines": pipelines,

@@ -116,3 +116,34 @@ class FreezeView(_Model):
     since: float
     until: float
     in_force: bool
+
+
+class HookView(_Model):
+    """A hook, where it leads (never its secrets), and how its deliveries go."""
+
+    name: str
+    leads_to: str
+    signed: bool
+    events: tuple[str, ...]
+    environments: tuple[str, ...]
+    waiting: int
+    failed: int
+    told_at: float | None
+    error: str
+    """Of the delivery that is next, when its last try failed."""
+
+
+class DeliveryView(_Model):
+    """One event for one hook."""
+
+    id: int
+    hook: str
+    delivery_id: str
+    event: str
+    ref: str
+    state: str
+    attempts: int
+    next_at: float | None
+    error: str
+    created_at: float
+    done_at: float | None

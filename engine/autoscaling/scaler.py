@@ -123,7 +123,7 @@ class Scaler:
         return _Standing(
             current=wanted_replicas(session, self.config, service, env),
             is_moving=session.exec(active).first() is not None,
-            is_held=bool(records.leases(session, env, "hold", time.time())),
+            is_held=bool(records.leases(session, env, "hold", time.time(), service)),
         )
 
     def _write(self, session: Session, place: Place, seen: _Standing, decision: Decision) -> bool:

@@ -77,6 +77,10 @@ class Result:
     ttft_s: float | None
     tokens_in: int
     tokens_out: int
+    busy_s: float = 0.0
+    """A replica's time it took: what the replica worked, divided among the requests it worked on."""
+    is_dear: bool | None = None
+    """Above the service's cost ceiling; None where there is none."""
 
 
 @dataclass(slots=True)
@@ -92,6 +96,13 @@ class Row:
     tokens_in: int = 0
     tokens: int = 0
     attempt_failures: int = 0
+    checked: int = 0
+    failed: int = 0
+    """Of the `checked` answers, those found wanting."""
+    priced: int = 0
+    dear: int = 0
+    """Of the `priced` requests, those above the cost ceiling."""
+    busy_s: float = 0.0
 
     def add(self, result: Result, slow_ms: float) -> None:
         """Count one request that ended."""
@@ -107,6 +118,10 @@ class Row:
         self.latency.observe(result.duration_s)
         if result.ttft_s is not None:
             self.ttft.observe(result.ttft_s)
+        self.busy_s += result.busy_s
+        if result.is_dear is not None:
+            self.priced += 1
+            self.dear += result.is_dear
 
     def as_json(self, key: RowKey) -> dict[str, object]:
         """The row in a snapshot."""
@@ -121,6 +136,11 @@ class Row:
             "tokens": self.tokens,
             "tokens_in": self.tokens_in,
             "attempt_failures": self.attempt_failures,
+            "checked": self.checked,
+            "failed": self.failed,
+            "priced": self.priced,
+            "dear": self.dear,
+            "busy_s": round(self.busy_s, 6),
         }
 
 
@@ -166,6 +186,12 @@ class Counts:
         """Note an attempt on a backend that another one made good."""
         for row in self._rows(key):
             row.attempt_failures += 1
+
+    def checked(self, key: RowKey, *, is_good: bool) -> None:
+        """Count the word on the quality of an answer of `key`, in the interval in which it was spoken."""
+        for row in self._rows(key):
+            row.checked += 1
+            row.failed += not is_good
 
     def close_interval(self, now: float) -> str:
         """End the open interval at `now` (Unix seconds); keep its snapshot and return it as a line of JSON."""

@@ -66,7 +66,7 @@ class Exchange:
     """The request's id as it is written everywhere."""
     attempts: int = 0
     sample: Sample | None = None
-    """What is kept of the answer; None unless the request is shown to a shadow as well."""
+    """What is kept of the answer; None unless it is shown to a shadow or checked as well."""
     spawn_id: str = ""
     """The replica asked last."""
     outcome: BadClass = BadClass.SERVER_ERROR
@@ -74,6 +74,8 @@ class Exchange:
     ttft_s: float | None = None
     tokens_in: int = 0
     tokens_out: int = 0
+    busy_s: float = 0.0
+    """What it took so far of replicas' time."""
     response: Relayed | None = None
     """Set once a byte may have reached the client: from then on nothing can be taken back."""
     is_writing: bool = False
@@ -137,7 +139,6 @@ class Exchange:
 REJECTIONS = (
     "max_inflight", "no_healthy_replica", "no_table", "shed_interactive", "shed_batch", "shed_background", "unknown_env",
     "unknown_service", "unknown_path", "bad_method", "bad_json", "body_too_large", "body_too_slow", "bad_timeout",
-    "shadow",
     *ACCESS_REJECTIONS,
 )  # fmt: skip
 """Why this gateway, and no replica, refused a request. Those up to shed_background are ours; the rest are the client's."""
@@ -171,7 +172,17 @@ class Recorder:
             return
         call, route = exchange.call, exchange.call.route
         duration_s = time.perf_counter() - exchange.started
-        result = Result(exchange.outcome, duration_s, exchange.ttft_s, exchange.tokens_in, exchange.tokens_out)
+        cost = route.measures.cost if route.measures is not None and exchange.outcome is BadClass.OK else None
+        is_dear = cost.is_dear(exchange.busy_s, exchange.tokens_out) if cost is not None else None
+        result = Result(
+            exchange.outcome,
+            duration_s,
+            exchange.ttft_s,
+            exchange.tokens_in,
+            exchange.tokens_out,
+            exchange.busy_s,
+            is_dear,
+        )
         key = RowKey.of(call.table, route, exchange.backend)
         self.counts.record(key, result, route.slow_ms)
         self.ledger.add_text(_ledger_line(exchange, _whose(key), duration_s))

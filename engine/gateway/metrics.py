@@ -31,6 +31,11 @@ class GatewayCollector(Collector):
         yield from of_totals(rows)
         yield from self._gateway()
         yield from access_metrics(self._front.desk, self._front.table)
+        yield CounterMetricFamily(
+            "airboss_quality_dropped",
+            "Answers of the quality sample that were not checked: no room, or no text to read.",
+            value=self._front.proxy.sampler.dropped,
+        )
 
     def _gateway(self) -> Iterator[Metric]:
         proxy, table = self._front.proxy, self._front.table
@@ -83,15 +88,17 @@ def _requests(rows: dict[TotalKey, Row]) -> Iterator[Metric]:
     requests = CounterMetricFamily("airboss_requests", "Requests by class of outcome.", labels=(*_BY, "code"))
     slow = CounterMetricFamily("airboss_slow_requests", "Requests that count, slower than the objective.", labels=_BY)
     failures = CounterMetricFamily("airboss_attempt_failures", "Attempts that another replica made good.", labels=_BY)
+    busy = CounterMetricFamily("airboss_busy_seconds", "Replicas' time that requests took.", labels=_BY)
     tokens = CounterMetricFamily("airboss_tokens", "Tokens, as answers state them.", labels=(*_BY, "direction"))
     for key, row in rows.items():
         for outcome in BadClass:
             requests.add_metric((*key, outcome.value), row.codes[outcome])
         slow.add_metric(key, row.slow)
         failures.add_metric(key, row.attempt_failures)
+        busy.add_metric(key, row.busy_s)
         tokens.add_metric((*key, "input"), row.tokens_in)
         tokens.add_metric((*key, "output"), row.tokens)
-    return iter((requests, slow, failures, tokens))
+    return iter((requests, slow, failures, busy, tokens))
 
 
 def _histogram(name: str, text: str, rows: dict[TotalKey, Row], of: Callable[[Row], Histogram]) -> Metric:

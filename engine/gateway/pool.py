@@ -54,6 +54,16 @@ class Replica:
     """Pending from an ejection by a broken request until the next ping has said whether it was right."""
     first_word: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    shared_s: float = 0.0
+    """What each request has had of its time since it was first asked: its busy time, divided among those in flight."""
+    shared_at: float = 0.0
+
+    def share_out(self, inflight: int) -> None:
+        """Divide the time since the last change among the `inflight` requests that it worked on."""
+        now = time.perf_counter()
+        if inflight > 0:
+            self.shared_s += (now - self.shared_at) / inflight
+        self.shared_at = now
 
 
 class Guard:
@@ -133,6 +143,7 @@ class Pool:
 
     def begin(self, spawn_id: str) -> Replica:
         """An attempt starts on the replica."""
+        self.replicas[spawn_id].share_out(self.inflight[spawn_id])
         self.inflight[spawn_id] += 1
         if self.breakers.began(spawn_id):
             self._choose_healthy(spawn_id)
@@ -141,6 +152,7 @@ class Pool:
     def end(self, replica: Replica) -> None:
         """The attempt is over, however it went."""
         if self.replicas.get(replica.spawn_id) is replica:
+            replica.share_out(self.inflight[replica.spawn_id])
             self.inflight[replica.spawn_id] -= 1
             if self.breakers.ended(replica.spawn_id):
                 self._choose_healthy(replica.spawn_id)

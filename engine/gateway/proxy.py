@@ -10,10 +10,12 @@ from itertools import count
 from aiohttp import web
 
 from engine.gateway.answers import error_answer
+from engine.gateway.counts import RowKey
 from engine.gateway.exchange import Exchange, Recorder
 from engine.gateway.jobs import is_jobs
 from engine.gateway.passing import cut, pass_on
 from engine.gateway.pool import AttemptFailed, HandedOver, Pool, Replica
+from engine.gateway.quality.sampler import Sampler
 from engine.gateway.routing.circuit import Fault
 from engine.gateway.routing.compare import Sample
 from engine.gateway.routing.mirror import Copy, Mirrors
@@ -47,13 +49,27 @@ def _copy_of(exchange: Exchange, sample: Sample) -> Copy:
     )
 
 
+def _row_of(exchange: Exchange) -> RowKey:
+    return RowKey.of(exchange.call.table, exchange.call.route, exchange.backend)
+
+
 class Proxy:
     """Relays calls. `max_inflight` bounds this worker; `retries` the times that sent work may be asked for again."""
 
-    def __init__(self, pool: Pool, recorder: Recorder, mirrors: Mirrors, *, max_inflight: int, retries: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        recorder: Recorder,
+        mirrors: Mirrors,
+        sampler: Sampler,
+        *,
+        max_inflight: int,
+        retries: int,
+    ) -> None:
         self.pool = pool
         self.recorder = recorder
         self.mirrors = mirrors
+        self.sampler = sampler
         self.max_inflight = max_inflight
         self.retries = retries
         self.traffic = Traffic(pool, max_inflight, time.monotonic)
@@ -78,8 +94,10 @@ class Proxy:
             self.recorder.ended(exchange)
             return response
         self.inflight += 1
-        if not exchange.call.is_probe and not is_jobs(exchange.call.path) and self.mirrors.wants(exchange.call.route):
-            exchange.sample = Sample()
+        is_shown = is_checked = False
+        if not exchange.call.is_probe and not is_jobs(exchange.call.path):
+            is_shown, is_checked = self.mirrors.wants(exchange.call.route), self.sampler.wants(exchange.call.route)
+            exchange.sample = Sample() if is_shown or is_checked else None
         entered = self.traffic.enter(exchange.call.route)
         try:
             async with asyncio.timeout(exchange.remaining_ms() / 1000):  # checks and the cache may have used some up
@@ -101,7 +119,10 @@ class Proxy:
             self.traffic.spent(exchange.call.route, exchange.tokens_in + exchange.tokens_out)
             self.recorder.ended(exchange)
             if exchange.sample is not None and exchange.sample.length:
-                self.mirrors.offer(_copy_of(exchange, exchange.sample))
+                if is_shown:
+                    self.mirrors.offer(_copy_of(exchange, exchange.sample))
+                if is_checked and exchange.outcome is BadClass.OK:
+                    self.sampler.offer(_row_of(exchange), exchange.call.route, exchange.sample)
 
     async def _try_until_answered(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Attempt, and attempt elsewhere, until a replica's answer is on its way to the client.
@@ -180,6 +201,7 @@ class Proxy:
         self, request: web.BaseRequest, exchange: Exchange, choice: Choice, failed: set[str], may_hand_over: bool
     ) -> web.StreamResponse:
         replica = self.pool.begin(choice.spawn_id)
+        shared_before = replica.shared_s
         exchange.spawn_id = choice.spawn_id
         try:
             with self.pool.guard(replica):
@@ -203,6 +225,7 @@ class Proxy:
             raise
         finally:
             self.pool.end(replica)
+            exchange.busy_s += replica.shared_s - shared_before
 
     def _judge(self, exchange: Exchange) -> None:
         """Let the breaker know how the replica answered. A client that left says nothing of it, nor does a full replica."""

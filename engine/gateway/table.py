@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from adapters.ports import Backend, Route
 from engine.gateway.access.problems import access_problems
+from engine.gateway.quality.checks import quality_problems
 from engine.gateway.routing.problems import loop_problems, routing_problems
 from state.words import Track, UsageError
 
@@ -80,6 +81,7 @@ def _route_json(route: Route) -> dict[str, object]:
     return {
         **more,
         **({"access": asdict(route.access)} if route.access is not None else {}),
+        **({"measures": asdict(route.measures)} if route.measures is not None else {}),
         "service": route.service,
         "env": route.env,
         "target": route.target,
@@ -150,6 +152,8 @@ def _route_problems(route: Route) -> Iterator[str]:
         yield f"slow_ms {route.slow_ms} must lie between 0 and a day"
     if route.access is not None:
         yield from access_problems(route.access)
+    if route.measures is not None and route.measures.quality is not None:
+        yield from quality_problems(route.measures.quality)
     tracks = [backend.track for backend in route.backends]
     if unknown := sorted(set(tracks) - set(Track)):
         yield f"unknown track {', '.join(unknown)}"

@@ -43,6 +43,7 @@ from engine.gateway.logs import log
 from engine.gateway.metrics import GatewayCollector
 from engine.gateway.pool import PING_EVERY_S, Pool
 from engine.gateway.proxy import Proxy
+from engine.gateway.quality.sampler import Sampler
 from engine.gateway.routing.mirror import Mirrors
 from engine.gateway.switch import KeptTable, Switchboard
 from state.access_config import AccessConfig
@@ -94,10 +95,15 @@ class Worker:
         self.pool = Pool(self.settings.ping_every_s)
         recorder = Recorder(self.counts, self._spools[1])
         mirrors = Mirrors(self.pool, self._spools[3])
-        self.proxy = Proxy(
-            self.pool, recorder, mirrors, max_inflight=self.settings.max_inflight, retries=self.settings.retries
-        )
         desk = Desk(self.settings.access, directory)
+        self.proxy = Proxy(
+            self.pool,
+            recorder,
+            mirrors,
+            Sampler(self.counts, desk.checks),
+            max_inflight=self.settings.max_inflight,
+            retries=self.settings.retries,
+        )
         self.front = Front(self.proxy, Feedback(self._spools[2]), desk)
         self.kept = KeptTable(directory)
         self.switchboard = Switchboard(self.front, self.pool, self.counts, self.kept)
@@ -133,6 +139,7 @@ class Worker:
         await self._drain(server)
         ticking.cancel()
         await self.proxy.mirrors.close()
+        await self.proxy.sampler.close()
         await self._last_words()
         await self.pool.close()
         await self.front.desk.close()

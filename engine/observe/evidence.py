@@ -44,8 +44,6 @@ class ArmFold:
 
     last_id: int = 0
     newest_t1: float | None = None
-    beside: str = Track.STABLE
-    """The track that the canary is compared with."""
     _arms: dict[int, tuple[ArmCounts, ArmCounts]] = field(default_factory=dict)
     _extent: dict[str, tuple[float, float]] = field(default_factory=dict)
     _holes: list[tuple[float, float]] = field(default_factory=list)
@@ -59,7 +57,7 @@ class ArmFold:
             stable, canary = self._arms.get(bucket, (ArmCounts(), ArmCounts()))
             if span.track == Track.CANARY:
                 canary += span.counts
-            elif span.track == self.beside:
+            elif span.track == Track.STABLE:
                 stable += span.counts
             self._arms[bucket] = (stable, canary)
             first, last = self._extent.get(span.boot_id, (span.t0, span.t0))
@@ -116,10 +114,8 @@ class EmbeddedMetrics:
         self._clock = clock
         self._folds: dict[tuple[str, str, str, int, float], ArmFold] = {}
 
-    async def arms(
-        self, service: str, env: str, rollout_id: str, table_revision: int, since: float, beside: str = Track.STABLE
-    ) -> ArmEvidence:
-        """The canary and `beside` since a step's weight was acknowledged: rows of this rollout at this revision or later.
+    async def arms(self, service: str, env: str, rollout_id: str, table_revision: int, since: float) -> ArmEvidence:
+        """Stable and canary since a step's weight was acknowledged: rows of this rollout at this revision or later.
 
         A request is counted under the revision that admitted it, so none from before the step is among them.
         """
@@ -130,9 +126,7 @@ class EmbeddedMetrics:
         if trouble := status.trouble(now):
             return ArmEvidence((), gap_s=0.0, age_s=None, trouble=trouble)
         key = (service, env, rollout_id, table_revision, since)
-        fold = self._folds.pop(key, None)
-        if fold is None or fold.beside != beside:
-            fold = ArmFold(beside=beside)
+        fold = self._folds.pop(key, None) or ArmFold()
         after = fold.last_id
         last_id, spans = await self._store.read(lambda session: _spans(session, key, after))
         if fold.last_id == after:  # else another look has taken these in meanwhile
@@ -172,6 +166,12 @@ def _spans(session: Session, key: tuple[str, str, str, int, float], after_id: in
             col(Evidence.requests),
             col(Evidence.errors),
             col(Evidence.slow),
+            col(Evidence.checked),
+            col(Evidence.failed),
+            col(Evidence.priced),
+            col(Evidence.dear),
+            col(Evidence.busy_s),
+            col(Evidence.tokens),
         )  # type: ignore[call-overload]
         .where(
             col(Evidence.id) > after_id,
@@ -183,5 +183,14 @@ def _spans(session: Session, key: tuple[str, str, str, int, float], after_id: in
         )
         .order_by(col(Evidence.id))
     ).all()
-    spans = tuple(Span(r.boot_id, r.t0, r.t1, r.track, ArmCounts(r.requests, r.errors, r.slow)) for r in rows)
+    spans = tuple(
+        Span(
+            r.boot_id,
+            r.t0,
+            r.t1,
+            r.track,
+            ArmCounts(r.requests, r.errors, r.slow, r.checked, r.failed, r.priced, r.dear, r.busy_s, r.tokens),
+        )
+        for r in rows
+    )
     return (int(rows[-1].id) if rows else after_id), spans

@@ -48,11 +48,16 @@ class CountRow:
     codes: Mapping[str, int]
     latency: Mapping[str, Any]
     tokens: int
+    checked: int = 0
+    failed: int = 0
+    priced: int = 0
+    dear: int = 0
+    busy_s: float = 0.0
 
     @property
     def is_idle(self) -> bool:
         """Nothing at all happened."""
-        return not (self.requests or self.tokens or any(self.codes.values()))
+        return not (self.requests or self.tokens or self.checked or any(self.codes.values()))
 
     @property
     def attempt_failures(self) -> int:
@@ -160,6 +165,11 @@ def _add(one: CountRow, other: CountRow) -> CountRow:
         errors=one.errors + other.errors,
         slow=one.slow + other.slow,
         tokens=one.tokens + other.tokens,
+        checked=one.checked + other.checked,
+        failed=one.failed + other.failed,
+        priced=one.priced + other.priced,
+        dear=one.dear + other.dear,
+        busy_s=one.busy_s + other.busy_s,
         codes=_add_counts(one.codes, other.codes),
         latency=add_histograms(one.latency, other.latency),
     )
@@ -199,6 +209,9 @@ def _row(boot_id: str, seq: int, t0: float, t1: float, row: Mapping[str, Any]) -
     requests, errors, slow = (_count(row, name) for name in ("requests", "errors", "slow"))
     if errors > requests or slow > requests:
         raise ValueError(f"{errors} errors and {slow} slow of {requests} requests cannot be")
+    checked, failed, priced, dear = (_count(row, name, 0) for name in ("checked", "failed", "priced", "dear"))
+    if failed > checked or dear > priced:
+        raise ValueError(f"{failed} failed of {checked} checked and {dear} dear of {priced} priced cannot be")
     codes = {str(name): n for name in row.get("codes", {}) if (n := _count(row["codes"], name))}
     if failures := _count(row, ATTEMPT_FAILURES, 0):
         codes[ATTEMPT_FAILURES] = failures
@@ -224,6 +237,11 @@ def _row(boot_id: str, seq: int, t0: float, t1: float, row: Mapping[str, Any]) -
         if requests
         else {},
         tokens=_count(row, "tokens", 0),
+        checked=checked,
+        failed=failed,
+        priced=priced,
+        dear=dear,
+        busy_s=float(row.get("busy_s", 0.0)),
     )
 
 

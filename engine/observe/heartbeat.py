@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from engine.observe.notify import secret_of
 from engine.observe.outbound import open_client
+from engine.observe.sending import secret_of
 from state.words import ConfigError
 
 TIMEOUT_S = 5.0

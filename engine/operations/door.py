@@ -8,6 +8,7 @@ from engine.access import Actor
 from engine.api.schemas import VerbRequest, VerbResult
 from engine.operations.approving import glass_ack
 from engine.operations.desk import Desk
+from engine.operations.hooking import hook_redeliver, hook_test
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
 from engine.operations.moving import deploy, rollback, rollout_verb
 from engine.operations.settling import settle
@@ -34,6 +35,8 @@ HANDLERS: dict[str, Handler] = {
     "freeze.start": lease_verb("freeze", True),
     "freeze.end": lease_verb("freeze", False),
     "glass.ack": glass_ack,
+    "hook.test": hook_test,
+    "hook.redeliver": hook_redeliver,
     "pipeline.run": pipeline_run,
     "run.cancel": run_verb,
     "run.retry": run_verb,

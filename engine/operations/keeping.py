@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from engine.access import EVERYWHERE, Actor, demand, demand_everywhere, demand_somewhere
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
-from engine.operations.desk import Desk, env_of, known_env, noun, place_of, positive
+from engine.operations.desk import Desk, Place, env_of, known_env, noun, place_of, positive
 from engine.pipelines.catalogue import pipeline_of
 from engine.pipelines.context import run_context
 from engine.verbs import VERBS
@@ -25,14 +25,17 @@ _LISTS = {"alert": "list", "silence": "silences"}
 
 
 def lease_verb(kind: str, starts: bool) -> Callable[[Desk, VerbRequest, Actor], Awaitable[VerbResult]]:
-    """The verb that starts, or ends, the lease `kind` (hold, freeze) of an environment."""
+    """The verb that starts, or ends, the lease `kind`: a freeze of an environment, a hold of one service in it or of all."""
 
     async def handler(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         place = await ops.store.read(lambda s: place_of(s, request.ref))
         env = known_env(ops.config, place.env if place else env_of(ops.config, request))
         ops.permit(request, actor, env, env)
         lasts_s = positive(request, "until_s", HOLD_S)
-        name, at = f"{kind}/{env}", time.time()
+        service = _held_service(ops, request, place) if kind == "hold" else ""
+        ref = f"service/{service}" if service else f"env/{env}"
+        what = f"{service} in {env}" if service else env
+        name, at = f"{kind}/{env}/{service}" if service else f"{kind}/{env}", time.time()
 
         def change(session: Session) -> float | None:
             row = session.get(Lease, name) or Lease(
@@ -45,21 +48,35 @@ def lease_verb(kind: str, starts: bool) -> Callable[[Desk, VerbRequest, Actor], 
             else:
                 row.ends_at = at
             session.add(row)
-            audit.append(session, actor=actor.name, action=request.verb, ref=f"env:{env}", reason=request.reason,
-                         detail={"until": row.ends_at} if starts else {})  # fmt: skip
+            audit.append(session, actor=actor.name, action=request.verb, ref=ref.replace("/", ":", 1), reason=request.reason,
+                         detail={"env": env, **({"until": row.ends_at} if starts else {})})  # fmt: skip
             return row.ends_at
 
         if request.dry_run:
-            would = f"{kind} of {env} for {lasts_s:.0f} s" if starts else f"{kind} of {env} ended"
-            return VerbResult(verb=request.verb, ref=f"env/{env}", changed=False, message=f"would: {would}")
+            would = f"{kind} of {what} for {lasts_s:.0f} s" if starts else f"{kind} of {what} ended"
+            return VerbResult(verb=request.verb, ref=ref, changed=False, message=f"would: {would}")
         ends_at = await ops.store.write(change)
         if ends_at is None:
-            return VerbResult(verb=request.verb, ref=f"env/{env}", changed=False, message="unchanged")
-        said = f"{kind} of {env} for {ends_at - at:.0f} s" if starts else f"{kind} of {env} ended"
-        ops.on_change(f"env/{env}", said)
-        return VerbResult(verb=request.verb, ref=f"env/{env}", changed=True, message=said)
+            return VerbResult(verb=request.verb, ref=ref, changed=False, message="unchanged")
+        said = f"{kind} of {what} for {ends_at - at:.0f} s" if starts else f"{kind} of {what} ended"
+        ops.on_change(ref, said)
+        return VerbResult(verb=request.verb, ref=ref, changed=True, message=said)
 
     return handler
+
+
+def _held_service(ops: Desk, request: VerbRequest, place: Place | None) -> str:
+    """The service that a hold is of; "" for every service of an environment. Raises UsageError for one that is not there."""
+    kind, _, name = request.ref.partition("/")
+    if kind == "rollout" and place is not None:
+        return place.name
+    if kind == "service" and name not in ops.config.service:
+        raise UsageError(
+            f"there is no service {name!r}",
+            hint=f"airboss.toml has: {', '.join(ops.config.service) or 'none'}",
+            code="no_service",
+        )
+    return name if kind == "service" else ""
 
 
 def start_lease(row: Lease, holder: str, reason: str, at: float, lasts_s: float) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from sqlmodel import Session, col, select
 
@@ -19,12 +21,12 @@ from engine.people.freezes import demand_thawed, in_force
 from engine.people.glass import is_broken
 from engine.rollouts import planning, records
 from engine.rollouts.at_once import want_return
-from engine.rollouts.back.reading import rollback_plan
-from engine.rollouts.back.targets import rollback_target
-from engine.rollouts.back.warm import REPLACING, cheap_notes
+from engine.rollouts.back.reading import COLD_START_GUESS_S, measured_start_s, rollback_plan
+from engine.rollouts.back.retarget import retarget
+from engine.rollouts.back.targets import ready_replicas, rollback_target
+from engine.rollouts.back.warm import cheap_notes
 from engine.rollouts.by_hand import NOT_NOW, apply_verb
-from engine.rollouts.costing import cost_of
-from engine.rollouts.deploy_plan import deploy_plan, refuse_blind_swap
+from engine.rollouts.hotfix import hotfix_notes, hotfix_policy
 from engine.rollouts.journal import PendingIntent
 from engine.rollouts.superseding import after_superseding, successor_of, supersede
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
@@ -33,16 +35,16 @@ from engine.verbs import VERBS, rollout_refusal
 from state import audit
 from state.config import Config
 from state.models import Rollout
-from state.words import Conflict, Strategy, UsageError
+from state.words import Conflict, UsageError
 
 SUCCESSOR_WAIT_S = 5.0
 """A warm way back takes less; whoever asks for a deployment that supersedes another is answered after this at the latest."""
 
 
-def _given_steps(given: object) -> tuple[int | str, ...]:
-    if isinstance(given, list | tuple) and all(isinstance(one, int | str) for one in given):
+def _weights(given: object) -> tuple[int, ...]:
+    if isinstance(given, list | tuple) and all(isinstance(w, int) and 1 <= w <= 100 for w in given):
         return tuple(given)
-    raise UsageError(f"steps are weights or KIND=VALUE, not {given!r}", hint="--steps mirror=10,5,25", code="steps")
+    raise UsageError(f"steps are whole percents from 1 to 100, not {given!r}", hint="--steps 5,25,50", code="steps")
 
 
 async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool = False) -> VerbResult:
@@ -53,11 +55,12 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         service=service,
         env=env_of(ops.config, request),
         release_id=str(request.args.get("release", "")),
-        steps=_given_steps(request.args.get("steps") or ()),
+        steps=_weights(request.args.get("steps") or ()),
         strategy=str(request.args.get("strategy") or ""),
         force=bool(request.args.get("force")),
         again=again,
         break_glass=request.break_glass,
+        hotfix=bool(request.args.get("hotfix")),
     )
     planning.check_names(ops.config, wish.service, wish.env)
     ops.permit(request, actor, wish.env, service)
@@ -71,19 +74,15 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     stable = await ops.store.read(lambda s: planning.check_deploy(s, ops.config, asked))
     wanted = await ops.store.read(lambda s: wanted_replicas(s, ops.config, service, wish.env))
     policy = {**planning.policy_for(ops.config, wish), "replicas": wanted}
+    if wish.hotfix:
+        policy = hotfix_policy(policy, request.reason)
     changes = await ops.store.read(
         lambda s: changes_of_deploy(s, ops.config, service, wish.env, stable, wish.release_id)
     )
-    cost = await cost_of(ops.controller.world, service, wish.env, stable, wish.release_id)
-    preview = ops.config.gateway.listen
-    plan = with_changes(
-        deploy_plan(
-            service, wish.env, wish.release_id, stable, policy, cost, f"http://{preview}/{wish.env}/{service}/v1/"
-        ),
-        changes,
-    )
-    # What a rolling update or a swap gives up is in their own words.
-    cheap = cheap_notes(policy, stable, wish.release_id, cost.start_s) if policy["strategy"] not in REPLACING else ()
+    plan = with_changes(planning.deploy_plan(wish, stable, policy), changes)
+    plan = await _with_hotfix_notes(ops, wish, stable, policy, plan)
+    start_s = await ops.store.read(lambda s: measured_start_s(s, service, wish.env, stable or "")) or COLD_START_GUESS_S
+    cheap = cheap_notes(policy, stable, wish.release_id, start_s)
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *cheap)})
     if wish.supersedes and active is not None:
         given_up = active
@@ -91,14 +90,6 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     if stable == wish.release_id:
         return VerbResult(
             verb="deploy", ref=request.ref, changed=False, message=f"unchanged: {stable} is live", plan=plan
-        )
-    if policy["strategy"] == Strategy.SWAP and stable is not None and not wish.force:
-        refuse_blind_swap(wish.release_id, stable, int(policy["replicas"]), cost)
-    if policy["strategy"] == Strategy.SHADOW and stable is None:
-        raise Conflict(
-            f"nothing of {service} is live in {wish.env}: there are no requests to copy",
-            hint="the first release goes out as a canary, or by any other strategy",
-            code="nothing_live",
         )
     if request.dry_run:
         return VerbResult(verb="deploy", ref=request.ref, changed=False, message="would roll out", plan=plan)
@@ -127,6 +118,17 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         verb="deploy", ref=f"rollout/{rollout_id}", changed=True, revision=1, plan=plan,
         message=f"{rollout_id}: {wish.release_id} to {service} in {wish.env}",
     )  # fmt: skip
+
+
+async def _with_hotfix_notes(
+    ops: Desk, wish: planning.Wish, stable: str | None, policy: Mapping[str, Any], plan: PlanView
+) -> PlanView:
+    ready = await ops.store.read(lambda s: ready_replicas(s, wish.env, stable)) if stable else 0
+    first = next((int(step["value"]) for step in policy["steps"] if step["kind"] == "weight"), 0)
+    notes = hotfix_notes(
+        wish.release_id, stable, ready=ready, wanted=policy["replicas"], is_hotfix=wish.hotfix, first_pct=first
+    )
+    return plan.model_copy(update={"warnings": (*notes, *plan.warnings)})
 
 
 async def _successor(ops: Desk, rollout_id: str) -> str:
@@ -159,10 +161,14 @@ async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         return VerbResult(
             verb="rollback", ref=request.ref, changed=False, message=f"would return to {target}", plan=plan
         )
-    if active is not None:
-        raise Conflict(
-            f"{active} is moving; roll it back first, then return further", hint=f"airboss rollback {service}"
+    if seen is not None:
+        going = seen
+        said = await ops.store.write(
+            lambda s: retarget(s, going, target, actor=actor.name, reason=request.reason), urgent=True
         )
+        ops.on_change(f"rollout/{active}", said)
+        ops.controller.wake.set()
+        return VerbResult(verb="rollback", ref=f"rollout/{active}", changed=True, message=said, plan=plan)
 
     def begin(session: Session) -> tuple[str, tuple[PendingIntent, ...]]:
         begun = planning.create_rollback(
@@ -304,7 +310,7 @@ def _standing(state: str, step: int) -> str:
 def apply_verb_check(seen: records.Opened, verb: str) -> None:
     """Raise Conflict with the table's reason when `verb` may not run on the rollout as it stands."""
     r = seen.now
-    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "", r.strategy)
+    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
     if refusal:
         raise Conflict(f"{verb} refused: {seen.now.id}: {refusal}", code=NOT_NOW)
 

@@ -27,7 +27,10 @@ def want_return(session: Session, world: World, seen: records.Opened) -> tuple[j
         return ()
     # That no weights are known makes the machine want them: absolute, so that it costs nothing where they are so already.
     stable = ReplicaFacts(ready=world.ready(seen, back))
-    move = next_move(seen.now, Facts(state_s=0.0, step_s=0.0, stable=stable, canary=ReplicaFacts(), weights=None))
+    leaves, tracks = ReplicaFacts(ready=world.ready(seen, seen.now.to_release)), records.track_weights(session, seen)
+    move = next_move(
+        seen.now, Facts(state_s=0.0, step_s=0.0, stable=stable, canary=leaves, weights=None, tracks=tracks)
+    )
     routes = [e for e in move.effects if isinstance(e, fx.Route)] if move.state is RolloutState.ROLLING_BACK else []
     for effect in routes:
         journal.intend(session, row, effect)

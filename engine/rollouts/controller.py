@@ -24,33 +24,24 @@ from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.judge import judge
 from engine.rollouts.machine import next_move
 from engine.rollouts.moves import roll_back
-from engine.rollouts.pairs import Pair, ShadowLimits, judge_pairs
 from engine.rollouts.superseding import start_waiting
 from engine.rollouts.values import Facts, Move, ReplicaFacts
 from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
 from engine.rollouts.world import World
 from state import clock
 from state.config import Config, Slo
+from state.measures_config import CostConfig, QualityConfig
 from state.models import Rollout
 from state.policy_config import JudgeConfig
 from state.store import Store
-from state.words import AirbossError, Conflict, RolloutState, Track
+from state.words import AirbossError, Conflict, RolloutState
 
 log = logging.getLogger("airboss.rollouts")
 
 TICK_S = 0.5
 EFFECT_TIMEOUT_S = 60.0
 FORWARD = ("rollout.promote", "rollout.promote_full", "rollout.resume")
-_JUDGED = (
-    RolloutState.SHADOWING,
-    RolloutState.STEP_BAKING,
-    RolloutState.VERIFYING,
-    RolloutState.AWAITING_PROMOTION,
-)
-
-
-async def _no_copies(service: str, env: str, rollout_id: str, since: float) -> Sequence[Pair]:
-    return ()
+_JUDGED = (RolloutState.STEP_BAKING, RolloutState.VERIFYING, RolloutState.AWAITING_PROMOTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +54,6 @@ class Controller:
     config: Config
     on_change: Callable[[str, str], None]
     wake: asyncio.Event
-    pairs: Callable[[str, str, str, float], Awaitable[Sequence[Pair]]] = _no_copies
-    """(service, env, rollout, since) → what the gateway's workers wrote of copies and their primaries."""
     _going: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _in_hand: set[int] = field(default_factory=set)
     """Intents that are being carried out just now."""
@@ -264,9 +253,9 @@ class Controller:
         effect = intent.effect
         if isinstance(effect, fx.Scale):
             ended = seen.now.state.is_terminal
-            if ended and await self.world.is_kept(seen.service, seen.env, effect.release_id, effect.role):
+            if ended and await self.world.is_kept(seen.service, seen.env, effect.release_id):
                 return {"skipped": "it is wanted again"}
-            await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas, effect.role)
+            await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas)
             return {"replicas": effect.replicas}
         if isinstance(effect, fx.Route):
             if seen.now.state.is_terminal or (seen.now.state is RolloutState.ROLLING_BACK and not effect.reverts):
@@ -281,32 +270,25 @@ class Controller:
         r = seen.now
         held, frozen, tracks, known, trouble = await self.store.read(
             lambda s: (
-                bool(records.leases(s, seen.env, "hold", now.utc)),
+                bool(records.leases(s, seen.env, "hold", now.utc, seen.service)),
                 bool(in_force(s, self.config, seen.env, now.utc)) and not is_broken(s, seen.now.id),
                 records.track_weights(s, seen),
                 records.known_splits(s, seen),
                 journal.trouble(s, s.get_one(Rollout, r.id), now.utc),
             )
         )
-        # Whoever gets its first traffic next must generate a token now; a rolling update has such replicas at every step.
-        probes = r.state is RolloutState.PREPARING or (r.replaces and r.state is RolloutState.STEP_APPLYING)
-        canary = await self.world.replica_facts(seen, r.to_release, probe=probes)
-        stable = baseline = ReplicaFacts()
+        canary = await self.world.replica_facts(seen, r.to_release, probe=r.state is RolloutState.PREPARING)
+        stable = ReplicaFacts()
         if r.from_release is not None:
             stable = await self.world.replica_facts(seen, r.from_release, probe=False)
-            if r.has_baseline:
-                baseline = await self.world.replica_facts(seen, r.from_release, probe=probes, role=Track.BASELINE)
         state_s = clock.elapsed_s(seen.since, now)
         step_s = clock.elapsed_s(seen.step_since, now) if seen.step_since else 0.0
-        weights, extras = await self.world.standing(seen.service, seen.env)
         return Facts(
             state_s=state_s,
             step_s=step_s,
             stable=stable,
             canary=canary,
-            weights=weights,
-            extras=extras,
-            baseline=baseline,
+            weights=await self.world.weights(seen.service, seen.env),
             verdict=await self._verdict(seen, step_s, canary),
             approvals=seen.approvals,
             rejections=seen.rejections,
@@ -320,31 +302,23 @@ class Controller:
 
     async def _verdict(self, seen: records.Opened, step_s: float, canary: ReplicaFacts) -> Verdict | None:
         r = seen.now
-        if r.standing not in _JUDGED or seen.step_since is None:
+        standing = r.resume_state if r.state is RolloutState.PAUSED else r.state
+        if standing not in _JUDGED or seen.step_since is None:
             return None
-        verifying = r.standing is RolloutState.VERIFYING
-        policy = judge_policy(seen.policy, self.config.service[seen.service].slo)
-        if r.mirror_pct and not verifying:
-            shadow = ShadowLimits.from_policy(seen.policy)
-            pairs = await self.pairs(seen.service, seen.env, r.id, seen.step_since.utc)
-            slow_ms = float(
-                seen.policy.get("slo", {}).get("latency_p95_ms", self.config.service[seen.service].slo.latency_p95_ms)
-            )
-            return judge_pairs(pairs, slow_ms, policy, shadow, step_s, time.time(), canary.crash_loop or None)
-        beside = Track.BASELINE if r.baseline_weight and not verifying else Track.STABLE
-        evidence = await self.metrics.arms(
-            seen.service, seen.env, r.id, seen.table_revision, seen.step_since.utc, beside
-        )
+        verifying = standing is RolloutState.VERIFYING
+        if not verifying and r.steps[r.step].kind not in ("weight", "analysis", "approval", "pause"):
+            return None
+        evidence = await self.metrics.arms(seen.service, seen.env, r.id, seen.table_revision, seen.step_since.utc)
         if verifying:
             evidence = _stable_as_canary(evidence)
         return judge(
             JudgeInput(
                 evidence=evidence,
-                policy=policy,
+                policy=judge_policy(seen.policy, self.config.service[seen.service].slo),
                 elapsed_s=step_s,
                 has_stable_arm=not verifying and r.from_release is not None and r.weight < 100,
                 crash_loop=canary.crash_loop or None,
-                configured_weight_pct=100 if verifying else 50 if r.baseline_weight else r.weight,
+                configured_weight_pct=100 if verifying else r.weight,
             )
         )
 
@@ -361,7 +335,10 @@ async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
 def judge_policy(policy: Mapping[str, Any], slo: Slo) -> JudgePolicy:
     """The judge's numbers of a frozen policy; a running rollout keeps the objectives it began with."""
     return JudgePolicy.from_config(
-        JudgeConfig.model_validate(policy["judge"]), Slo.model_validate(policy.get("slo") or slo.model_dump())
+        JudgeConfig.model_validate(policy["judge"]),
+        Slo.model_validate(policy.get("slo") or slo.model_dump()),
+        QualityConfig.model_validate(policy.get("quality") or {}),
+        CostConfig.model_validate(policy.get("cost") or {}),
     )
 
 

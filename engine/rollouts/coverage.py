@@ -85,13 +85,18 @@ def _idle(evidence: ArmEvidence, patience: float) -> Finding | None:
 
 
 def _problem(counts: ArmCounts) -> str | None:
-    numbers = (counts.requests, counts.errors, counts.slow)
+    numbers = (
+        *(counts.requests, counts.errors, counts.slow, counts.checked, counts.failed, counts.priced, counts.dear),
+        *(counts.busy_s, counts.tokens),
+    )
     if not _are_finite(numbers):
         return "a count is not a number"
     if min(numbers) < 0:
         return "a count is negative"
     if counts.errors > counts.requests or counts.slow > counts.requests:
         return f"{counts.errors} errors and {counts.slow} slow of {counts.requests} requests"
+    if counts.failed > counts.checked or counts.dear > counts.priced:
+        return f"{counts.failed} failed of {counts.checked} checked, {counts.dear} dear of {counts.priced} priced"
     return None
 
 

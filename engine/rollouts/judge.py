@@ -6,6 +6,7 @@ outage both tracks share, and only then whether there is enough to pass. Nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from adapters.ports import ArmCounts, Interval
@@ -14,6 +15,7 @@ from engine.rollouts.bounds import requests_to_pass
 from engine.rollouts.checks import MetricFinding, examine, measured_split
 from engine.rollouts.coverage import covered_s, missing, since_last_hole, unusable
 from engine.rollouts.verdict import (
+    METRICS,
     JudgeInput,
     JudgePolicy,
     MetricCheck,
@@ -107,13 +109,25 @@ def _split(given: JudgeInput) -> tuple[float | None, str]:
     canary = sum((item.canary for item in intervals), ArmCounts())
     measured = measured_split(stable, canary)
     note = wording.split_note(measured, given.configured_weight_pct, stable.requests + canary.requests)
-    return measured, note + wording.gap_note(given.evidence.gap_s)
+    policy = given.policy
+    if "cost" in policy.metrics:
+        note += wording.cost_note(stable, canary, policy.usd_per_hour)
+    return measured, note + wording.alpha_note(policy) + wording.gap_note(given.evidence.gap_s)
 
 
 def _needs(findings: Sequence[MetricFinding], short_of_minimum: float) -> int | None:
-    wanted = [finding.needs_requests for finding in findings]
+    counted = findings[0].check.canary.requests
+    wanted = [_in_requests(finding, counted) for finding in findings]
     known = [need for need in wanted if need is not None]
     return max([1, int(short_of_minimum), *known]) if len(known) == len(wanted) else None
+
+
+def _in_requests(finding: MetricFinding, counted: float) -> int | None:
+    """What the finding needs, in canary requests: only some of them are checked, or have a price."""
+    need, seen = finding.needs_requests, finding.check.canary.requests
+    if not need or finding.check.metric in METRICS:
+        return need
+    return math.ceil(need * counted / seen) if seen > 0 else None
 
 
 def _seconds(needs: int | None, intervals: Sequence[Interval]) -> float | None:

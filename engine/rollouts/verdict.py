@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.ports import ArmEvidence
 from state.config import Slo
+from state.measures_config import CostConfig, QualityConfig
 from state.policy_config import JudgeConfig
 from state.words import NoDataCause, VerdictKind
 
@@ -30,11 +31,26 @@ class JudgePolicy:
     bad_window_s: float
     metrics: tuple[str, ...] = METRICS
     """What is judged: alpha is split evenly over these."""
+    quality_limit: float = 1.0
+    cost_limit: float = 1.0
+    usd_per_hour: float = 0.0
 
     @classmethod
-    def from_config(cls, judge: JudgeConfig, slo: Slo) -> JudgePolicy:
+    def from_config(
+        cls,
+        judge: JudgeConfig,
+        slo: Slo,
+        quality: QualityConfig | None = None,
+        cost: CostConfig | None = None,
+    ) -> JudgePolicy:
         """The policy that `airboss.toml` states for a service."""
+        quality, cost = quality or QualityConfig(), cost or CostConfig()
+        more = (("quality", judge.quality and quality.check), ("cost", judge.cost and cost.has_ceiling))
         return cls(
+            metrics=(*METRICS, *(name for name, is_on in more if is_on)),
+            quality_limit=quality.limit,
+            cost_limit=cost.limit,
+            usd_per_hour=cost.usd_per_hour,
             margin=judge.margin,
             alpha=judge.alpha,
             min_requests=judge.min_requests,
@@ -53,7 +69,8 @@ class JudgePolicy:
 
     def limit_of(self, metric: str) -> float:
         """The largest bad share the objective allows for a metric."""
-        return self.error_limit if metric == "errors" else self.slow_limit
+        limits = {"errors": self.error_limit, "slow": self.slow_limit, "quality": self.quality_limit}
+        return limits.get(metric, self.cost_limit)
 
 
 @dataclass(frozen=True, slots=True)

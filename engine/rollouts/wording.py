@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from adapters.ports import ArmCounts
 from engine.rollouts.checks import MetricFinding
-from engine.rollouts.verdict import JudgePolicy, MetricCheck, Tally
+from engine.rollouts.verdict import METRICS, JudgePolicy, MetricCheck, Tally
 
-_NOUN = {"errors": "errors", "slow": "slow requests"}
+_NOUN = {
+    "errors": "errors",
+    "slow": "slow requests",
+    "quality": "answers that fail a check",
+    "cost": "requests above the cost ceiling",
+}
 
 
 def sentence(text: str) -> str:
@@ -93,6 +99,35 @@ def split_note(measured: float | None, configured_pct: int, requests: float) -> 
     return f"; the canary gets {percent(measured)} of requests though {configured_pct} % is configured"
 
 
+def cost_note(stable: ArmCounts, canary: ArmCounts, usd_per_hour: float) -> str:
+    """What a request and a thousand tokens cost on average, on both tracks, by the replicas' busy time."""
+    parts = []
+    for what, of in (("a request", _per_request), ("1,000 tokens", _per_1k_tokens)):
+        ours, theirs = of(canary), of(stable)
+        if ours is not None:
+            beside = f" (stable {_usd(theirs * usd_per_hour / 3600)})" if theirs is not None else ""
+            parts.append(f"{what} costs {_usd(ours * usd_per_hour / 3600)}{beside}")
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def alpha_note(policy: JudgePolicy) -> str:
+    """Says how alpha is split where more than errors and time are judged."""
+    count = len(policy.metrics)
+    return f"; alpha {policy.alpha:g} is split over {count} metrics" if count > len(METRICS) else ""
+
+
+def _per_request(arm: ArmCounts) -> float | None:
+    return arm.busy_s / arm.requests if arm.requests else None
+
+
+def _per_1k_tokens(arm: ArmCounts) -> float | None:
+    return 1000 * arm.busy_s / arm.tokens if arm.tokens else None
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:.3g}"
+
+
 def gap_note(gap_s: float) -> str:
     """Says how much of the step was never counted."""
     return f"; {duration(gap_s)} of the step are missing from the counts" if gap_s >= 1 else ""
@@ -130,7 +165,8 @@ def _so_far(finding: MetricFinding) -> str:
         text += f", about {check.burst:.0f} at a time and counted so"
     if finding.needs_requests is None:
         return f"{text}, and at these rates no number of requests would show it good enough"
-    return f"{text}, about {finding.needs_requests} more canary requests needed"
+    what = {"quality": "checked answers", "cost": "requests with a price"}.get(check.metric, "canary requests")
+    return f"{text}, about {finding.needs_requests} more {what} needed"
 
 
 def _effect(check: MetricCheck) -> str:

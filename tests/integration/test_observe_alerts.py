@@ -16,8 +16,9 @@ from sqlmodel import select
 
 from engine.observe.alerts import AlertBook
 from engine.observe.heartbeat import Heartbeat
-from engine.observe.notify import Notifier, Undelivered, run_command
+from engine.observe.notify import Notifier
 from engine.observe.rules import Firing
+from engine.observe.sending import Undelivered, run_command
 from state import audit
 from state.config import AlertsConfig
 from state.models import Alert, Audit
@@ -262,9 +263,9 @@ async def test_a_command_hook_gets_the_alert_on_its_stdin_and_no_shell(store: St
 def test_a_hook_that_fails_says_why_and_one_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     failing = script(tmp_path, "import sys; print('no such pager', file=sys.stderr); sys.exit(3)")
     with pytest.raises(Undelivered, match="exit 3: no such pager"):
-        run_command(failing, BODY)
+        run_command(failing, b"{}", {})
     with pytest.raises(Undelivered, match="No such file"):
-        run_command((str(tmp_path / "absent"),), BODY)
+        run_command((str(tmp_path / "absent"),), b"{}", {})
     mark = tmp_path / "child.pid"
     hanging = script(
         tmp_path,
@@ -273,7 +274,7 @@ def test_a_hook_that_fails_says_why_and_one_that_hangs_is_killed_with_its_childr
     )
     began = time.monotonic()
     with pytest.raises(Undelivered, match="longer than"):
-        run_command(hanging, BODY, timeout_s=1.0)
+        run_command(hanging, b"{}", {}, timeout_s=1.0)
     assert time.monotonic() - began < 5
     deadline = time.monotonic() + 5
     while is_running(int(mark.read_text())) and time.monotonic() < deadline:

@@ -37,6 +37,8 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("rollout reject ro-3", "rollout.reject", "rollout/ro-3", {}),
     ("rollout hold chat --env dev --until 2h", "hold", "service/chat", {"env": "dev", "until_s": 7200.0}),
     ("rollout unhold chat --env dev", "unhold", "service/chat", {"env": "dev"}),
+    ("hook test chatops", "hook.test", "hook/chatops", {}),
+    ("hook redeliver 12", "hook.redeliver", "delivery/12", {}),
     ("break-glass ack 3", "glass.ack", "glass/3", {}),
     ("freeze start --env dev --until 90s", "freeze.start", "env/dev", {"env": "dev", "until_s": 90.0}),
     ("freeze end --env dev", "freeze.end", "env/dev", {"env": "dev"}),

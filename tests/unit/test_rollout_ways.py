@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 from rollout_room import BAD, GOOD, NO_WORD, Room
 from sqlmodel import Session, select
 
+from engine.api.views.standing import why_of
 from engine.rollouts import records
 from engine.rollouts.hindrance import STUCK_AFTER
 from engine.rollouts.journal import RETRY_DONE_AFTER_S
 from engine.rollouts.values import Move
-from state.models import Intent, Lease, Release, Rollout
+from state.models import Intent, Lease, Release, Rollout, RolloutStep
 from state.store import Store
-from state.words import Conflict, PauseReason, RolloutState
+from state.words import Conflict, PauseReason, RolloutState, UsageError
 
 S = RolloutState
 
@@ -225,3 +227,58 @@ async def test_i12_a_pass_is_used_once(room: Room) -> None:
     assert seen is not None
     move = Move(S.STEP_APPLYING, 1, consumes_verdict=True)
     assert not room.store.write_now(lambda s: records.commit_move(s, seen, move))
+
+
+async def test_a_hotfix_gives_a_bad_stable_no_share_and_is_judged_alone(room: Room) -> None:
+    shown = (await room.deploy("b", dry_run=True)).plan
+    assert shown is not None and any("`--hotfix --reason TEXT`" in w for w in shown.warnings), "a does not answer"
+    with pytest.raises(UsageError, match="takes a reason"):
+        await room.ask("deploy", "service/chat", args={"release": "b", "hotfix": True}, reason="")
+    room.processes.there["a"] = 0
+    rollout_id = (await room.deploy("b", hotfix=True)).ref.removeprefix("rollout/")
+    await room.until(rollout_id, S.STEP_BAKING)
+    assert room.weights() == {"b": 100}
+    room.counts.canary = GOOD
+    await room.until(rollout_id, S.COMPLETED)
+    assert max(map(len, room.workers.splits)) == 1, "no user met the bad one beside it"
+
+
+async def test_a_hold_is_of_one_service_with_its_owner_and_end(room: Room) -> None:
+    rollout_id = await baking(room)
+    await room.ask("hold", "service/chat", args={"until_s": 600})
+    room.counts.canary = BAD
+    await room.look(3)
+    assert room.row(rollout_id).state == S.STEP_BAKING
+    said = room.store.read_now(lambda s: why_of(s, room.config, s.get_one(Rollout, rollout_id), ""))
+    assert said.startswith("Held by user:ann for 10 min more (test)")
+    (lease,) = room.store.read_now(lambda s: list(s.exec(select(Lease))))
+    assert lease.name == "hold/production/chat"
+    assert room.store.read_now(lambda s: records.leases(s, "production", "hold", time.time(), "search")) == []
+    await room.ask("unhold", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.ROLLED_BACK)
+
+
+async def test_case_57_a_rollback_to_what_cannot_be_started_is_sent_on_to_an_older_release(room: Room) -> None:
+    for release in ("b", "c"):
+        rollout_id = await baking(room, release)
+        room.counts.canary = GOOD
+        await room.until(rollout_id, S.COMPLETED)
+    room.processes.broken.add("b")
+    room.store.write_now(lambda s: lived_here(s, "a"))
+    back = (await room.ask("rollback", "service/chat")).ref.removeprefix("rollout/")
+    await room.look(3)
+    assert (room.row(back).state, room.weights()) == (S.ROLLING_BACK, {"c": 100}), "capacity first: b never answers"
+    await room.ask("rollback", "service/chat", args={"to": "a"})
+    await room.until(back, S.ROLLED_BACK)
+    assert room.weights() == {"a": 100}
+
+
+def lived_here(session: Session, release: str) -> None:
+    """The release was verified here once."""
+    row = session.get_one(Rollout, "ro-1")
+    session.add(
+        Rollout(id="ro-0", service="chat", env="production", target="local", strategy="canary", to_release=release,
+                state=S.COMPLETED, policy=row.policy, created_by="user:ann", created_at=1, state_since=1, finished_at=1)
+    )  # fmt: skip
+    session.flush()
+    session.add(RolloutStep(rollout_id="ro-0", idx=0, kind="weight", weight=100, state="passed"))

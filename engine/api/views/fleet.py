@@ -43,7 +43,7 @@ def fleet_row(
     ).first()
     stable = next((t.release_id for t in tracks if t.track == "stable"), None)
     mine = [a for a in alerts if a.service == service and a.env in ("", env)]
-    holds = records.leases(session, env, "hold", now)
+    holds = records.leases(session, env, "hold", now, service)
     freezes = in_force(session, config, env, now)
     glass = unacknowledged(session, service, env)
     return FleetRow(
@@ -53,7 +53,8 @@ def fleet_row(
         budget_left=slo.budget_left if slo else None, coverage=slo.coverage if slo else None,
         rollout_id=rollout.id if rollout else None, phase=_phase(rollout),
         alerts=len(mine), paging=sum(a.severity == Severity.PAGE for a in mine),
-        held_by=holds[0].holder if holds else "", frozen=freezes[0].reason or freezes[0].by if freezes else "",
+        held_by=holds[0].holder if holds else "", held_until=holds[0].ends_at if holds else None,
+        held_reason=holds[0].reason if holds else "", frozen=freezes[0].reason or freezes[0].by if freezes else "",
         break_glass="; ".join(f"{one.by}: {one.reason}" for one in glass),
         rate_series=series,
     )  # fmt: skip

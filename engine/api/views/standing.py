@@ -48,15 +48,15 @@ def why_of(session: Session, config: Config, row: Rollout, verdict: str) -> str:
             replicas=r.replicas,
             trouble=trouble.says if trouble is not None else "",
             successor=r.successor,
-            hold=_held(session, row.env, now),
+            hold=_held(session, row, now),
             freeze=_frozen(session, config, row, now),
         )
     )
 
 
-def _held(session: Session, env: str, now: float) -> Bar | None:
-    last = max(records.leases(session, env, "hold", now), key=lambda lease: lease.ends_at, default=None)
-    return None if last is None else Bar(last.holder, last.reason, last.ends_at - now)
+def _held(session: Session, row: Rollout, now: float) -> Bar | None:
+    holds = records.leases(session, row.env, "hold", now, row.service)
+    return Bar(holds[0].holder, holds[0].reason, holds[0].ends_at - now) if holds else None
 
 
 def _frozen(session: Session, config: Config, row: Rollout, now: float) -> Bar | None:

@@ -31,6 +31,16 @@ def access_metrics(desk: Desk, table: RoutingTable | None) -> Iterator[Metric]:
         for rule in route.access.safety.rules
         for verdict in VERDICTS
     }
+    known.update(
+        {
+            CheckKey(route.service, route.env, backend.release_id, backend.track, check.name, verdict): 0
+            for route in (table.routes if table else ())
+            if route.measures and route.measures.quality
+            for backend in route.backends
+            for check in route.measures.quality.checks
+            for verdict in ("pass", "fail", "error")
+        }
+    )
     checks = CounterMetricFamily(
         "airboss_quality_checks", "What checks of prompts and answers said.", labels=CheckKey._fields
     )

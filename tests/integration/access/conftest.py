@@ -107,6 +107,7 @@ class House:
             listening.close()
             await server.shutdown(0.1)
             await pool.close()
+            await self.front.proxy.sampler.close()
             await self.front.desk.close()
 
         self._closers.append(close)

@@ -18,6 +18,7 @@ from engine.observe.alerts import AlertBook
 from engine.operations.desk import Desk
 from engine.operations.door import do
 from engine.pipelines.runner import PipelineRunner
+from engine.restored.standing import Standing
 from engine.rollouts.controller import Controller
 from engine.rollouts.world import Replicas, Router, World
 from state.config import Config, parse_config
@@ -130,7 +131,7 @@ def make_office(path: Path, toml: str = TOML) -> Office:
     controller = Controller(store, world, cast(MetricsSource, None), config, tell, asyncio.Event())
     desk = Desk(
         store=store, config=config, controller=controller, runner=cast(PipelineRunner, None), alerts=AlertBook(store),
-        workspace=path, on_change=tell, stop=lambda drains: None,
+        workspace=path, on_change=tell, stop=lambda drains: None, restored=cast(Standing, None),
     )  # fmt: skip
 
     def fill(session: Session) -> None:
