@@ -23,7 +23,6 @@ from sqlmodel import Session, select
 
 from adapters.local.router import LocalRouter
 from adapters.ports import ArmCounts, ArmEvidence, Interval, ReplicaSetSpec, ReplicaStatus
-from engine.rollouts import effects as fx
 from engine.rollouts import journal, planning, records
 from engine.rollouts.back import targets
 from engine.rollouts.back.keeping import PlanKeeper
@@ -191,10 +190,10 @@ class _Gateway:
 class _Watched(Controller):
     """The controller, which shows each effect's intent before it has it (I3)."""
 
-    async def _effect(self, seen: records.Opened, effect: fx.Effect) -> Mapping[str, Any]:
+    async def _effect(self, seen: records.Opened, intent: journal.PendingIntent) -> Mapping[str, Any]:
         wanted = await self.store.read(lambda s: journal.pending(s, ("scale", "route"), seen.now.id))
-        assert effect in [intent.effect for intent in wanted], f"I3: {effect} without an intent"
-        return await super()._effect(seen, effect)
+        assert intent.id in [one.id for one in wanted], f"I3: {intent.effect} without an intent"
+        return await super()._effect(seen, intent)
 
 
 class Room:
@@ -250,6 +249,7 @@ class Room:
         active = await self.store.read(records.active_ids)
         if active:
             await self.controller.verb(active[0], "rollback", "user:ann", "it looks wrong", None)
+            await asyncio.gather(*self.controller._going.values())  # the traffic is returned beside the loop
             return
 
         def make(session: Session) -> str:
@@ -372,7 +372,10 @@ def with_points(patch: pytest.MonkeyPatch, store: Store, outside: Outside) -> No
         return store.read_now(fn)
 
     async def write(fn: Callable[[Session], Any], *, urgent: bool = False) -> Any:
-        return store._transact(fn, urgent=urgent)
+        value, heads = store._transact(fn, urgent=urgent)
+        if heads is not None:
+            store._anchor(*heads)
+        return value
 
     # In the caller's thread: nothing runs beside it, so that each point is the same one every time.
     for name, stand_in in (("_once", noted), ("read", read), ("write", write)):
