@@ -278,9 +278,10 @@ class Workspace:
             wish = VerbRequest(verb=verb, ref=ref, args=args, reason=reason, yes=True, confirm_name=SERVICE)
             return client.verb(wish, timeout_s=PATIENCE_S)
 
-    def deploy(self, release: str = CANARY) -> str:
-        """Begin the rollout of `release`; its id."""
-        return self.ask("deploy", f"service/{SERVICE}", release=release, env=ENV).ref.partition("/")[2]
+    def deploy(self, release: str = CANARY, *, again: bool = False) -> str:
+        """Begin the rollout of `release`; its id. `again`: although it was rejected."""
+        force = {"force": True} if again else {}
+        return self.ask("deploy", f"service/{SERVICE}", release=release, env=ENV, **force).ref.partition("/")[2]
 
     def url(self) -> str:
         """The gateway's public address."""

@@ -1,8 +1,8 @@
 """The engine, made to die at one exact point of its journal. Run as a script in the engine's place.
 
 A point is a moment before or after something that lasts: a commit that touches a rollout, an intent, a track or a spawn,
-a process started or ended, a table given to a gateway worker, an alias set in the registry. Points are counted from the commit that plans a rollout on
-and written to CHAOS_POINTS, one a line. CHAOS_CRASH_AT is the number of the point, or words that its name must have (`&`
+a process started or ended, a table given to a gateway worker, an alias set in the registry. Points are counted from the commit that plans a rollout on, or that CHAOS_BEGINS names,
+(with CHAOS_COUNTS=at once: from the start on) and written to CHAOS_POINTS, one a line. CHAOS_CRASH_AT is the number of the point, or words that its name must have (`&`
 between them): there the process gets SIGKILL, from itself, with nothing flushed and nothing closed.
 """
 
@@ -29,6 +29,8 @@ from state.store import Store
 
 T = TypeVar("T")
 CRASH_AT = os.environ.get("CHAOS_CRASH_AT", "")
+COUNTS_AT_ONCE = os.environ.get("CHAOS_COUNTS") == "at once"
+BEGINS = os.environ.get("CHAOS_BEGINS", "rollout planned")
 POINTS = Path(os.environ["CHAOS_POINTS"])
 _lock = threading.Lock()
 _passed = 0
@@ -38,7 +40,7 @@ def point(name: str) -> None:
     """The engine has come to `name`; it ends here if this is the one."""
     global _passed
     with _lock:
-        if not _passed and "rollout planned" not in name:
+        if not _passed and not COUNTS_AT_ONCE and BEGINS not in name:
             return
         _passed += 1
         with POINTS.open("a") as file:

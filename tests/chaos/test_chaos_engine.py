@@ -14,8 +14,6 @@ from chaos_workspace import CANARY, RELEASES, STABLE, WHOLE_PATH, Workspace, say
 from state.words import AirbossError
 
 MakeWorkspace = Callable[..., Workspace]
-SHARDS = 5
-"""The sweep over all journal points takes half an hour; each shard takes every fifth of them."""
 CRASHING = Path(__file__).with_name("crashing_engine.py")
 
 
@@ -131,60 +129,6 @@ def test_killed_around_the_start_of_a_server_there_is_exactly_one_in_the_end(wor
         ws.wait_for(row["id"], "rolled_back")
         ws.assert_in_order()
         ws.assert_serves_only(STABLE)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("first", range(1, SHARDS + 1))
-def test_killed_at_any_point_of_the_journal_a_rollout_ends_as_if_nothing_had_been(
-    workspace: MakeWorkspace, first: int
-) -> None:
-    """One rollout for each journal point, there and back between two releases, until a number is past the last point."""
-    ws = workspace()
-    ws.serve()
-    gateways = {p.pid for p in ws.gateways()}
-    users = ws.users()
-    live, other = STABLE, CANARY
-    ws.kill_engine()
-    number, named = first, []
-    while True:
-        points = ws.root / f"points-{number}"
-        ws.start(script=CRASHING, CHAOS_POINTS=str(points), CHAOS_CRASH_AT=str(number))
-        with suppress(AirbossError):
-            ws.deploy(other)
-        rows = ws.rows(
-            "SELECT id FROM rollout WHERE to_release = ? AND state != 'completed' ORDER BY created_at DESC", other
-        )
-        engine = ws.engines[-1]
-        if rows:
-            rollout_id = rows[0]["id"]
-            until(
-                lambda: engine.poll() is not None or ws.path(rollout_id)[-1][0] == "completed",
-                "it dies or is done",
-                180.0,
-            )
-        until(lambda: engine.poll() is not None or len(ws.owners()) == 1, "the old release's server is gone")
-        is_past = engine.poll() is None
-        if not is_past:
-            named.append(points.read_text().splitlines()[-1])
-            say(named[-1])
-            ws.start()
-            if not rows and not ws.rows("SELECT id FROM rollout WHERE to_release = ? AND state != 'completed'", other):
-                ws.deploy(other)  # it died before the plan was committed: nobody was told that it was
-            rollout_id = ws.rows("SELECT id FROM rollout ORDER BY created_at DESC LIMIT 1")[0]["id"]
-        ws.wait_for(rollout_id, "completed", timeout_s=240.0)
-        assert ws.path(rollout_id) == list(WHOLE_PATH), named[-1:]
-        ws.assert_in_order()
-        ws.assert_serves_only(other)
-        assert {p.pid for p in ws.gateways()} == gateways, named[-1:]
-        assert users.seen().failed == 0, (named[-1:], users.seen())
-        ws.kill_engine()
-        live, other = other, live
-        if is_past:
-            break
-        number += SHARDS
-    report = users.stop()
-    assert report.failed == 0 and len(named) > 30 // SHARDS, (report, named)
 
 
 @pytest.mark.long
