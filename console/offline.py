@@ -259,6 +259,13 @@ class OfflineStore:
         found = walk(self.chain(), anchored)
         return {"ok": found.is_whole, "rows": found.rows, "head": found.head, "why": found.why}
 
+    def drills(self) -> list[Row]:
+        """Drills that were played, newest first."""
+        found = self.rows(
+            "SELECT * FROM audit WHERE ref >= 'drill:' AND ref < 'drill;' AND action = 'drill.finish' ORDER BY id DESC"
+        )
+        return [{"id": row["id"], "at": row["at"], "by": row["actor"], **row["detail"]} for row in found]
+
     def lineage(self, params: Mapping[str, Any]) -> Row:
         """What a record was made from, or forward: what was made from it."""
         from console.commands.ancestry import tree
@@ -291,6 +298,7 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Answer], ...] = tuple(
         (r"/v1/glasses", lambda s, p: s.glasses()),
         (r"/v1/audit", lambda s, p: s.audit(p)),
         (r"/v1/audit/verify", lambda s, p: s.verify_audit()),
+        (r"/v1/drills", lambda s, p: s.drills()),
         (r"/v1/lineage", lambda s, p: s.lineage(p)),
         (r"/v1/serving", lambda s, p: serving_children(s._paths)),
     )

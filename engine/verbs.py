@@ -108,6 +108,8 @@ _TABLE = (
     Verb("alert.silence", "no notification until a time", Role.OPERATOR, Confirm.NAME, Confirm.YES, "m"),
     Verb("alert.unsilence", "end a silence", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("note", "leave a note", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "n"),
+    Verb("drill.start", "fail something on purpose, and measure", Role.OPERATOR, Confirm.NAME_AND_REASON, Confirm.YES),
+    Verb("drill.finish", "record what a drill measured", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("state.adopt", "record what the gateway serves, after a restore", Role.ADMIN, Confirm.NAME, Confirm.YES),
     Verb("state.enforce", "serve what is recorded, after a restore", Role.ADMIN, Confirm.NAME, Confirm.YES),
     Verb("engine.down", "stop the engine; what serves goes on", Role.ADMIN, Confirm.YES, Confirm.YES),

@@ -61,6 +61,7 @@ class Store:
         Raises UsageError on a network file system, OperationFailed when the file is corrupt or the disk full.
         """
         refuse_network_file_system(path.parent)
+        refuse_read_only_file_system(path.parent)
         refuse_half_restored(path)
         existed = path.exists()
         try:
@@ -215,6 +216,19 @@ def check_integrity(path: Path) -> None:
             connection.close()
     if rows != [("ok",)]:
         raise _corrupt(path, "; ".join(str(row[0]) for row in rows))
+
+
+def refuse_read_only_file_system(directory: Path) -> None:
+    """Raise UsageError when nothing can be written where the store is."""
+    import os
+
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        raise UsageError(
+            f"{directory} is on a file system that is mounted read-only",
+            hint="a disk with errors is often remounted so: see `dmesg`, then `mount -o remount,rw`. What serves goes on, and "
+            "`airboss status` and `airboss rollback SERVICE --emergency` work meanwhile",
+            code="read_only_fs",
+        )
 
 
 def refuse_half_restored(path: Path) -> None:

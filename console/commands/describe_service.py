@@ -109,6 +109,8 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
     )
     backup = f"{ago(item['backup_at'], now)} ago" if item.get("backup_at") else "none yet"
     facts.append(("backup", backup + (f"; {item['backup_trouble']}" if item.get("backup_trouble") else "")))
+    last = item.get("drill")
+    facts.append(("drill", f"{last['name']} {ago(last['at'], now)} ago: {last['outcome']}" if last else "none yet"))
     if item.get("no_one_is_paged"):
         facts.append(("paging", "NO ONE IS PAGED: [alerts] in airboss.toml names neither webhook nor command"))
     if item.get("demo"):

@@ -73,6 +73,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             ("bench", f"{_C}.bench:bench", "measure this machine, ours beside the others"),
             ("gateway", f"{_C}.gateway:gateway", "API keys of who may ask"),
             ("config", f"{_C}.workspace:config", "the configuration in effect"),
+            ("drill", f"{_C}.drill:drill", "failures on purpose, measured and recorded"),
             ("state", f"{_C}.state:state", "check, back up, restore the store"),
             ("help", f"{_C}.help:help_", "exit-codes, options, scripts, config, ..."),
         ),

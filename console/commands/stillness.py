@@ -38,8 +38,14 @@ def status(rows: Rows, paths: Paths) -> dict[str, Any]:
         "audit_ok": None,
         "no_one_is_paged": False,
         "backup_at": _newest_backup(paths),
+        "drill": _newest_drill(rows),
         "demo": {},
     }
+
+
+def _newest_drill(rows: Rows) -> dict[str, Any] | None:
+    sql = "SELECT at, detail FROM audit WHERE ref >= 'drill:' AND ref < 'drill;' AND action = 'drill.finish' ORDER BY id DESC LIMIT 1"
+    return next(({"at": row["at"], **row["detail"]} for row in rows(sql)), None)
 
 
 def _newest_backup(paths: Paths) -> float | None:

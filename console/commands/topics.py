@@ -179,15 +179,6 @@ def keys() -> str:
     return "Keys of the console; the same letter is the same verb everywhere:\n\n" + "\n\n".join(parts)
 
 
-def emergency() -> str:
-    """Rolling back without an engine."""
-    return """\
-`airboss rollback SERVICE --env ENV --emergency` needs no engine, no registry, no metrics. It takes the plan that the engine keeps
-ready in .airboss/rollback/, gives every living gateway worker a table with the good release at 100 %, and leaves a record in
-.airboss/spill/ that the engine imports when it is back. Look first with --dry-run. It refuses (exit 6) while an engine answers;
---force goes past that when the engine cannot do it."""
-
-
 def _room(*packages: str) -> Callable[[], str]:
     """A topic that is the README of these rooms."""
     return lambda: "".join(map(_readme, packages)).lstrip("\n")
@@ -207,7 +198,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "rollouts": ("states, and which verb runs in which", rollouts),
     "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
     "rollback": ("the way back; why a rollout waits; stuck, adopt, supersede, hold, hotfix", _room("engine.rollouts.back")),
-    "emergency": ("rolling back without an engine", emergency),
+    "emergency": ("the worst hour: rolling back without an engine, and drills for it", _room("console")),
     "state": ("the store, its backups, and putting one back", _room("state")),
     "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
                   _room("engine.pipelines", "engine.pipelines.stages")),

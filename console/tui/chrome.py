@@ -61,6 +61,13 @@ def _health(status: StatusView, scene: Scene, *, wide: bool) -> Line:
         spans.append((f"  ▲ {', '.join(down)} down", "bar.warn"))
     if not status.audit_ok:
         spans.append(("  ✗ audit chain", "bar.bad"))
+    if status.backup_trouble:
+        spans.append(("  ▲ backup", "bar.warn"))
+    elif wide and status.backup_at is not None:
+        spans.append((f"  backup {duration(scene.now - status.backup_at)}", "bar.dim"))
+    if wide and status.drill is not None:
+        tone = "bar.dim" if status.drill.outcome == "met" else "bar.warn"
+        spans.append((f"  drill {duration(scene.now - status.drill.at)}", tone))
     if wide and status.no_one_is_paged:
         spans.append(("  ▲ no one is paged", "bar.warn"))
     return line(*spans, (" ", BAR))

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from engine.access import Actor
 from engine.api.reader import Reader
 from engine.api.schemas import DifferenceView, VerbRequest
-from engine.api.views import hooks, people, records, rollouts
+from engine.api.views import drills, hooks, people, records, rollouts
 from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
 from engine.operations.desk import Desk
@@ -154,6 +154,9 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         reader.chain = state
         return {"ok": state.is_whole, "rows": state.rows, "head": state.head, "why": state.why}
 
+    async def drill_list(request: Request) -> Any:
+        return await store.read(drills.drill_views)
+
     async def state_diff(request: Request) -> Any:
         return [DifferenceView(**asdict(one)) for one in await reader.restored.differences()]
 
@@ -228,6 +231,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/services/{name}/capacity": capacity,
         "/v1/audit": audit_list,
         "/v1/audit/verify": audit_verify,
+        "/v1/drills": drill_list,
         "/v1/state/diff": state_diff,
         "/v1/lineage": lineage,
         "/v1/freezes": freezes,

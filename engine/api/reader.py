@@ -26,6 +26,7 @@ from engine.api.schemas import (
     StatusView,
 )
 from engine.api.views import fleet, records, rollouts
+from engine.api.views.drills import newest_drill
 from engine.autoscaling.watcher import LoadWatcher
 from engine.backups import BackupFact
 from engine.observe.observer import Observer
@@ -80,7 +81,7 @@ class Reader:
             audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.head,
             audit_ok=self.chain.is_whole and not self.store.anchor_trouble,
             no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
-            backup_trouble=backup.trouble, demo=dict(self.demo),
+            backup_trouble=backup.trouble, drill=newest_drill(session), demo=dict(self.demo),
         )  # fmt: skip
 
     async def snapshot(self) -> Snapshot:

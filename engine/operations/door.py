@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from engine.access import Actor
 from engine.api.schemas import VerbRequest, VerbResult
+from engine.operations import drilling
 from engine.operations.approving import glass_ack
 from engine.operations.desk import Desk
 from engine.operations.hooking import hook_redeliver, hook_test
@@ -44,6 +45,8 @@ HANDLERS: dict[str, Handler] = {
     "alert.silence": alert_verb,
     "alert.unsilence": alert_verb,
     "note": note,
+    "drill.start": drilling.start,
+    "drill.finish": drilling.finish,
     "state.adopt": settle,
     "state.enforce": settle,
     "engine.down": down,
