@@ -154,6 +154,8 @@ class ArmEvidence:
     gap_s: float
     age_s: float | None
     trouble: str = ""
+    is_baseline: bool = False
+    """The intervals' `stable` is the baseline track: a fresh copy of stable that gets as much as the canary."""
 
 
 class MetricsSource(Protocol):

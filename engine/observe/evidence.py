@@ -44,7 +44,9 @@ class ArmFold:
 
     last_id: int = 0
     newest_t1: float | None = None
-    _arms: dict[int, tuple[ArmCounts, ArmCounts]] = field(default_factory=dict)
+    has_baseline: bool = False
+    """A baseline track was counted: the canary is compared with it, and with stable no more."""
+    _arms: dict[int, dict[str, ArmCounts]] = field(default_factory=dict)
     _extent: dict[str, tuple[float, float]] = field(default_factory=dict)
     _holes: list[tuple[float, float]] = field(default_factory=list)
 
@@ -54,12 +56,9 @@ class ArmFold:
         self.newest_t1 = max((span.t1 for span in spans), default=self.newest_t1)
         for span in spans:
             bucket = int((span.t0 + span.t1) / 2) // BUCKET_S
-            stable, canary = self._arms.get(bucket, (ArmCounts(), ArmCounts()))
-            if span.track == Track.CANARY:
-                canary += span.counts
-            elif span.track == Track.STABLE:
-                stable += span.counts
-            self._arms[bucket] = (stable, canary)
+            arms = self._arms.setdefault(bucket, {})
+            arms[span.track] = arms.get(span.track, ArmCounts()) + span.counts
+            self.has_baseline = self.has_baseline or span.track == Track.BASELINE
             first, last = self._extent.get(span.boot_id, (span.t0, span.t0))
             if span.t0 - last > HOLE_S:
                 self._holes.append((last, span.t0))
@@ -67,8 +66,14 @@ class ArmFold:
 
     def intervals(self) -> tuple[Interval, ...]:
         """The buckets in time order; a second without any count has none."""
+        beside, none = Track.BASELINE if self.has_baseline else Track.STABLE, ArmCounts()
         return tuple(
-            Interval(float(bucket * BUCKET_S), float((bucket + 1) * BUCKET_S), *self._arms[bucket])
+            Interval(
+                float(bucket * BUCKET_S),
+                float((bucket + 1) * BUCKET_S),
+                self._arms[bucket].get(beside, none),
+                self._arms[bucket].get(Track.CANARY, none),
+            )
             for bucket in sorted(self._arms)
         )
 
@@ -136,7 +141,8 @@ class EmbeddedMetrics:
         while len(self._folds) > KEPT_FOLDS:
             self._folds.pop(next(iter(self._folds)))
         age_s = None if fold.newest_t1 is None else max(0.0, now - fold.newest_t1)
-        return ArmEvidence(fold.intervals(), gap_s=fold.gap_s(since, status.silent(now)), age_s=age_s)
+        gap_s = fold.gap_s(since, status.silent(now))
+        return ArmEvidence(fold.intervals(), gap_s=gap_s, age_s=age_s, is_baseline=fold.has_baseline)
 
     async def attempt_failures(self, rollout_id: str, table_revision: int, track: str) -> int:
         """Attempts on `track` that failed and were answered elsewhere: a broken canary that retries hide."""

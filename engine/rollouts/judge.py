@@ -14,6 +14,7 @@ from engine.rollouts import wording
 from engine.rollouts.bounds import requests_to_pass
 from engine.rollouts.checks import MetricFinding, examine, measured_split
 from engine.rollouts.coverage import covered_s, missing, since_last_hole, unusable
+from engine.rollouts.planned import POWER_RATIO, seconds_to_find
 from engine.rollouts.verdict import (
     METRICS,
     JudgeInput,
@@ -79,7 +80,9 @@ def judge(given: JudgeInput) -> Verdict:
         return Verdict(VerdictKind.PASS, wording.sentence(text), checks=checks, guard="evidence", measured_split=split)
     needs = _needs(findings, policy.min_requests - fresh)
     needs_s = _seconds(needs, intervals)
-    text = wording.waiting(findings, policy, fresh, needs_s) + note
+    text = (
+        wording.waiting(findings, policy, fresh, needs_s) + _power(findings, policy, intervals, measured=split) + note
+    )
     return Verdict(
         VerdictKind.INCONCLUSIVE,
         wording.sentence(text + (wording.expired(policy.max_s) if is_over else "")),
@@ -108,7 +111,9 @@ def _split(given: JudgeInput) -> tuple[float | None, str]:
     stable = sum((item.stable for item in intervals), ArmCounts())
     canary = sum((item.canary for item in intervals), ArmCounts())
     measured = measured_split(stable, canary)
-    note = wording.split_note(measured, given.configured_weight_pct, stable.requests + canary.requests)
+    note = "; stable is the baseline track here"
+    if not given.evidence.is_baseline:
+        note = wording.split_note(measured, given.configured_weight_pct, stable.requests + canary.requests)
     policy = given.policy
     if "cost" in policy.metrics:
         note += wording.cost_note(stable, canary, policy.usd_per_hour)
@@ -120,6 +125,18 @@ def _needs(findings: Sequence[MetricFinding], short_of_minimum: float) -> int | 
     wanted = [_in_requests(finding, counted) for finding in findings]
     known = [need for need in wanted if need is not None]
     return max([1, int(short_of_minimum), *known]) if len(known) == len(wanted) else None
+
+
+def _power(
+    findings: Sequence[MetricFinding], policy: JudgePolicy, intervals: Sequence[Interval], measured: float | None
+) -> str:
+    """What this step can find, and when: of the errors, at the traffic and stable's rate so far."""
+    errors, seconds = findings[0].check, covered_s(intervals)
+    if not errors.stable.bad or not measured or seconds <= 0:
+        return ""
+    rate = errors.stable.bad / errors.stable.requests
+    rps = (errors.stable.requests + errors.canary.requests) / seconds
+    return wording.power_note(rate, POWER_RATIO, seconds_to_find(rps, measured, rate, POWER_RATIO, policy.metric_alpha))
 
 
 def _in_requests(finding: MetricFinding, counted: float) -> int | None:

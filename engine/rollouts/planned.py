@@ -1,13 +1,31 @@
-"""Tests for one planned look: the z-test of seed section 3.10 and Mann-Whitney. Pure; scipy where it is asked.
+"""How long harm of a stated size takes to be found, and the z-test of seed section 3.10 for one planned look. Pure.
 
-Both are right once, at the end of a plan made before; acted on whenever they cross a line they are wrong far more often
+A z-test is right once, at the end of a plan made before; acted on whenever it crosses a line it is wrong far more often
 than the line says (`airboss bench judge` counts how often).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from statistics import NormalDist
+
+from engine.rollouts.statistics import FIRST_WEIGHT, HARM_RATIOS
+
+POWER_RATIO = 2.0
+"""The harm whose time to be found a verdict states."""
+
+
+def seconds_to_find(rps: float, share: float, rate: float, ratio: float, alpha: float) -> float:
+    """About when the sequential test finds a canary `ratio` times as bad as stable's `rate`: half of them by then.
+
+    `rps` requests a second of both tracks, `share` of them the canary's. The test's logarithm grows by the
+    Kullback-Leibler divergence of the canary's share of the bad events from its share of the requests, for each bad
+    event, and has to cover 1/alpha and its own weight in the mixture (Wald 1945).
+    """
+    of_bad = share * ratio / (share * ratio + 1 - share)
+    gain = of_bad * math.log(of_bad / share) + (1 - of_bad) * math.log((1 - of_bad) / (1 - share))
+    events_per_s = rps * rate * (share * ratio + 1 - share)
+    return math.log(len(HARM_RATIOS) / FIRST_WEIGHT / alpha) / (gain * events_per_s)
 
 
 def z_score(canary_bad: float, canary_requests: float, stable_bad: float, stable_requests: float) -> float | None:
@@ -23,34 +41,17 @@ def z_score(canary_bad: float, canary_requests: float, stable_bad: float, stable
 
 def z_critical(alpha: float) -> float:
     """The one-sided z that a planned look must reach."""
-    from scipy.stats import norm
-
-    return float(norm.isf(alpha))
+    return NormalDist().inv_cdf(1 - alpha)
 
 
-def planned_requests(base_rate: float, ratio: float, share: float, alpha: float, power: float = 0.8) -> int:
-    """How many canary requests one planned look needs to find a rate `ratio` times `base_rate`.
+def planned_requests(rate: float, ratio: float, share: float, alpha: float, power: float = 0.8) -> int:
+    """How many canary requests one planned look needs to find a rate `ratio` times stable's `rate`.
 
     The textbook sample size for two proportions with unequal arms (Fleiss, Levin, Paik 2003, section 4.3, without the
     continuity correction); `share` is the canary's of all requests.
     """
-    from scipy.stats import norm
-
-    worse, k = base_rate * ratio, (1 - share) / share
-    pooled = (worse + k * base_rate) / (1 + k)
-    chance = float(norm.isf(alpha)) * math.sqrt(pooled * (1 - pooled) * (1 + 1 / k))
-    spread = float(norm.isf(1 - power)) * math.sqrt(worse * (1 - worse) + base_rate * (1 - base_rate) / k)
-    return math.ceil(((chance + spread) / (worse - base_rate)) ** 2)
-
-
-def mann_whitney(canary_rates: Sequence[float], stable_rates: Sequence[float]) -> float | None:
-    """The one-sided p-value that the canary's rates by minute are the larger ones; None where they cannot be compared.
-
-    It takes the minutes for independent. Where one minute is like the one before (a correlation of 0.8) a nominal 2 %
-    is a true 42 % (delivery reference, section C).
-    """
-    from scipy.stats import mannwhitneyu
-
-    if len(canary_rates) < 2 or len(stable_rates) < 2:
-        return None
-    return float(mannwhitneyu(canary_rates, stable_rates, alternative="greater").pvalue)
+    worse, k = rate * ratio, (1 - share) / share
+    pooled = (worse + k * rate) / (1 + k)
+    chance = z_critical(alpha) * math.sqrt(pooled * (1 - pooled) * (1 + 1 / k))
+    spread = NormalDist().inv_cdf(power) * math.sqrt(worse * (1 - worse) + rate * (1 - rate) / k)
+    return math.ceil(((chance + spread) / (worse - rate)) ** 2)

@@ -128,6 +128,12 @@ def _usd(amount: float) -> str:
     return f"${amount:.3g}"
 
 
+def power_note(rate: float, ratio: float, seconds: float) -> str:
+    """What harm of which size is found when."""
+    word = "a doubling" if ratio == 2 else f"{ratio:g} times as many"
+    return f"; {word} of stable's {percent(rate)} errors is found in about {duration(seconds)}"
+
+
 def gap_note(gap_s: float) -> str:
     """Says how much of the step was never counted."""
     return f"; {duration(gap_s)} of the step are missing from the counts" if gap_s >= 1 else ""

@@ -15,6 +15,7 @@ import pytest
 from adapters.ports import ArmCounts, ArmEvidence, Interval
 from engine.rollouts import wording
 from engine.rollouts.judge import JudgeInput, JudgePolicy, judge, requests_to_pass, verdict_from_json, verdict_to_json
+from engine.rollouts.planned import planned_requests, seconds_to_find
 from state.config import Slo
 from state.policy_config import JudgeConfig
 from state.words import NoDataCause, VerdictKind
@@ -286,3 +287,27 @@ def test_importing_the_judge_does_not_load_scipy() -> None:
     code = "import sys, engine.rollouts.judge; print([m for m in ('scipy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_verdict_that_waits_says_what_it_could_find_and_when() -> None:
+    # 20 requests a second, 10 % on the canary, stable at 0.4 %: the benchmark finds half of the doublings in about 35 min.
+    assert seconds_to_find(20, 0.1, 0.004, 2.0, 0.025) == pytest.approx(34 * 60, rel=0.1)
+    assert seconds_to_find(20, 0.1, 0.004, 3.75, 0.025) == pytest.approx(6.3 * 60, rel=0.1)
+    minute = tuple(Interval(60.0 * i, 60.0 * i + 60, ArmCounts(1080, 4), ArmCounts(120)) for i in range(5))
+    policy = replace(POLICY, error_limit=0.005, bad_window_s=60)
+    verdict = judge(given(minute, policy=policy, configured_weight_pct=10))
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "a doubling of stable's 0.37 % errors is found in about 38 min" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("rate", "ratio", "wanted"), [(0.004, 2.0, 2299), (0.004, 2.5, 1143), (0.001, 2.0, 9236), (0.01, 2.0, 911)]
+)
+def test_the_sample_size_of_a_planned_look_is_the_textbooks(rate: float, ratio: float, wanted: int) -> None:
+    assert abs(planned_requests(rate, ratio, 0.1, 0.05) - wanted) <= 1
+
+
+def test_beside_a_baseline_the_split_is_no_mismatch() -> None:
+    evidence = ArmEvidence(steady(60, (5, 0, 0), (5, 0, 0)), 0.0, 1.0, is_baseline=True)
+    verdict = judge(given((), evidence=evidence, elapsed_s=60.0, configured_weight_pct=5))
+    assert "is configured" not in verdict.sentence and "baseline" in verdict.sentence

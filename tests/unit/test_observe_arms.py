@@ -84,3 +84,14 @@ def test_nothing_counted_is_no_interval_and_no_gap() -> None:
 def test_union_length_counts_each_instant_once(raw: list[tuple[int, int]], start: int, end: int) -> None:
     covered = {t for first, last in raw for t in range(first, last) if start <= t < end}
     assert union_length(raw, start, end) == len(covered)
+
+
+def test_a_baseline_takes_stables_place_once_it_is_counted() -> None:
+    fold = ArmFold()
+    fold.add([Span("g", 0.0, 1.0, track, ArmCounts(n)) for track, n in (("stable", 90), ("canary", 5))])
+    assert [(i.stable.requests, i.canary.requests) for i in fold.intervals()] == [(90, 5)]
+    fold.add(
+        [Span("g", 1.0, 2.0, track, ArmCounts(n)) for track, n in (("stable", 90), ("canary", 5), ("baseline", 6))]
+    )
+    assert fold.has_baseline
+    assert [(i.stable.requests, i.canary.requests) for i in fold.intervals()] == [(0, 5), (6, 5)]
