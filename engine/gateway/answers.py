@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -81,8 +82,13 @@ def upstream_lines(
 
 def downstream_lines(raw_headers: Iterable[tuple[bytes, bytes]], ours: Mapping[str, str] | None = None) -> bytes:
     """A replica's headers as the client gets them: lines, ready to be sent, without those that we state (`ours`)."""
-    drop = _NOT_DOWNSTREAM | {name.lower().encode() for name in ours} if ours else _NOT_DOWNSTREAM
-    return b"".join(_kept(raw_headers, drop)[0])
+    return b"".join(_kept(raw_headers, _ours_aside(tuple(ours)) if ours else _NOT_DOWNSTREAM)[0])
+
+
+@functools.lru_cache(256)
+def _ours_aside(names: tuple[str, ...]) -> frozenset[bytes]:
+    """What does not pass where we state the headers `names` ourselves: the same few sets again and again."""
+    return _NOT_DOWNSTREAM | {name.lower().encode() for name in names}
 
 
 def _kept(raw_headers: Iterable[tuple[bytes, bytes]], always: frozenset[bytes]) -> tuple[list[bytes], list[bytes]]:

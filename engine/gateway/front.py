@@ -107,8 +107,9 @@ class Front:
         if not services:
             message = f"no environment {env!r} here; there is {', '.join(table.envs()) or 'none yet'}"
             raise Refused("unknown_env", error_answer(404, "not_found", "unknown_env", message, param=ENV_HEADER))
-        asked = inner_body(body) if is_jobs(rest) else body
-        model = _model_of(asked)
+        sent = inner_body(body) if is_jobs(rest) else body
+        asked = _asked_in(sent)
+        model = asked.get("model") or ""
         service = service or model or (services[0] if len(services) == 1 else "")
         route = table.route(service, env)
         if route is None:
@@ -132,7 +133,7 @@ class Front:
         )
         self._within_limits(route, body)
         deadline_s = self._deadline(request, route)
-        admission = self.desk.admit(identity, route, peer, asked)
+        admission = self.desk.admit(identity, route, peer, asked, len(sent))
         withheld, added = self.desk.upstream(identity, asking.request_class)
         place = self.proxy.traffic.place(table, asking)
         query = request.rel_url.raw_query_string
@@ -282,8 +283,8 @@ def split_path(path: str) -> tuple[str, str, str]:
     return "", "", path
 
 
-def _model_of(body: bytes) -> str:
-    """The body's "model", "" when it names none. Raises Refused when the body is not a JSON object."""
+def _asked_in(body: bytes) -> dict[str, Any]:
+    """What the body says, parsed once for all who want to know. Raises Refused unless it is an object with a fit "model"."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -292,8 +293,7 @@ def _model_of(body: bytes) -> str:
     if not isinstance(value, dict):
         message = f"the body must be a JSON object, not {type(value).__name__}"
         raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message))
-    model = value.get("model") or ""
-    if not isinstance(model, str):
+    if not isinstance(value.get("model") or "", str):
         message = "model must be a string: the name of a service"
         raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message, param="model"))
-    return model
+    return value

@@ -18,7 +18,7 @@ from engine.gateway.access.identity import Identity
 from engine.gateway.access.prompt import body_of
 from engine.gateway.answers import Refused, error_answer, json_answer
 from engine.gateway.pool import Pool
-from engine.gateway.wire import NotHttp, TooLarge
+from engine.gateway.wire.errors import NotHttp, TooLarge
 from state.words import Track
 
 JOBS_PATH = "/v1/jobs"

@@ -19,7 +19,8 @@ from engine.gateway.exchange import Exchange
 from engine.gateway.pool import AttemptFailed, Pool, Replica
 from engine.gateway.relayed import Relayed
 from engine.gateway.stream import StreamWatch, tokens_of
-from engine.gateway.wire import Answer, TooLarge
+from engine.gateway.wire.answer import Answer
+from engine.gateway.wire.errors import TooLarge
 from state.words import BadClass
 
 WHOLE_BODY_LIMIT = 1 << 20

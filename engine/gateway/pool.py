@@ -14,7 +14,8 @@ from engine.gateway.health import Health, Ping, after_break, after_ping, after_s
 from engine.gateway.logs import log
 from engine.gateway.routing.breakers import Breakers
 from engine.gateway.routing.circuit import Fault
-from engine.gateway.wire import BrokeOff, ConnectFailed, NoRoom, NotHttp, Wire
+from engine.gateway.wire.errors import BrokeOff, ConnectFailed, NoRoom, NotHttp
+from engine.gateway.wire.wire import Wire
 
 PING_EVERY_S = 0.25
 PING_TIMEOUT_S = 1.0

@@ -21,7 +21,7 @@ from engine.gateway.routing.compare import Sample
 from engine.gateway.routing.mirror import Copy, Mirrors
 from engine.gateway.routing.traffic import Traffic
 from engine.gateway.table import Choice, pick, pick_replica
-from engine.gateway.wire import Answer
+from engine.gateway.wire.answer import Answer
 from state.words import BadClass, Track
 
 RETRY_AFTER_S = "1"

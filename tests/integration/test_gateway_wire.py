@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.gateway.wire import MAX_HEAD_BYTES, Answer, BrokeOff, ConnectFailed, NotHttp, TooLarge, Wire
+from engine.gateway.wire.answer import Answer
+from engine.gateway.wire.connection import MAX_HEAD_BYTES
+from engine.gateway.wire.errors import BrokeOff, ConnectFailed, NotHttp, TooLarge
+from engine.gateway.wire.wire import Wire
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LIMIT = 1 << 20

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.gateway.access.identity import Identity
-from engine.gateway.access.prompt import estimated_tokens, map_texts, texts_of
+from engine.gateway.access.prompt import body_of, estimated_tokens, map_texts, texts_of
 from engine.gateway.access.quota import Quota
 from engine.gateway.access.window import MemoryWindows
 from engine.gateway.answers import Refused
@@ -177,11 +175,18 @@ def test_the_texts_of_every_format_are_found_and_changed() -> None:
 
 @pytest.mark.parametrize("body", [b"[]", b"nonsense", b"{}", b'{"max_tokens": "many", "prompt": 3}', b"[" * 100_000])
 def test_an_estimate_can_be_made_of_anything(body: bytes) -> None:
-    assert estimated_tokens(body) > 0
+    assert estimated_tokens(body_of(body), len(body)) > 0
+
+
+def test_texts_nested_too_deep_are_estimated_by_their_size() -> None:
+    deep: object = "x"
+    for _ in range(100):
+        deep = [deep]
+    assert estimated_tokens({"prompt": deep}, 4000) == 4000 // 4 + 1 + 16
 
 
 def test_an_estimate_is_the_prompt_and_what_the_answer_may_take() -> None:
-    assert estimated_tokens(json.dumps({"prompt": "x" * 400, "max_tokens": 50}).encode()) == 151
+    assert estimated_tokens({"prompt": "x" * 400, "max_tokens": 50}, 430) == 151
 
 
 def test_what_a_refused_request_took_from_the_first_limits_is_given_back() -> None:

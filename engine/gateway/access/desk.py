@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -51,13 +52,18 @@ class Desk:
         is_wanted = self.authenticator.is_on or self.quota.is_on  # the prober is exempt from limits
         return self.authenticator.identify(headers) if is_wanted else None
 
-    def admit(self, identity: Identity | None, route: Route, peer: str, body: bytes) -> Admission | None:
-        """Let a routed request in. None when nothing is known or wanted of it. Raises Refused (403, 429)."""
+    def admit(
+        self, identity: Identity | None, route: Route, peer: str, body: dict[str, Any], size: int
+    ) -> Admission | None:
+        """Let a routed request in. None when nothing is known or wanted of it. Raises Refused (403, 429).
+
+        `body` is what it says, parsed, and `size` how many bytes that was.
+        """
         if identity is not None and not identity.may_use(route.service):
             raise forbidden(identity, route.service)
         limits = self.quota.limits_of(identity, peer) if self.quota.is_on or identity is not None else ()
         if limits:
-            ticket = self.quota.admit(limits, lambda: estimated_tokens(body))
+            ticket = self.quota.admit(limits, lambda: estimated_tokens(body, size))
             return Admission(identity, self.quota, self.cache, ticket, self.quota.headers(ticket))
         return Admission(identity, self.quota, self.cache) if identity is not None else None
 

@@ -14,6 +14,9 @@ DEFAULT_COMPLETION_TOKENS = 16
 MAX_DEPTH = 16
 """Lists in lists that a prompt may be made of; no format has more than two."""
 
+_TOO_DEEP = f"its texts are nested more than {MAX_DEPTH} deep"
+_FIELDS = ("prompt", "input", "suffix")
+
 
 class TooDeep(ValueError):
     """The texts are nested deeper than any format has them, and deeper than anybody looks."""
@@ -31,7 +34,7 @@ def body_of(body: bytes) -> dict[str, Any]:
 def map_texts(body: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """A copy of the body with `change` applied to every text a model would read. Raises TooDeep."""
     changed = dict(body)
-    for field in ("prompt", "input", "suffix"):
+    for field in _FIELDS:
         if field in changed:
             changed[field] = _map(changed[field], change)
     if isinstance(messages := changed.get("messages"), list):
@@ -45,14 +48,15 @@ def map_texts(body: dict[str, Any], change: Callable[[str], str]) -> dict[str, A
 
 
 def texts_of(body: dict[str, Any]) -> list[str]:
-    """Every text a model would read, in order. Raises TooDeep."""
+    """Every text a model would read, in the order of `map_texts`. Raises TooDeep."""
     found: list[str] = []
-
-    def note(text: str) -> str:
-        found.append(text)
-        return text
-
-    map_texts(body, note)
+    for field in _FIELDS:
+        if field in body:
+            _note(body[field], found)
+    if isinstance(messages := body.get("messages"), list):
+        for message in messages:
+            if isinstance(message, dict) and "content" in message:
+                _note(message["content"], found)
     return found
 
 
@@ -65,24 +69,36 @@ def holds_token_ids(body: dict[str, Any]) -> bool:
     return numbers_in(body.get("prompt")) or numbers_in(body.get("input"))
 
 
-def estimated_tokens(body: bytes) -> int:
-    """Prompt and answer in tokens, before anybody has counted them."""
-    value = body_of(body)
+def estimated_tokens(body: dict[str, Any], size: int) -> int:
+    """Prompt and answer in tokens, before anybody has counted them; `size` is the body's in bytes."""
     try:
-        chars = sum(map(len, texts_of(value)))
+        chars = sum(map(len, texts_of(body)))
     except TooDeep:
-        chars = len(body)
+        chars = size
     prompt = chars // CHARS_A_TOKEN + 1
-    asked = value.get("max_completion_tokens", value.get("max_tokens"))
+    asked = body.get("max_completion_tokens", body.get("max_tokens"))
     is_number = isinstance(asked, int) and not isinstance(asked, bool) and 0 < asked < 1 << 24
     return prompt + (asked if is_number and isinstance(asked, int) else DEFAULT_COMPLETION_TOKENS)
+
+
+def _note(value: Any, found: list[str], depth: int = 0) -> None:
+    """What `_map` would change, without a copy: this is done for every request that has a limit."""
+    if isinstance(value, str):
+        found.append(value)
+    elif depth > MAX_DEPTH:
+        raise TooDeep(_TOO_DEEP)
+    elif isinstance(value, list):
+        for item in value:
+            _note(item, found, depth + 1)
+    elif isinstance(value, dict) and isinstance(value.get("text"), str):
+        found.append(value["text"])
 
 
 def _map(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
     if isinstance(value, str):
         return change(value)
     if depth > MAX_DEPTH:
-        raise TooDeep(f"its texts are nested more than {MAX_DEPTH} deep")
+        raise TooDeep(_TOO_DEEP)
     if isinstance(value, list):
         return [_map(item, change, depth + 1) for item in value]
     if isinstance(value, dict) and isinstance(value.get("text"), str):

@@ -145,7 +145,7 @@ class Quota:
 
     def _left(self, line: Line) -> int:
         """What all workers together have left of it, as far as this one can tell, right after it was charged."""
-        return max(0, min(line.whole, (line.item.amount - self._windows.get(line.item.key)) * self._workers))
+        return max(0, min(line.whole, (line.item.amount - self._windows.taken(line.item.key)) * self._workers))
 
     def _give_back(self, charges: list[Charge]) -> None:
         for line, cost in charges:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.gateway.pool import Replica
 from engine.gateway.routing.compare import Sample
 from engine.gateway.stream import StreamWatch, tokens_of
-from engine.gateway.wire import BrokeOff, ConnectFailed, NotHttp
+from engine.gateway.wire.errors import BrokeOff, ConnectFailed, NotHttp
 
 SHADOW_HEADER = "X-Airboss-Shadow"
 """Tells a model server, and all behind it, that no one gets this answer and nothing may come of it."""

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from engine.gateway.pool import AttemptFailed, Pool
-from engine.gateway.wire import NoRoom, Wire
+from engine.gateway.wire.errors import NoRoom
+from engine.gateway.wire.wire import Wire
 
 BODY = b'{"model": "chat", "prompt": "x"}'
 ASKED = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
