@@ -46,7 +46,7 @@ def test_a_warm_way_back_is_a_switch_and_sheds_nothing() -> None:
     assert (plan.warmth, plan.expected_s, plan.sheds, plan.notes) == (Warmth.WARM, 0.2, "", ())
     assert [(s.object, s.after) for s in plan.steps] == [
         ("production traffic", "0 %"), ("production traffic", "100 %"),
-        ("production replicas", "0, once their streams have ended"), ("registry", "a"),
+        ("production replicas", "0, once their streams have ended"), ("registry", "a"), ("registry", "rejected"),
     ]  # fmt: skip
 
 
@@ -66,8 +66,12 @@ def test_what_is_shed_is_said_when_the_bad_release_does_not_answer() -> None:
 
 
 def test_only_the_share_that_moves_needs_new_capacity() -> None:
-    canary = replace(WAY, live={"a": 95, "b": 5}, ready=1, wanted=4)
-    assert plan_back(canary).warmth is Warmth.WARM
+    canary = replace(WAY, live={"a": 95, "b": 5}, ready=1, wanted=4, is_promoted=False)
+    plan = plan_back(canary)
+    assert plan.warmth is Warmth.WARM
+    assert [(s.field, s.before, s.after) for s in plan.steps if s.object == "registry"] == [
+        ("b", "challenger", "rejected")
+    ]
 
 
 @given(st.integers(1, 64), st.integers(0, 100))

@@ -62,6 +62,7 @@ def read_way(session: Session, config: Config, service: str, env: str, target: s
         )
         if leaves
         else (),
+        is_promoted=any(row.track == Track.STABLE and row.release_id == leaves for row in tracks),
         passed_over=tuple(gone_before(session, service, env, target)),
     )
 

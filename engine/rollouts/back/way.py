@@ -39,6 +39,8 @@ class Way:
     """`start_s` was measured here; otherwise it is a guess."""
     changes: tuple[Difference, ...] = ()
     """What goes back with the release."""
+    is_promoted: bool = True
+    """`leaves` is stable: the registry calls it champion, or soon would."""
     passed_over: tuple[str, ...] = ()
     warm_until: float | None = None
 
@@ -106,7 +108,9 @@ def _steps(way: Way, missing: int) -> list[WayStep]:
     steps += [WayStep("goes back with it", d.part, d.before, d.after) for d in way.changes]
     if way.leaving:
         steps.append(WayStep(f"{way.env} replicas", way.leaves, str(way.leaving), "0, once their streams have ended"))
-    steps.append(WayStep("registry", "champion", way.leaves, way.target))
+    if way.is_promoted:
+        steps.append(WayStep("registry", "champion", way.leaves, way.target))
+    steps.append(WayStep("registry", way.leaves, "champion" if way.is_promoted else "challenger", "rejected"))
     return steps
 
 
