@@ -48,12 +48,20 @@ def _act(request: VerbRequest, context: Context) -> Outcome:
             (Text(f"{result.ref}: {result.message}"), *plan_blocks(result)),
             exit=ExitCode.CHANGES if is_counted else ExitCode.OK,
         )
-    request = confirmed(request, context, lambda: _show_plan(request, context))
+    request = _at_revision(confirmed(request, context, lambda: _show_plan(request, context)), context)
     result = context.client.verb(request)
     done = _outcome(result, (Text(_sentence(result)),))
     if condition is None:
         return done
     return _waited(done, result, condition, context)
+
+
+def _at_revision(request: VerbRequest, context: Context) -> VerbRequest:
+    """`promote` means the step after this one: two that are sent at once must not make two of it."""
+    if request.verb != "rollout.promote" or request.expect_revision is not None:
+        return request
+    view = context.get(f"/v1/rollouts/{name_of(request.ref)}")
+    return request.model_copy(update={"expect_revision": view["revision"]})
 
 
 def with_env(request: VerbRequest, context: Context) -> VerbRequest:
