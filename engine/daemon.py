@@ -40,6 +40,7 @@ from engine.lock import EngineLock
 from engine.observe.observer import Observer, Outside
 from engine.observe.rules import AdapterFact, CrashLoopFact
 from engine.operations.desk import Desk
+from engine.people.governing import FileWatch, at_start
 from engine.people.hooks.sender import HookSender
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
@@ -61,6 +62,7 @@ log = logging.getLogger("airboss.engine")
 
 CHAIN_CHECK_S = 60.0
 SPILL_S = 1.0
+FILE_LOOK_S = 2.0
 BACKUP_LOOK_S = 20.0
 STRAY_GRACE_S = 10.0
 
@@ -111,6 +113,7 @@ class Engine:
             self.store, self.world, self._metrics(), self.config, self._changed, asyncio.Event()
         )
         self.hooks = HookSender(self.store, self.config.hook, self.config.workspace.get("name", self.paths.root.name))
+        self.file = FileWatch(self.store, self.config, self.paths.root)
         self.scaler = Scaler(self.store, self.config, self.runtime.replicas, self._scaled)
         self.runner = PipelineRunner(
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
@@ -169,6 +172,7 @@ class Engine:
                 ("observer", self.observer.run()),
                 ("router", self._keep_published()),
                 ("spill", self._forever(SPILL_S, self._import_spill)),
+                ("config", self._forever(FILE_LOOK_S, self.file.turn)),
                 ("chain", self._forever(CHAIN_CHECK_S, self._check_chain)),
                 ("backups", self._forever(BACKUP_LOOK_S, self.backups.turn)),
                 ("api", api.serve(sockets=[self.listener])),
@@ -254,7 +258,12 @@ class Engine:
 
     def _adapters(self) -> dict[str, str]:
         registry = self.queue.trouble or self.registry.state()
-        return {"registry": registry, "metrics": self.config.metrics.url or "embedded", "state": "sqlite"}
+        return {
+            "registry": registry,
+            "metrics": self.config.metrics.url or "embedded",
+            "state": "sqlite",
+            "config": self.file.said,
+        }
 
     def _outside(self) -> Outside:
         loops = []
@@ -296,7 +305,7 @@ def run(paths: Paths) -> int:
     config = load_config(paths.root)
     paths.make()
     with EngineLock(paths, config.engine.socket_group) as lock, contextlib.closing(Store.open(paths.store)) as store:
-        asyncio.run(_serve(paths, config, store, lock))
+        asyncio.run(_serve(paths, at_start(store, config), store, lock))
     return int(ExitCode.OK)
 
 

@@ -112,6 +112,13 @@ _TABLE = (
     Verb("drill.finish", "record what a drill measured", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("state.adopt", "record what the gateway serves, after a restore", Role.ADMIN, Confirm.NAME, Confirm.YES),
     Verb("state.enforce", "serve what is recorded, after a restore", Role.ADMIN, Confirm.NAME, Confirm.YES),
+    Verb(
+        "config.apply",
+        "let the file's roles, policies, environments and freezes hold",
+        Role.ADMIN,
+        Confirm.NAME_AND_REASON,
+        Confirm.YES,
+    ),
     Verb("engine.down", "stop the engine; what serves goes on", Role.ADMIN, Confirm.YES, Confirm.YES),
     Verb("engine.drain", "stop the engine and everything it serves", Role.ADMIN, Confirm.NAME_AND_REASON, Confirm.YES),
 )

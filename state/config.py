@@ -24,6 +24,8 @@ from state.words import ConfigError, UsageError
 
 CONFIG_NAME = "airboss.toml"
 STATE_DIR = ".airboss"
+GOVERNED = ("roles", "people", "policy", "environment", "freeze")
+"""The tables that change by an admin's act alone (`airboss config apply`), not by writing the file."""
 
 
 class Slo(Table):
@@ -211,6 +213,20 @@ class Config(Table):
         """The policy an environment rolls out by."""
         name = self.environment[env].policy
         return self.policy.get(name, Policy())
+
+    def take_governed(self, other: Config) -> None:
+        """Let the governed tables of `other` hold from now on: the one way in which a running configuration changes."""
+        for name in GOVERNED:
+            self.__dict__[name] = getattr(other, name)
+        mine = self.model_fields_set
+        mine.difference_update(GOVERNED)
+        mine.update(other.model_fields_set.intersection(GOVERNED))
+
+    def other_tables_than(self, other: Config) -> tuple[str, ...]:
+        """The tables, governed ones apart, that `other` has otherwise."""
+        return tuple(
+            name for name in Config.model_fields if name not in GOVERNED and getattr(self, name) != getattr(other, name)
+        )
 
     @property
     def is_demo(self) -> bool:

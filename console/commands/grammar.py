@@ -72,7 +72,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             ("export", f"{_C}.export:export", "a model in another program's format"),
             ("bench", f"{_C}.bench:bench", "measure this machine, ours beside the others"),
             ("gateway", f"{_C}.gateway:gateway", "API keys of who may ask"),
-            ("config", f"{_C}.workspace:config", "the configuration in effect"),
+            ("config", f"{_C}.workspace:config", "the configuration in effect; apply a change of roles or policies"),
             ("drill", f"{_C}.drill:drill", "failures on purpose, measured and recorded"),
             ("state", f"{_C}.state:state", "check, back up, restore the store"),
             ("help", f"{_C}.help:help_", "exit-codes, options, scripts, config, ..."),
@@ -207,7 +207,7 @@ def _with_options(request: Any, given: dict[str, Any]) -> VerbRequest | ViewRequ
     assert isinstance(request, VerbRequest)
     return request.model_copy(
         update={
-            "dry_run": bool(given.get("dry_run")),
+            "dry_run": bool(given.get("dry_run")) or request.dry_run,
             "yes": bool(given.get("yes")),
             "confirm_name": given.get("confirm_name", ""),
             "reason": given.get("reason", "") or request.reason,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -48,6 +48,35 @@ config = Noun(
 def show() -> LocalRequest:
     """airboss.toml with every default filled in."""
     return LocalRequest("console.commands.workspace:show_config")
+
+
+@leaf(
+    config,
+    "diff",
+    acting=True,
+    examples=(("airboss config diff", "what airboss.toml says otherwise than what holds, and whose admin must agree"),),
+)
+def diff() -> Any:
+    """Roles, policies, environments and freezes that the file has changed and nobody has applied."""
+    from console.commands.refs import ref_of, verb_request
+
+    return verb_request("config.apply", ref_of("engine", "engine")).model_copy(update={"dry_run": True})
+
+
+@leaf(
+    config,
+    "apply",
+    acting=True,
+    examples=(
+        ("airboss config apply --dry-run", "what would hold, and who must agree"),
+        ("airboss config apply --yes --confirm-name shop --reason 'lea joins the leads'", "as an admin; audited"),
+    ),
+)
+def apply() -> Any:
+    """Let the file's roles, policies, environments and freezes hold, as an admin of all that changes."""
+    from console.commands.refs import ref_of, verb_request
+
+    return verb_request("config.apply", ref_of("engine", "engine"))
 
 
 def show_config(context: Context) -> Outcome:

@@ -12,6 +12,7 @@ _WORDS = {
     "rollout.promote_full": "rollout promote {id} --full",
     "rollout.weight": "rollout weight {id} {weight}",
     "alert.silence": "alert silence {id}",
+    "config.apply": "config apply",
     "glass.ack": "break-glass ack {id}",
     "note": "note {ref} {text}",
     "freeze.start": "freeze start",

@@ -9,6 +9,7 @@ from engine.api.schemas import VerbRequest, VerbResult
 from engine.operations import drilling
 from engine.operations.approving import glass_ack
 from engine.operations.desk import Desk
+from engine.operations.governing import config_apply
 from engine.operations.hooking import hook_redeliver, hook_test
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
 from engine.operations.moving import deploy, rollback, rollout_verb
@@ -38,6 +39,7 @@ HANDLERS: dict[str, Handler] = {
     "glass.ack": glass_ack,
     "hook.test": hook_test,
     "hook.redeliver": hook_redeliver,
+    "config.apply": config_apply,
     "pipeline.run": pipeline_run,
     "run.cancel": run_verb,
     "run.retry": run_verb,

@@ -38,6 +38,7 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("rollout reject ro-3", "rollout.reject", "rollout/ro-3", {}),
     ("rollout hold chat --env dev --until 2h", "hold", "service/chat", {"env": "dev", "until_s": 7200.0}),
     ("rollout unhold chat --env dev", "unhold", "service/chat", {"env": "dev"}),
+    ("config apply", "config.apply", "engine/engine", {}),
     ("hook test chatops", "hook.test", "hook/chatops", {}),
     ("hook redeliver 12", "hook.redeliver", "delivery/12", {}),
     ("break-glass ack 3", "glass.ack", "glass/3", {}),

@@ -152,3 +152,9 @@ def office(tmp_path: Path) -> Iterator[Office]:
     made = make_office(tmp_path)
     yield made
     made.store.close()
+
+
+@pytest.fixture
+def toml() -> str:
+    """The office's airboss.toml."""
+    return TOML
