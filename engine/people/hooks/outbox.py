@@ -68,6 +68,8 @@ def collect(session: Session, hooks: Mapping[str, Hook], workspace: str) -> int:
         )
         for row in rows.all():
             cursor.value = str(row.id)
+            if row.action == TEST:  # it has its own delivery, to its own hook
+                continue
             rollout = _rollout_of(session, row)
             if wants(hook, row.action, _env_of(row, rollout)):
                 add(session, name, row.action, row.ref, _body(row, rollout, workspace), now)
