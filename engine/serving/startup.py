@@ -133,6 +133,7 @@ def prepare(payload: ServerPayload, digest: str) -> tuple[EngineCore, ModelCard]
     import torch
 
     from engine.serving.compute.assemble import engine_for, optimize, served_shape
+    from engine.serving.compute.file_pages import give_back_file_pages
     from engine.serving.loader import load_model
 
     torch.set_num_threads(thread_count(payload.threads, is_exclusive=settings.exclusive_cpu))
@@ -154,6 +155,7 @@ def prepare(payload: ServerPayload, digest: str) -> tuple[EngineCore, ModelCard]
     # What is loaded now stays for life: the collector need not look at torch's modules again.
     gc.collect()
     gc.freeze()
+    give_back_file_pages()
     return core, card
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from engine.serving import loader
 from engine.serving.bundle import WeightsFile
+from engine.serving.compute.file_pages import clean_mappings, give_back_file_pages
 from engine.serving.compute.kv_cache import CachePlan, PagedCache
 from engine.serving.memory import DoesNotFit, Need, _cgroup_headroom, refuse_unless_fits
 from engine.serving.models.decoder import Shape
@@ -73,6 +74,7 @@ _PEAK = """
 import resource, sys, torch
 from pathlib import Path
 from engine.serving.bundle import WeightsFile
+from engine.serving.compute.file_pages import clean_mappings, give_back_file_pages
 from engine.serving.compute.kv_cache import CachePlan, PagedCache
 from engine.serving.weights import Weights
 path = Path(sys.argv[1])
@@ -112,3 +114,21 @@ def test_a_cache_takes_memory_as_it_is_used() -> None:
     keys, values = cache.read(1, torch.tensor([0, 1, 2, 9000]), 1)
     assert torch.equal(keys[0, :48], key) and torch.equal(values[0, :48], -key)
     assert not keys[0, 48:].any()
+
+
+def test_only_pages_that_are_still_the_files_own_are_given_back() -> None:
+    smaps = [
+        "7f00-7f10 r-xp 00000000 fe:00 1  /lib/code.so", "Rss: 64 kB", "Anonymous: 0 kB",
+        "7f10-7f20 r--p 00000000 fe:00 1  /lib/code.so", "Rss: 64 kB", "Anonymous: 4 kB",
+        "7f20-7f30 rw-p 00000000 fe:00 1  /lib/code.so", "Anonymous: 0 kB",
+        "7f30-7f40 r--p 00000000 00:00 0 ", "Anonymous: 0 kB",
+        "7f40-7f50 r--p 00000000 fe:00 2  /a file with spaces", "Anonymous: 0 kB",
+        "7f50-7f60 r--s 00000000 fe:00 3  /shared", "Anonymous: 0 kB",
+    ]  # fmt: skip
+    assert list(clean_mappings(smaps)) == [(0x7F00, 0x7F10), (0x7F40, 0x7F50)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="madvise(2)")
+def test_a_process_goes_on_after_its_libraries_pages_went() -> None:
+    assert give_back_file_pages() > 1 << 20
+    assert torch.ones(64, 64).mm(torch.ones(64, 64)).sum() == 64**3

@@ -40,6 +40,8 @@ class RMSNorm(nn.Module):
         return scaled.mul_(self.weight).to(x.dtype)
 
 
+_ROWS = 512
+"""Of a step, those that the perceptron computes at a time."""
 Rotate = Callable[[Tensor, int, Tensor, Tensor], Tensor]
 
 
@@ -77,6 +79,12 @@ class Layer(nn.Module):
         turning = self.n_head + self.n_kv_head
         query, key = self.rotate(heads, turning, cos, sin).split_with_sizes((self.n_head, self.n_kv_head), dim=1)
         x = self.out.plus(attend(self.index, query, key, heads[:, turning:]), x)
+        if len(x) <= _ROWS:
+            return self._perceptron(x)
+        # Its inner width is the widest thing there is: all rows of a large step at once took a hundred megabytes.
+        return torch.cat([self._perceptron(rows) for rows in x.split(_ROWS)])
+
+    def _perceptron(self, x: Tensor) -> Tensor:
         inner = self.norm_2(x)
         return self.down.plus(self.up.times(inner, self.gate.swish(inner)), x)
 
