@@ -56,14 +56,11 @@ def _native(loaded: LoadedModel) -> Kernels | None:
 def _may_exchange(loaded: LoadedModel) -> bool:
     """Whether the compiled products are the faster ones for this model.
 
-    oneDNN's are where the processor multiplies bfloat16 (a prompt's rows ten times as fast), and for many rows of
-    float32; 4 bits are torch's own.
+    oneDNN's are where the processor multiplies bfloat16: a prompt's rows ten times as fast. 4 bits are torch's own.
     """
-    settings = loaded.serving
-    if settings.dtype == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported() or loaded.serving.quantization == "int4":
         return False
-    is_whole_float32 = settings.dtype == "float32" and settings.quantization == "none"
-    return settings.quantization != "int4" and not is_whole_float32 and can_compute(loaded.model)
+    return can_compute(loaded.model)
 
 
 def _widen_norms(model: nn.Module) -> None:

@@ -19,14 +19,14 @@ typedef struct {
     int32_t kind;
 } Product;
 
-/* 16 weights of input k, or of the pair that k is half of, widened. */
-INLINE vf weights(const int kind, const void *weight, int64_t k, int part) {
+/* A part of the 16 weights of an input, widened: the even or the odd one of the pair at `weight`. */
+INLINE vf weights(const int kind, const char *weight, const int odd, const int part) {
     if (kind == BFLOAT16) {
-        const vu bits = *(const vu *)((const uint32_t *)weight + k / 2 * PANEL + part * LANES);
-        return k & 1 ? (vf)(bits & 0xffff0000u) : (vf)(bits << 16);
+        const vu bits = *(const vu *)(weight + 4 * LANES * part);
+        return odd ? (vf)(bits & 0xffff0000u) : (vf)(bits << 16);
     }
-    if (kind == INT8) return narrow((const int8_t *)weight + k * PANEL + part * LANES);
-    return *(const vf *)((const float *)weight + k * PANEL + part * LANES);
+    if (kind == INT8) return narrow((const int8_t *)weight + odd * PANEL + part * LANES);
+    return *(const vf *)((const float *)weight + odd * PANEL + part * LANES);
 }
 
 /* out[rows][16] of one panel, before what follows. A few rows have two sums each, for one would wait for itself. */
@@ -36,13 +36,15 @@ INLINE void panel(const int rows, const int kind, const float *x, int64_t stride
     vf sums[2][ROWS][PARTS];
     for (int r = 0; r < rows; r++)
         for (int part = 0; part < PARTS; part++) sums[0][r][part] = sums[1][r][part] = splat(0.0f);
-    for (int64_t k = 0; k < inputs; k += 2)
-        for (int half = 0; half < 2; half++) {
+    const int pair = 2 * PANEL * (kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1);
+    const char *at = weight;
+    for (int64_t k = 0; k < inputs; k += 2, at += pair)
+        for (int odd = 0; odd < 2; odd++) {
             vf w[PARTS];
-            for (int part = 0; part < PARTS; part++) w[part] = weights(kind, weight, k + half, part);
+            for (int part = 0; part < PARTS; part++) w[part] = weights(kind, at, odd, part);
             for (int r = 0; r < rows; r++) {
-                const vf value = splat(x[r * stride + k + half]);
-                for (int part = 0; part < PARTS; part++) sums[sets > 1 ? half : 0][r][part] += w[part] * value;
+                const vf value = splat(x[r * stride + k + odd]);
+                for (int part = 0; part < PARTS; part++) sums[sets > 1 ? odd : 0][r][part] += w[part] * value;
             }
         }
     for (int r = 0; r < rows; r++)

@@ -40,7 +40,14 @@ INLINE vf narrow(const int8_t *at) {
 #endif
 }
 
-INLINE vf splat(float x) { return (vf){0} + x; }
+/* Not {0} + x, which is an addition: 0 + -0 is 0. */
+INLINE vf splat(float x) {
+#ifdef __AVX512F__
+    return (vf){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#else
+    return (vf){x, x, x, x, x, x, x, x};
+#endif
+}
 
 /* C has no choice between vectors; a comparison is all ones or all zeros. */
 INLINE vf chosen(vi which, vf yes, vf no) { return (vf)((which & (vi)yes) | (~which & (vi)no)); }
