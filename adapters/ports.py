@@ -144,6 +144,14 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsafe:
+    """One track's answers in which a safety check found something, and how many callers got them."""
+
+    answers: int = 0
+    callers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ArmEvidence:
     """All intervals of one step, the gaps between them in seconds, and how old the newest is.
 
@@ -154,6 +162,8 @@ class ArmEvidence:
     gap_s: float
     age_s: float | None
     trouble: str = ""
+    unsafe_stable: Unsafe = Unsafe()
+    unsafe_canary: Unsafe = Unsafe()
     is_baseline: bool = False
     """The intervals' `stable` is the baseline track: a fresh copy of stable that gets as much as the canary."""
 

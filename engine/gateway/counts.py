@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import NamedTuple
 
 from adapters.ports import Backend, Route
@@ -20,6 +21,8 @@ from state.words import COUNTS_AND_BAD, BadClass, Track
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds in seconds of both histograms; above the last comes +Inf."""
 BOUND_NAMES = (*(f"{bound:g}" for bound in LATENCY_BOUNDS), "+Inf")
+KEPT_CALLERS = 16
+OTHERS = "others"
 KEPT_SNAPSHOTS = 600
 """Ten minutes at one a second."""
 
@@ -103,6 +106,8 @@ class Row:
     dear: int = 0
     """Of the `priced` requests, those above the cost ceiling."""
     busy_s: float = 0.0
+    unsafe: dict[str, int] = field(default_factory=dict)
+    """Answers in which a safety check found something, by a digest of the caller; a few callers are enough to know."""
 
     def add(self, result: Result, slow_ms: float) -> None:
         """Count one request that ended."""
@@ -141,6 +146,7 @@ class Row:
             "priced": self.priced,
             "dear": self.dear,
             "busy_s": round(self.busy_s, 6),
+            "unsafe": self.unsafe,
         }
 
 
@@ -186,6 +192,13 @@ class Counts:
         """Note an attempt on a backend that another one made good."""
         for row in self._rows(key):
             row.attempt_failures += 1
+
+    def unsafe(self, key: RowKey, caller: str) -> None:
+        """Note an answer to `caller` in which a safety check found something."""
+        digest = blake2b(caller.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+        for row in self._rows(key):
+            name = digest if digest in row.unsafe or len(row.unsafe) < KEPT_CALLERS else OTHERS
+            row.unsafe[name] = row.unsafe.get(name, 0) + 1
 
     def checked(self, key: RowKey, *, is_good: bool) -> None:
         """Count the word on the quality of an answer of `key`, in the interval in which it was spoken."""

@@ -185,6 +185,8 @@ class Recorder:
         )
         key = RowKey.of(call.table, route, exchange.backend)
         self.counts.record(key, result, route.slow_ms)
+        if admission is not None and admission.review is not None and admission.review.is_answer_unsafe:
+            self.counts.unsafe(key, call.client_id)
         self.ledger.add_text(_ledger_line(exchange, _whose(key), duration_s))
 
 

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import String, cast
 from sqlmodel import Session, col, select
 
-from adapters.ports import ArmCounts, ArmEvidence, Interval
-from engine.observe.fold import ATTEMPT_FAILURES
+from adapters.ports import ArmCounts, ArmEvidence, Interval, Unsafe
+from engine.observe.fold import ATTEMPT_FAILURES, UNSAFE
 from engine.observe.scraper import Scraper
 from state.models import Evidence
 from state.store import Store
@@ -141,8 +142,15 @@ class EmbeddedMetrics:
         while len(self._folds) > KEPT_FOLDS:
             self._folds.pop(next(iter(self._folds)))
         age_s = None if fold.newest_t1 is None else max(0.0, now - fold.newest_t1)
-        gap_s = fold.gap_s(since, status.silent(now))
-        return ArmEvidence(fold.intervals(), gap_s=gap_s, age_s=age_s, is_baseline=fold.has_baseline)
+        unsafe = await self._store.read(lambda session: _unsafe(session, key))
+        return ArmEvidence(
+            fold.intervals(),
+            gap_s=fold.gap_s(since, status.silent(now)),
+            age_s=age_s,
+            unsafe_stable=unsafe.get(Track.BASELINE if fold.has_baseline else Track.STABLE, Unsafe()),
+            unsafe_canary=unsafe.get(Track.CANARY, Unsafe()),
+            is_baseline=fold.has_baseline,
+        )
 
     async def attempt_failures(self, rollout_id: str, table_revision: int, track: str) -> int:
         """Attempts on `track` that failed and were answered elsewhere: a broken canary that retries hide."""
@@ -158,6 +166,28 @@ class EmbeddedMetrics:
             return sum(codes.get(ATTEMPT_FAILURES, 0) for codes in rows)
 
         return await self._store.read(count)
+
+
+def _unsafe(session: Session, key: tuple[str, str, str, int, float]) -> dict[str, Unsafe]:
+    """Each track's unsafe answers since the step began."""
+    service, env, rollout_id, table_revision, since = key
+    rows = session.execute(
+        select(Evidence.track, Evidence.codes).where(
+            Evidence.rollout_id == rollout_id,
+            col(Evidence.table_revision) >= table_revision,
+            Evidence.service == service,
+            Evidence.env == env,
+            col(Evidence.t1) > since,
+            cast(Evidence.codes, String).contains(UNSAFE),
+        )
+    ).all()
+    answers: dict[str, dict[str, int]] = {}
+    for track, codes in rows:
+        callers = answers.setdefault(track, {})
+        for name, count in codes.items():
+            if name.startswith(UNSAFE):
+                callers[name] = callers.get(name, 0) + count
+    return {track: Unsafe(sum(callers.values()), len(callers)) for track, callers in answers.items()}
 
 
 def _spans(session: Session, key: tuple[str, str, str, int, float], after_id: int) -> tuple[int, tuple[Span, ...]]:

@@ -14,6 +14,9 @@ from typing import Any
 ATTEMPT_FAILURES = "attempt_failures"
 """The key, among a row's codes, of attempts that failed here and were answered by another replica or track."""
 
+UNSAFE = "unsafe:"
+"""What begins the keys, among a row's codes, of unsafe answers by a digest of the caller who got them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -28,7 +31,8 @@ class CountRow:
     """What one worker counted for one track of one release in [t0, t1), Unix seconds.
 
     `latency` is `{"buckets": {"0.1": n, …, "+Inf": n}, "sum": seconds}`, cumulative, empty without requests; `codes` has
-    what is not zero, by `state.words.BadClass`, and attempts that failed under ATTEMPT_FAILURES.
+    what is not zero, by `state.words.BadClass`, and attempts that failed under ATTEMPT_FAILURES, unsafe answers by caller
+    under UNSAFE.
     """
 
     boot_id: str
@@ -215,6 +219,8 @@ def _row(boot_id: str, seq: int, t0: float, t1: float, row: Mapping[str, Any]) -
     codes = {str(name): n for name in row.get("codes", {}) if (n := _count(row["codes"], name))}
     if failures := _count(row, ATTEMPT_FAILURES, 0):
         codes[ATTEMPT_FAILURES] = failures
+    unsafe = row.get("unsafe") or {}
+    codes.update({UNSAFE + str(caller): _count(unsafe, caller) for caller in unsafe})
     latency = row.get("latency") or {}
     buckets = latency.get("buckets", {})
     return CountRow(

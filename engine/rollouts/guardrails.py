@@ -10,6 +10,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from adapters.ports import Unsafe
 from engine.rollouts.statistics import HARM_RATIOS, Array, Split, log_e, own_above_logs, split_logs
 
 RUN = 3
@@ -20,6 +21,9 @@ RUN_ALPHA_SHARE = 0.1
 """What all runs of a step together may spend, as a part of the metric's alpha, besides what the sequential test may."""
 AS_BAD_RATIO = 1.5
 """Stable is as bad as the canary up to this ratio: the smallest harm the sequential test looks for."""
+
+UNSAFE_CALLERS = 2
+"""One caller who provokes unsafe answers rolls back nothing."""
 
 Flags = npt.NDArray[np.bool_]
 
@@ -52,6 +56,19 @@ def bad_runs(windows: Split, bursts: Array, limit: float, alpha: float, *, has_s
     # Either of two tests may speak, so each has half.
     heavy = np.maximum(worse, np.where(stable_meets, above, -np.inf)) >= enough + math.log(2)
     return _all_of_run(bad & (canary > np.nan_to_num(stable))) & heavy & ~is_common_mode(run, limit)
+
+
+def is_unsafe(canary: Unsafe, stable: Unsafe, share: float | None, alpha: float) -> bool:
+    """The canary's answers are unsafe to several callers, and more often than stable's by more than chance.
+
+    Of all k unsafe answers the canary gave c: as many or more have to have a probability of at most `alpha` at its measured
+    `share` of the requests. It acts at once and is no sequential test.
+    """
+    if canary.callers < UNSAFE_CALLERS or share is None or share >= 1:
+        return False
+    total = canary.answers + stable.answers
+    chance = sum(math.comb(total, c) * share**c * (1 - share) ** (total - c) for c in range(canary.answers, total + 1))
+    return chance <= alpha
 
 
 def shared_outages(windows: Split, limit: float) -> Flags:

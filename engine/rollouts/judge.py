@@ -14,6 +14,7 @@ from engine.rollouts import wording
 from engine.rollouts.bounds import requests_to_pass
 from engine.rollouts.checks import MetricFinding, examine, measured_split
 from engine.rollouts.coverage import covered_s, missing, since_last_hole, unusable
+from engine.rollouts.guardrails import is_unsafe
 from engine.rollouts.planned import POWER_RATIO, seconds_to_find
 from engine.rollouts.verdict import (
     METRICS,
@@ -61,6 +62,11 @@ def judge(given: JudgeInput) -> Verdict:
         return Verdict(
             VerdictKind.FAIL, wording.sentence(text + note), checks=checks, guard=guard, measured_split=split
         )
+    canary, stable = given.evidence.unsafe_canary, given.evidence.unsafe_stable
+    is_watched = "safety" in policy.guardrails and given.has_stable_arm
+    if is_watched and is_unsafe(canary, stable, split, policy.alpha):
+        text = wording.unsafe(canary, stable) + note
+        return Verdict(VerdictKind.FAIL, wording.sentence(text), checks=checks, guard="safety", measured_split=split)
     if absent := missing(given):
         return _no_data(*absent, checks=checks, split=split)
     is_over = given.elapsed_s >= policy.max_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from adapters.ports import ArmCounts
+from adapters.ports import ArmCounts, Unsafe
 from engine.rollouts.checks import MetricFinding
 from engine.rollouts.verdict import METRICS, JudgePolicy, MetricCheck, Tally
 
@@ -49,6 +49,14 @@ def failed_windows(finding: MetricFinding, window_s: float) -> str:
     return (
         f"{len(finding.run)} bad windows of {window_s:g} s in a row: {_NOUN[check.metric]} {seen}, "
         f"above the objective's {percent(check.limit)}{beside}"
+    )
+
+
+def unsafe(canary: Unsafe, stable: Unsafe) -> str:
+    """Safety checks found more in the canary's answers."""
+    return (
+        f"safety: checks found something in {canary.answers} of the canary's answers, to {canary.callers} callers, and in "
+        f"{stable.answers} of stable's"
     )
 
 

@@ -41,14 +41,16 @@ class FakeWorker:
     seq: int = 0
     kept: list[dict[str, Any]] = field(default_factory=list)
 
-    def count(self, stable: int, canary: int = 0, errors: int = 0, rollout: str = "ro-1", revision: int = 5) -> None:
+    def count(
+        self, stable: int, canary: int = 0, errors: int = 0, rollout: str = "ro-1", revision: int = 5, **more: Any
+    ) -> None:
         self.seq += 1
         rows = [
             {
                 "service": "chat", "env": "production", "target": "local", "track": track, "release_id": f"charlm-{track}",
                 "rollout_id": rollout, "table_revision": revision, "requests": n, "errors": bad, "slow": 0,
                 "codes": {"ok": n - bad, "5xx": bad}, "latency": {"buckets": {"0.1": n, "+Inf": n}, "sum": 0.01 * n},
-                "ttft": {"buckets": {}, "sum": 0}, "tokens": n, "tokens_in": n, "attempt_failures": 0,
+                "ttft": {"buckets": {}, "sum": 0}, "tokens": n, "tokens_in": n, "attempt_failures": 0, **(more if track == "canary" else {}),
             }
             for track, n, bad in (("stable", stable, 0), ("canary", canary, errors))
         ]  # fmt: skip
@@ -242,6 +244,24 @@ async def test_the_judge_gets_the_steps_own_counts_and_nothing_from_before(
         assert later.intervals[:2] == seen.intervals
         assert sum(i.stable.requests for i in later.intervals) == 61
         assert await metrics.arms("chat", "staging", "ro-1", 5, START) == type(seen)((), 0.0, None)
+
+
+async def test_the_judge_gets_quality_cost_and_unsafe_answers_by_track(
+    store: Store, tmp_path: Path, worker: Callable[..., FakeWorker]
+) -> None:
+    one = worker("g-1")
+    async with one.serving() as first:
+        engine = Scraper(store, lambda: (first,), tmp_path, clock=lambda: START + 2)
+        metrics = EmbeddedMetrics(store, engine, lambda: START + 2)
+        more = {"checked": 4, "failed": 1, "priced": 9, "dear": 2, "busy_s": 0.5}
+        one.count(10, 9, unsafe={"ana": 1}, **more)
+        one.count(10, 9, unsafe={"ana": 1, "bob": 3}, **more)
+        await engine.tick()
+        seen = await metrics.arms("chat", "production", "ro-1", 5, START)
+    canary = seen.intervals[-1].canary
+    assert (canary.checked, canary.failed, canary.priced, canary.dear, canary.busy_s) == (4, 1, 9, 2, 0.5)
+    assert seen.intervals[-1].stable.checked == 0
+    assert (seen.unsafe_canary.answers, seen.unsafe_canary.callers, seen.unsafe_stable.answers) == (5, 2, 0)
 
 
 async def test_silence_of_the_whole_gateway_is_trouble_and_no_evidence(store: Store, tmp_path: Path) -> None:

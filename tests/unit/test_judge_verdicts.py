@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.ports import ArmCounts, ArmEvidence, Interval
+from adapters.ports import ArmCounts, ArmEvidence, Interval, Unsafe
 from engine.rollouts import wording
 from engine.rollouts.judge import JudgeInput, JudgePolicy, judge, requests_to_pass, verdict_from_json, verdict_to_json
 from engine.rollouts.planned import planned_requests, seconds_to_find
@@ -311,3 +311,24 @@ def test_beside_a_baseline_the_split_is_no_mismatch() -> None:
     evidence = ArmEvidence(steady(60, (5, 0, 0), (5, 0, 0)), 0.0, 1.0, is_baseline=True)
     verdict = judge(given((), evidence=evidence, elapsed_s=60.0, configured_weight_pct=5))
     assert "is configured" not in verdict.sentence and "baseline" in verdict.sentence
+
+
+SAFETY = replace(POLICY, guardrails=("crash_loop", "bad_windows", "safety"))
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "is_failed"),
+    [
+        (Unsafe(4, 2), Unsafe(0, 0), True),
+        (Unsafe(40, 1), Unsafe(0, 0), False),  # one caller who provokes it
+        (Unsafe(4, 2), Unsafe(12, 5), False),  # as often as stable at a quarter of the requests
+        (Unsafe(12, 6), Unsafe(4, 2), True),
+    ],
+)
+def test_unsafe_answers_to_several_callers_fail_a_canary_at_once(
+    canary: Unsafe, stable: Unsafe, is_failed: bool
+) -> None:
+    evidence = ArmEvidence(steady(20), 0.0, 1.0, unsafe_canary=canary, unsafe_stable=stable)
+    verdict = judge(given((), evidence=evidence, elapsed_s=20.0, policy=SAFETY))
+    assert (verdict.guard == "safety") == is_failed
+    assert judge(given((), evidence=evidence, elapsed_s=20.0)).guard != "safety"

@@ -113,3 +113,10 @@ def test_rows_the_store_cannot_tell_apart_are_added_under_the_older_revision() -
     assert (merged.requests, merged.errors, merged.table_revision, merged.rollout_id) == (5, 1, 7, "")
     assert merged.latency["buckets"] == {"0.1": 5, "+Inf": 5}
     assert len(merge_alike(rows, (*KEY, "table_revision"))) == 2
+
+
+def test_unsafe_answers_keep_their_callers() -> None:
+    folded = fold("g-1", [snapshot(1, row(requests=5, unsafe={"ab": 2, "cd": 1}))], None)
+    assert {name: n for name, n in folded.rows[0].codes.items() if ":" in name} == {"unsafe:ab": 2, "unsafe:cd": 1}
+    refused = fold("g-1", [snapshot(1, row(requests=5, unsafe={"ab": -1}))], None)
+    assert refused.refused and not refused.rows

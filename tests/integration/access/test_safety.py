@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,14 @@ async def test_what_was_redacted_is_what_the_cache_keeps_and_compares(house: Any
     assert (two[2]["X-Airboss-Cache"], two[1]) == ("hit", one[1])
     assert one[1]["choices"][0]["text"] == "from [email]"
     assert [house.metric("airboss_cache_requests_total", result=r) for r in ("hit", "miss")] == [1, 1]
+
+
+async def test_an_unsafe_answer_is_counted_by_caller_and_a_prompt_is_not(house: Any) -> None:
+    house.backend.text = "the key is s3cret-42"
+    await house.start(access=safety(rule(action="flag")))
+    for caller in ("ana", "bob", "ana"):
+        await house.ask(headers={"X-Client-Id": caller})
+    house.backend.text = "nothing"
+    await house.ask("is it s3cret-42?")
+    line = json.loads(house.front.proxy.recorder.counts.close_interval(time.time()))
+    assert sorted(line["rows"][0]["unsafe"].values()) == [1, 2]

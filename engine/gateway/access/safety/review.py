@@ -23,6 +23,8 @@ from engine.gateway.logs import log
 VERDICTS = ("pass", "flag", "redact", "block", "error")
 """`error`: a hook gave no answer and is fail-open; a fail-closed one's silence is a block."""
 
+FOUND = ("flag", "redact", "block")
+
 
 class CheckKey(NamedTuple):
     """The labels of `airboss_quality_checks_total`."""
@@ -66,6 +68,8 @@ class Review:
     track: str
     tenant: str
     verdicts: dict[str, str] = field(default_factory=dict)
+    is_answer_unsafe: bool = False
+    """A check found something in the answer: the release's doing, where a prompt is the caller's."""
 
     def rules(self, on: str) -> tuple[SafetyRule, ...]:
         """The checks of the prompt, or of the answer."""
@@ -75,16 +79,18 @@ class Review:
         """`texts` as they may be passed on. Raises Blocked."""
         for rule in self.rules(on):
             verdict, texts, reason = await self._judge(rule, on, texts)
-            self.note(rule, verdict)
+            self.note(rule, verdict, on)
             if verdict == "block":
                 raise Blocked(rule.name, on, reason)
         return texts
 
-    def note(self, rule: SafetyRule, verdict: str) -> None:
+    def note(self, rule: SafetyRule, verdict: str, on: str) -> None:
         """Count a verdict; of a check that spoke several times, the ledger has the last one that was no pass."""
         self.counts.count(CheckKey(self.service, self.env, self.release, self.track, rule.name, verdict))
         if verdict != "pass":
             self.verdicts[rule.name] = verdict
+        if on == "answer" and verdict in FOUND:
+            self.is_answer_unsafe = True
 
     async def _judge(self, rule: SafetyRule, on: str, texts: list[str]) -> tuple[str, list[str], str]:
         """(verdict, the texts after it, why)."""

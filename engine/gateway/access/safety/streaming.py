@@ -85,7 +85,7 @@ class StreamReview:
     def count(self) -> None:
         """Count each check once, by the worst it found."""
         for rule in self._review.rules("answer"):
-            self._review.note(rule, self._verdicts[rule.name])
+            self._review.note(rule, self._verdicts[rule.name], "answer")
 
     def _take(self, raw: bytes) -> None:
         body = json_of(data_of(raw))
