@@ -59,7 +59,9 @@ class BackupKeeper:
         self.settings = settings
         self._up_since = time.time()
         self._error = ""
-        self._newest = self._look()
+        self._looked_at = -1
+        self._newest: Backup | None = None
+        self._look()
 
     @property
     def directory(self) -> Path:
@@ -71,19 +73,26 @@ class BackupKeeper:
         await asyncio.to_thread(self._turn)
 
     def fact(self) -> BackupFact:
-        """The newest backup and its trouble, as the last turn found them."""
+        """The newest backup and its trouble; one that was made by hand a moment ago counts."""
+        self._look()
         at = self._newest.made_at if self._newest else None
         flaws = "; ".join(self._newest.trouble) if self._newest else ""
         flaws = f"the newest backup is not whole: {flaws}" if flaws else ""
         return BackupFact(at, wrong(at, self.settings.every, time.time(), self._up_since, self._error, flaws))
 
-    def _look(self) -> Backup | None:
-        found = backups(self.directory)
-        return found[-1] if found else None
+    def _look(self) -> None:
+        """Read which backups there are, if the directory has changed since it was last read."""
+        try:
+            changed_at = self.directory.stat().st_mtime_ns
+        except OSError:
+            changed_at = 0
+        if changed_at != self._looked_at:
+            found = backups(self.directory)
+            self._newest, self._looked_at = (found[-1] if found else None), changed_at
 
     def _turn(self) -> None:
         try:
-            self._newest = self._look()
+            self._look()
             at = self._newest.made_at if self._newest else None
             if not is_due(at, self.settings.every, time.time(), self._up_since):
                 return

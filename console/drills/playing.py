@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from console import diagnostics
 from console.commands.confirming import confirmed
 from console.commands.format import ago, span
+from console.commands.source import Source
 from console.drills.acts import ACTS, Measured, Play
 from console.drills.catalogue import DRILLS, Drill
 from console.output import Outcome, Table, Text
@@ -43,8 +45,6 @@ def play(context: Context, *, name: str, request: VerbRequest, target_s: float |
     begun = context.client.verb(wish)
     twin = begun.ref.partition("/")[2] if begun.ref.startswith("release/") else ""
     # What the drill itself asks for was confirmed with it.
-    from dataclasses import replace
-
     context.options = replace(options, yes=True, reason=wish.reason or f"the drill {name}")
     service, env = wish.ref.partition("/")[2], str(wish.args["env"])
     stage = Play(context, service, env, twin, context.options.reason, options.timeout_s or PATIENCE_S)
@@ -104,7 +104,8 @@ def _only_env(context: Context, request: VerbRequest) -> str:
 
 def listing(context: Context) -> Outcome:
     """The drills there are, and how each went last."""
-    played = context.get("/v1/drills")
+    source = Source(context)
+    played = source.get("/v1/drills")
     now = time.time()
     rows, items = [], []
     for drill in DRILLS.values():
@@ -125,4 +126,6 @@ def listing(context: Context) -> Outcome:
             span(drill.target_s), drill.about,
         ))  # fmt: skip
     table = Table(("DRILL", "PLAYED", "OUTCOME", "ON", "MEASURED", "TARGET", "DOES"), rows)
-    return Outcome("Drill", items, blocks=(table,), names=[f"drill/{name}" for name in DRILLS])
+    return Outcome(
+        "Drill", items, blocks=(table,), names=[f"drill/{name}" for name in DRILLS], notes=tuple(source.notes)
+    )

@@ -215,6 +215,23 @@ def test_backup_check_and_restore(store: Paths) -> None:
     assert len(kept) >= 1
 
 
+def test_drills_are_listed_from_the_store_and_a_last_one_has_its_age(store: Paths) -> None:
+    detail = {"name": "kill", "service": "chat", "env": "staging", "outcome": "missed", "measured": {"back_s": 71.5},
+              "target_s": 60.0, "message": ""}  # fmt: skip
+    writer = Store.open(store.store)
+    writer.write_now(
+        lambda s: audit.append(s, actor="user:ana", action="drill.finish", ref="drill:kill", detail=detail, at=AT)
+    )
+    writer.close()
+    drills = {item["name"]: item["last"] for item in airboss("drill", "list", "-o", "json", cwd=store.root).items}
+    assert drills["rollback"] is None and drills["kill"]["measured"] == {"back_s": 71.5}
+    assert "kill" in airboss("status", cwd=store.root).out and "missed" in airboss("status", cwd=store.root).out
+    ran = airboss(
+        "drill", "kill", "chat", "--env", "staging", "--yes", "--confirm-name", "chat", "--reason", "x", cwd=store.root
+    )
+    assert ran.code == 3, "an engine must run to be killed"
+
+
 def test_a_restore_beside_an_engine_is_refused(store: Paths) -> None:
     import fcntl
 

@@ -226,3 +226,10 @@ def test_a_restore_killed_on_its_way_opens_nothing_and_goes_on_when_run_again(st
     again = Store.open(paths.store)
     assert again.read_now(audit.verify).rows == 1
     again.close()
+
+
+def test_a_backup_made_by_hand_is_the_newest_at_once(store: Store, paths: Paths) -> None:
+    keeper = BackupKeeper(paths, BackupConfig())
+    assert keeper.fact().made_at is None
+    made = backed_up(paths, reason="manual")
+    assert keeper.fact().made_at == made.made_at
