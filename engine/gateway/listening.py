@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from engine.gateway.balance import YIELD_S
 from engine.gateway.logs import log
 
 LISTEN_BACKLOG = 4096
@@ -33,7 +34,8 @@ T = TypeVar("T")
 class Acceptor:
     """Accepts for one worker. `listener` is its own copy of the shared socket, and closed with the acceptor.
 
-    `tls` says what a new connection is to be encrypted with; None is plain HTTP.
+    `tls` says what a new connection is to be encrypted with; None is plain HTTP. `should_yield` says whether another
+    worker should have the next connection; it then waits YIELD_S for one, and is taken here if none came.
     """
 
     def __init__(
@@ -41,8 +43,11 @@ class Acceptor:
         listener: socket.socket,
         factory: Callable[[], asyncio.Protocol],
         tls: Callable[[], ssl.SSLContext] | None = None,
+        should_yield: Callable[[], bool] = lambda: False,
     ) -> None:
         self._tls = tls
+        self._should_yield = should_yield
+        self._has_yielded = False
         self._listener = listener
         self._factory = factory
         self._loop = asyncio.get_running_loop()
@@ -66,6 +71,11 @@ class Acceptor:
 
     def _accept(self) -> None:
         """Take one a wake, as nginx does: a burst then spreads over the workers instead of going to the first one awake."""
+        if not self._has_yielded and self._should_yield():
+            self._has_yielded = True
+            self._look_away(YIELD_S)
+            return
+        self._has_yielded = False
         try:
             if self._has_few_left():
                 self._rest("few descriptors are left; they are for connections to replicas")
@@ -89,8 +99,12 @@ class Acceptor:
 
     def _rest(self, why: str) -> None:
         log("accept_paused", error=why)
+        self._look_away(ACCEPT_PAUSE_S)
+
+    def _look_away(self, seconds: float) -> None:
+        """Leave new connections to the others for so long."""
         self._loop.remove_reader(self._listener)
-        self._resting = self._loop.call_later(ACCEPT_PAUSE_S, self.open)
+        self._resting = self._loop.call_later(seconds, self.open)
 
     async def _begin(self, connection: socket.socket) -> None:
         try:

@@ -32,6 +32,7 @@ from engine.gateway.access.desk import Desk
 from engine.gateway.access.door import Door
 from engine.gateway.access.tls import certificates_of
 from engine.gateway.admin import Admin
+from engine.gateway.balance import Balance
 from engine.gateway.counts import Counts
 from engine.gateway.exchange import Recorder
 from engine.gateway.feedback import Feedback
@@ -107,6 +108,7 @@ class Worker:
         self.front = Front(self.proxy, Feedback(self._spools[2]), desk)
         self.kept = KeptTable(directory)
         self.switchboard = Switchboard(self.front, self.pool, self.counts, self.kept)
+        self.balance = Balance(directory, self.settings.worker)
         self._certificates = certificates_of(self.settings.access, directory)
         self._leave = asyncio.Event()
 
@@ -127,14 +129,16 @@ class Worker:
         handoff = Handoff(Path(self.settings.fd_socket), self.settings.listen_fd)
         handoff.open()
         server = self.door()
-        listening = Acceptor(socket.socket(fileno=os.dup(self.settings.listen_fd)), server, self.tls)
+        listener = socket.socket(fileno=os.dup(self.settings.listen_fd))
+        listening = Acceptor(listener, server, self.tls, lambda: self._yields(server))
         listening.open()
         gc.collect()
         gc.freeze()  # what is loaded by now lives for ever; walking it in each full collection would stall requests
-        ticking = asyncio.create_task(self._tick())
+        ticking = asyncio.create_task(self._tick(server))
         log("serving", spawn_id=self.spec.spawn_id, revision=self.front.table.revision if self.front.table else 0)
         await self._leave.wait()
         self.proxy.is_draining = True
+        self.balance.leave()
         listening.close()  # closes this worker's copy; the socket goes on listening for the others
         await self._drain(server)
         ticking.cancel()
@@ -178,7 +182,12 @@ class Worker:
         if table is not None:
             await self.switchboard.serve(table)
 
-    async def _tick(self) -> None:
+    def _yields(self, server: Door) -> bool:
+        """Whether the next connection should be another worker's."""
+        self.balance.note(server.open_connections)
+        return self.balance.should_yield(server.open_connections)
+
+    async def _tick(self, server: Door) -> None:
         """Close an interval each second and let the disk have what waits."""
         loop = asyncio.get_running_loop()
         due = loop.time()
@@ -186,6 +195,7 @@ class Worker:
             due = max(due + 1.0, loop.time())
             await asyncio.sleep(due - loop.time())
             self._close_interval()
+            self.balance.note(server.open_connections)
 
     def _close_interval(self) -> list[Future[None]]:
         self._snapshots.add_text(self.counts.close_interval(time.time()))

@@ -115,6 +115,11 @@ class Door(Server):
         super().__init__(handle, request_factory=request_factory, handler_cancellation=True)
         self._limits = limits
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are; `connections` would make a list of them."""
+        return len(self._connections)
+
     def __call__(self) -> RequestHandler:
         """A handler for a new connection."""
         limits = self._limits
