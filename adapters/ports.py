@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from adapters.access import AccessPolicy
 from adapters.measures import Measures
-from adapters.routing import Routing
+from adapters.routing import Routing, TrackRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class ReplicaSetSpec:
     bundle_path: Path
     replicas: int
     serving: Mapping[str, Any] = field(default_factory=dict)
+    role: str = ""
+    """"baseline": fresh copies beside those that serve; they count, start and end on their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class ReplicaStatus:
     end_cause: str = ""
     is_wanted: bool = True
     """False while it finishes its streams before it ends; such a one is not ready either."""
+    role: str = ""
 
 
 class Runtime(Protocol):
@@ -84,11 +87,24 @@ class Route:
     slow_ms: float
     deadline_s: float
     routing: Routing | None = None
-    """How requests are treated beyond the weights; None is `adapters.routing.PLAIN`."""
+    """How requests are treated beyond the weights; None is `adapters.routing.PLAIN`. A rollout's rules, mirror and split
+    are put before, or in the place of, what the service's own configuration says."""
     access: AccessPolicy | None = None
     """Answers that may be kept, texts that must not pass."""
     measures: Measures | None = None
     """What of its answers is measured beyond errors and time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A service's route as every worker has it: release → weight, and what else a rollout may have put there."""
+
+    weights: Mapping[str, int]
+    shadow: str | None = None
+    mirror_pct: int = 0
+    canary_rules: tuple[TrackRule, ...] = ()
+    """Rules that lead to a canary that stands in the route."""
+    baseline_weight: int = 0
 
 
 class TrafficRouter(Protocol):
@@ -97,8 +113,8 @@ class TrafficRouter(Protocol):
     async def apply(self, route: Route) -> int:
         """Replace the service's route; returns the table revision every worker acknowledged. Raises Unreachable."""
 
-    async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
-        """Weights by track as every worker has them, None when workers disagree or have none."""
+    async def observe(self, service: str, env: str) -> Observed | None:
+        """The route as every worker has it, None when workers disagree or have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +188,7 @@ class MetricsSource(Protocol):
     """Logical questions about traffic, answered by the embedded scraper or by Prometheus."""
 
     async def arms(self, service: str, env: str, rollout_id: str, table_revision: int, since: float) -> ArmEvidence:
-        """Stable and canary since a step's weight was acknowledged."""
+        """The canary, and what it is compared with (stable, or the baseline), since a step's weight was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)

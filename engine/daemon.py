@@ -37,6 +37,7 @@ from engine.autoscaling.scaler import Scaler
 from engine.backups import BackupKeeper
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
+from engine.observe.copies import Copies
 from engine.observe.observer import Observer, Outside
 from engine.observe.rules import AdapterFact, CrashLoopFact
 from engine.operations.desk import Desk
@@ -110,7 +111,13 @@ class Engine:
         )  # fmt: skip
         self.world = World(self.store, self.runtime, self.router, self.config, plans)
         self.controller = Controller(
-            self.store, self.world, self._metrics(), self.config, self._changed, asyncio.Event()
+            self.store,
+            self.world,
+            self._metrics(),
+            self.config,
+            self._changed,
+            asyncio.Event(),
+            Copies(self.paths.gateway).pairs,
         )
         self.hooks = HookSender(self.store, self.config.hook, self.config.workspace.get("name", self.paths.root.name))
         self.file = FileWatch(self.store, self.config, self.paths.root)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from state.words import Role, RolloutState, RunState
+from state.words import Role, RolloutState, RunState, Strategy
 
 _S = RolloutState
 
@@ -139,15 +139,33 @@ def roles_that_may(verb: str) -> tuple[Role, ...]:
     return tuple(role for role in Role if VERBS[verb].role in INCLUDES[role])
 
 
-_MOVING = frozenset({_S.PREPARING, _S.STEP_APPLYING, _S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING})
+_MOVING = frozenset(
+    {
+        _S.PREPARING,
+        _S.SHADOWING,
+        _S.STEP_APPLYING,
+        _S.STEP_BAKING,
+        _S.AWAITING_PROMOTION,
+        _S.PROMOTING,
+        _S.VERIFYING,
+    }
+)
+_JUDGED = (_S.SHADOWING, _S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION)
+_NO_WEIGHT = {
+    Strategy.BLUE_GREEN: "blue-green has no weights between none and all; `promote` goes on",
+    Strategy.ROLLING: "a rolling update's weight follows its ready replicas",
+    Strategy.SWAP: "a swap's weight follows its replicas",
+    Strategy.SHADOW: "a shadow gets copies of requests and no users; `promote` gives it users",
+}
 _GOES_ONLY_BACK = "a rollback, once begun, only goes on"
 _OVER = "the rollout is over"
 
 
-def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "") -> str | None:
+def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "", strategy: str = "") -> str | None:
     """Why `verb` may not run on a rollout in `state`; None when it may. One row a verb, every state named.
 
     `step_kind` is the kind of the step that it stands at (weight, pause, approval, ...): a step may be a gate of its own.
+    `strategy` is how it moves: not every one has weights to set.
     """
     at_approval = step_kind == "approval"
     if verb in ("rollback", "rollout.abort"):
@@ -183,7 +201,7 @@ def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "") -> str 
     if at_approval and verb in ("rollout.promote", "rollout.weight") and state in (_S.STEP_BAKING, _S.PAUSED):
         return "it waits for an approval"
     if verb == "rollout.promote":
-        if state in (_S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION):
+        if state in _JUDGED:
             return None
         return {
             _S.AWAITING_APPROVAL: "it waits for an approval first",
@@ -193,8 +211,12 @@ def rollout_refusal(verb: str, state: RolloutState, step_kind: str = "") -> str 
             _S.PROMOTING: "it is being promoted already",
             _S.VERIFYING: "it is at 100 % already",
         }.get(state, "not in this state")
+    if verb == "rollout.weight" and strategy in _NO_WEIGHT:
+        return _NO_WEIGHT[Strategy(strategy)]
+    if verb == "rollout.weight" and state is _S.SHADOWING:
+        return "its requests are copies; `promote` goes on to the next step"
     if verb in ("rollout.promote_full", "rollout.weight"):
-        return None if state in (_S.STEP_BAKING, _S.PAUSED, _S.AWAITING_PROMOTION) else "no step is being judged"
+        return None if state in _JUDGED else "no step is being judged"
     return f"{verb} is no verb of a rollout"
 
 

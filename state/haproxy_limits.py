@@ -38,6 +38,17 @@ def beyond_haproxy(
                 yield f"service.{name}.{what}: it does not read answers"
     for name, environment in environments.items():
         policy = policies.get(environment.policy)
-        for step in policy.steps if policy is not None else ():
-            if step.kind in ("mirror", "header"):
-                yield f"policy.{environment.policy}, a step of environment.{name}: it has no {step.kind}"
+        for what in rollout_beyond_haproxy(policy) if policy is not None else ():
+            yield f"policy.{environment.policy}, of environment.{name}: {what}"
+
+
+def rollout_beyond_haproxy(policy: Policy) -> Iterator[str]:
+    """A sentence for each thing of a rollout that needs more than weights."""
+    if policy.strategy in ("blue-green", "shadow"):
+        what = "preview by header" if policy.strategy == "blue-green" else "copies of requests"
+        yield f"the strategy {policy.strategy}: it has no {what}"
+    for step in policy.steps:
+        if step.kind in ("mirror", "header", "cookie"):
+            yield f"a step {step.kind}: it has no {step.kind}"
+    if policy.affinity:
+        yield "affinity: it splits by weight alone"

@@ -10,8 +10,8 @@ from typing import Any
 
 from state.words import Conflict, OperationFailed
 
-HEAD = "0003"
-KNOWN = ("0001", "0002", "0003")
+HEAD = "0004"
+KNOWN = ("0001", "0002", "0003", "0004")
 
 
 def current_revision(path: Path) -> str | None:

@@ -216,6 +216,7 @@ class TrackState(SQLModel, table=True):
     weight: int = 0
     replicas: int = 0
     warm_until: float | None = None
+    routing: dict[str, Any] = _json()
     since: float
 
 

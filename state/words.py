@@ -154,6 +154,7 @@ class Strategy(StrEnum):
     BLUE_GREEN = "blue-green"
     ROLLING = "rolling"
     SHADOW = "shadow"
+    SWAP = "swap"
 
 
 class RolloutState(StrEnum):
@@ -162,6 +163,7 @@ class RolloutState(StrEnum):
     PLANNED = "planned"
     AWAITING_APPROVAL = "awaiting_approval"
     PREPARING = "preparing"
+    SHADOWING = "shadowing"
     STEP_APPLYING = "step_applying"
     STEP_BAKING = "step_baking"
     AWAITING_PROMOTION = "awaiting_promotion"

@@ -33,8 +33,7 @@ def room_for(pids: Sequence[int]) -> int | None:
         return None
     fits = max(0, available_bytes()) // max(1, need.memory)
     if need.gpu_memory:
-        free = max((free for free, _ in _gpus()), default=0)
-        fits = min(fits, int(free * (1 - RESERVE_SHARE)) // need.gpu_memory)
+        fits = min(fits, gpu_free_bytes() // need.gpu_memory)
     return fits
 
 
@@ -67,6 +66,11 @@ def available_bytes() -> int:
         # No limit ("max"), or no control groups of this kind.
         pass
     return int(available - RESERVE_SHARE * total)
+
+
+def gpu_free_bytes() -> int:
+    """Memory of the GPU that has the most free, less the reserve; 0 without a GPU that answers."""
+    return int(max((free for free, _ in _gpus()), default=0) * (1 - RESERVE_SHARE))
 
 
 def _resident(process: psutil.Process) -> int:

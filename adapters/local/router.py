@@ -14,7 +14,8 @@ from sqlmodel import Session, col, select
 
 from adapters.local.gateway import LocalGateway
 from adapters.local.runtime import LocalRuntime
-from adapters.ports import Route
+from adapters.local.tables import added_routing, merged_routing, observed, role_of, split_of
+from adapters.ports import Observed, Route
 from state import ids
 from state.config import Config
 from state.models import TrackState
@@ -141,15 +142,15 @@ class LocalRouter:
                 return next((str(b["track"]) for b in route["backends"] if b["release_id"] == release_id), "")
         return ""
 
-    async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
-        """release → weight, when all workers that are up agree; else None. One that starts takes the newest table first."""
+    async def observe(self, service: str, env: str) -> Observed | None:
+        """The route, when all workers that are up agree; else None. One that starts takes the newest table first."""
         try:
             tables = await self.gateway.tables()
         except AirbossError:
             return None
         if not tables:
             return None
-        seen = [_weights(table, service, env) for table in tables]
+        seen = [observed(table, service, env) for table in tables]
         return seen[0] if all(one == seen[0] for one in seen) else None
 
     def _default_env(self) -> str:
@@ -172,7 +173,9 @@ class LocalRouter:
                     "release_id": row.release_id,
                     "weight": row.weight,
                     "replicas": [
-                        [r.spawn_id, r.address] for r in ready if r.release_id == row.release_id and r.is_ready
+                        [r.spawn_id, r.address]
+                        for r in ready
+                        if (r.release_id, r.role) == (row.release_id, role_of(row.track)) and r.is_ready
                     ],
                 }
                 for row in rows
@@ -189,7 +192,8 @@ class LocalRouter:
                     "backends": backends,
                 }
             )
-            if routing := settings.routing.for_table(self.config.gateway.workers):
+            added = next((row.routing for row in rows if row.routing), {})
+            if routing := merged_routing(settings.routing.for_table(self.config.gateway.workers), added):
                 routes[-1]["routing"] = routing
             if access := settings.access_for_table():
                 routes[-1]["access"] = access
@@ -246,19 +250,8 @@ def set_tracks(session: Session, route: Route) -> None:
         existing.release_id = backend.release_id
         existing.weight = backend.weight
         existing.rollout_id = route.rollout_id
+        existing.routing = added_routing(route) if track == Track.STABLE else {}
         session.add(existing)
-
-
-def split_of(route: Mapping[str, Any]) -> dict[str, int]:
-    """Release → percent of a route, those above 0."""
-    return {b["release_id"]: int(b["weight"]) for b in route["backends"] if int(b["weight"])}
-
-
-def _weights(table: Mapping[str, Any], service: str, env: str) -> Mapping[str, int]:
-    for route in table.get("routes", ()):
-        if route["service"] == service and route["env"] == env:
-            return split_of(route)
-    return {}
 
 
 def _kept_revision(gateway: LocalGateway) -> int:

@@ -31,7 +31,7 @@ class LocalRuntime:
         for index in range(spec.replicas):
             await self.supervisor.want(self._slot(spec, index, allow_faults))
         for place in self._places(spec.service, spec.env):
-            if place.slot.release_id == spec.release_id and place.slot.index >= spec.replicas:
+            if _is_of(place, spec) and place.slot.index >= spec.replicas:
                 self._drain(place)
 
     def _drain(self, place: Place) -> None:
@@ -54,7 +54,7 @@ class LocalRuntime:
 
     async def probe(self, spec: ReplicaSetSpec) -> str | None:
         """Generate one token on each ready replica of the release."""
-        ready = [p for p in self._places(spec.service, spec.env) if p.slot.release_id == spec.release_id and p.is_ready]
+        ready = [p for p in self._places(spec.service, spec.env) if _is_of(p, spec) and p.is_ready]
         if len(ready) < spec.replicas:
             return f"{len(ready)} of {spec.replicas} replicas are ready"
         for place in ready:
@@ -87,6 +87,7 @@ class LocalRuntime:
             release_id=spec.release_id,
             digest=spec.digest,
             index=index,
+            role=spec.role,
             crash_loop_after=self.crash_loop_after,
             # Where spans go, which are kept, and what a collector wants as headers: OpenTelemetry's own way to say it.
             passed_env=[name for name in os.environ if name.startswith("OTEL_")],
@@ -95,7 +96,8 @@ class LocalRuntime:
 
 def owner_of(spec: ReplicaSetSpec, index: int) -> str:
     """The name of the place of a set's replica `index`."""
-    return f"model/{spec.service}/{spec.env}/{spec.release_id}/{index}"
+    role = [spec.role] if spec.role else []
+    return "/".join(["model", spec.service, spec.env, spec.release_id, *role, str(index)])
 
 
 def server_payload(spec: ReplicaSetSpec, threads: int, allow_faults: bool) -> dict[str, Any]:
@@ -128,7 +130,12 @@ def status_of(place: Place) -> ReplicaStatus:
         restarts=place.restarts,
         end_cause=place.last_end,
         is_wanted=place.is_wanted,
+        role=slot.role,
     )
+
+
+def _is_of(place: Place, spec: ReplicaSetSpec) -> bool:
+    return (place.slot.release_id, place.slot.role) == (spec.release_id, spec.role)
 
 
 async def generates_a_token(socket: str) -> str | None:

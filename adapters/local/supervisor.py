@@ -50,6 +50,7 @@ class Slot:
     release_id: str = ""
     digest: str = ""
     index: int = 0
+    role: str = ""
     crash_loop_after: int = 0
     """Stop restarting for good once this many deaths came in the window; 0 = restart for ever."""
     passed_env: Sequence[str] = ()

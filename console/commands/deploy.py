@@ -12,17 +12,20 @@ from console.commands.tree import break_glass, leaf
 from state.words import Strategy, UsageError
 
 
-def weights(text: str | None) -> list[int] | None:
-    """`5,25,50` → [5, 25, 50, 100]: whole percents that rise; the last step is always 100. Raises UsageError."""
+def steps_of(text: str | None) -> list[int | str] | None:
+    """`5,25,50` → [5, 25, 50, 100]; `mirror=10,5,pause=10m,50` → the same words, which the engine reads. Raises UsageError."""
     if text is None:
         return None
+    parts = [part.strip() for part in text.split(",")]
+    if any("=" in part or part == "analysis" for part in parts):
+        return [int(part) if part.isdigit() else part for part in parts]
     try:
-        steps = [int(part.strip().removesuffix("%")) for part in text.split(",")]
+        weights = [int(part.removesuffix("%")) for part in parts]
     except ValueError:
-        steps = []
-    if not steps or steps != sorted(set(steps)) or steps[0] < 1 or steps[-1] > 100:
+        weights = []
+    if not weights or weights != sorted(set(weights)) or weights[0] < 1 or weights[-1] > 100:
         raise UsageError(f"--steps {text}: not rising whole percents of 1-100", hint="for example --steps 5,25,50")
-    return steps if steps[-1] == 100 else [*steps, 100]
+    return [*weights] if weights[-1] == 100 else [*weights, 100]
 
 
 @leaf(
@@ -41,13 +44,19 @@ def weights(text: str | None) -> list[int] | None:
             "airboss deploy chat charlm-4 -e production --hotfix --reason 'charlm-3 crashes' --yes --confirm-name chat",
             "stable does not answer: all traffic at once, judged by the objective alone",
         ),
+        (
+            "airboss deploy chat charlm-3 -e production --steps mirror=10,5,25,pause=10m,50 --dry-run",
+            "other steps: copies first, then weights with a pause between them",
+        ),
     ),
 )
 @click.argument("service")
 @click.argument("release")
 @click.option("-e", "--env", help="Where (needed where the workspace has several).")
 @click.option("--strategy", type=click.Choice([s.value for s in Strategy]), help="Another strategy than the policy's.")
-@click.option("--steps", metavar="5,25,50", help="Other weights than the policy's; 100 is added.")
+@click.option(
+    "--steps", metavar="5,25,50", help="Other steps than the policy's: weights, or mirror=, pause=, header=, …"
+)
 @click.option(
     "--force",
     is_flag=True,
@@ -77,7 +86,7 @@ def deploy(
         release=name_of(ref_of("release", release)),
         env=env,
         strategy=strategy,
-        steps=weights(steps),
+        steps=steps_of(steps),
         force=force or None,
         break_glass=break_glass,
         supersede=supersede,

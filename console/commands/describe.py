@@ -46,6 +46,8 @@ def rollout(item: Item) -> Outcome:
         facts.append(("ended", clock(item["finished_at"])))
     if item.get("warm_until"):
         facts.append(("kept warm", f"until {clock(item['warm_until'])}: a rollback is a weight change"))
+    if item.get("preview"):
+        facts.append(("preview", f"send the header `{item['preview']}`"))
     blocks: list[Block] = [Facts(facts), _steps(item)]
     arms = [(name, item[name]) for name in ("stable", "canary") if item.get(name)]
     if arms:
@@ -76,19 +78,19 @@ def rollout(item: Item) -> Outcome:
 
 def _steps(item: Item) -> Table:
     return Table(
-        ("STEP", "KIND", "WEIGHT", "STATE", "ELAPSED", "VERDICT"),
+        ("STEP", "KIND", "WHAT", "STATE", "ELAPSED", "VERDICT"),
         [
             (
                 str(s["idx"] + 1),
                 s["kind"],
-                f"{s['weight']} %",
+                s.get("says") or f"{s['weight']} %",
                 s["state"],
                 span(s.get("elapsed_s")),
                 (s.get("verdict") or {}).get("kind", NONE),
             )
             for s in item.get("steps") or ()
         ],
-        frozenset({0, 2, 4}),
+        frozenset({0, 4}),
         empty="no steps",
     )
 

@@ -196,6 +196,8 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "wait": ("conditions of --wait", wait),
     "scripts": ("the language of --script", scripts),
     "rollouts": ("states, and which verb runs in which", rollouts),
+    "strategies": ("canary, blue-green, rolling, shadow, swap: steps, costs, refusals",
+                   lambda: _readme("engine.rollouts", "STRATEGIES.md").lstrip("\n")),
     "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
     "rollback": ("the way back; why a rollout waits; stuck, adopt, supersede, hold, hotfix", _room("engine.rollouts.back")),
     "emergency": ("the worst hour: rolling back without an engine, and drills for it", _room("console")),
@@ -218,7 +220,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
 
 
 def _readme(package: str, name: str = "README.md") -> str:
-    """The README beside the code. It is in the wheel; a build that left it out is told of, not passed over."""
+    """The README, or another page, beside the code. It is in the wheel; a build that left it out is told of, not passed over."""
     spec = importlib.util.find_spec(package)
     for place in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(place) / name

@@ -101,12 +101,21 @@ def _step_state(step: StepView, r: RolloutView) -> Line:
     return sign(step.state)
 
 
+def _what(step: StepView) -> str:
+    """A step without a weight in few words: `pause 600 s`, `mirror copies of 10 %`."""
+    return (
+        f"{words(step.kind)} {step.says}"
+        if step.kind in ("mirror", "pause") and step.says
+        else step.says or words(step.kind)
+    )
+
+
 def ladder(r: RolloutView, now: float, width: int) -> list[Line]:
     lines: list[Line] = []
     over = RolloutState(r.state).is_terminal
     for step in r.steps:
         current = step.idx == r.step and not over
-        what = f"{words(step.kind)} {step.weight} %" if step.weight else words(step.kind)
+        what = f"{words(step.kind)} {step.weight} %" if step.weight else _what(step)
         verdict = line("  ", *sign(step.verdict.kind)) if step.verdict and not current else ()
         elapsed = (now - step.started_at) if current and step.started_at is not None else step.elapsed_s
         shown = duration(elapsed) if step.started_at is not None else ""

@@ -9,6 +9,7 @@ GLYPHS: dict[str, tuple[str, str]] = {
     "planned": ("○", "dim"),
     "awaiting_approval": ("?", "warn"),
     "preparing": ("◔", "info"),
+    "shadowing": ("◔", "accent"),
     "step_applying": ("◑", "info"),
     "step_baking": ("◑", "accent"),
     "awaiting_promotion": ("?", "warn"),

@@ -105,6 +105,8 @@ class StepView(_Model):
     started_at: float | None
     elapsed_s: float
     verdict: VerdictView | None
+    says: str = ""
+    """What the step does, in few words."""
 
 
 class PlanLine(_Model):
@@ -127,7 +129,7 @@ class PlanView(_Model):
     warmth: str = ""
     """Of a rollback: whether the release that is returned to could take the traffic now (warm, partly warm, cold)."""
     sheds: str = ""
-    """Of a rollback: what is not served on the way; empty: nothing."""
+    """What is not served on the way; empty: nothing."""
 
 
 class EventView(_Model):
@@ -167,6 +169,8 @@ class RolloutView(_Model):
     warm_until: float | None
     registry_sync: str
     steps: tuple[StepView, ...]
+    preview: str = ""
+    """The header by which a person reaches the new release before it has traffic; empty where there is none."""
     stable: ArmView | None
     canary: ArmView | None
     verdict: VerdictView | None

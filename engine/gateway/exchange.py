@@ -139,6 +139,7 @@ class Exchange:
 REJECTIONS = (
     "max_inflight", "no_healthy_replica", "no_table", "shed_interactive", "shed_batch", "shed_background", "unknown_env",
     "unknown_service", "unknown_path", "bad_method", "bad_json", "body_too_large", "body_too_slow", "bad_timeout",
+    "shadow",
     *ACCESS_REJECTIONS,
 )  # fmt: skip
 """Why this gateway, and no replica, refused a request. Those up to shed_background are ours; the rest are the client's."""

@@ -20,12 +20,17 @@ from engine.gateway.jobs import METHODS, ask_around, inner_body, is_jobs, refuse
 from engine.gateway.proxy import Proxy
 from engine.gateway.routing.limits import deadline_of
 from engine.gateway.routing.load import CLASS_HEADER, class_of
+from engine.gateway.routing.shadow import SHADOW_HEADER
 from engine.gateway.routing.tracks import needs_cookies
 from engine.gateway.routing.traffic import Asking
 from engine.gateway.table import RoutingTable
 from state.words import BadClass, Track
 
 ENV_HEADER = "X-Airboss-Env"
+_SHADOW_SAYS = (
+    f"{SHADOW_HEADER} marks work on a copy of a request that somebody else was answered: nothing may come of it, "
+    "no feedback and no request of a tool"
+)
 PROBE_HEADER = "X-Airboss-Probe"
 _NO_COOKIES: dict[str, str] = {}
 
@@ -57,6 +62,8 @@ class Front:
         path = request.rel_url.raw_path  # as sent: a decoded one must not be put into another request's line
         if path == "/healthz":
             return self._healthz()
+        if SHADOW_HEADER in request.headers:
+            raise Refused("shadow", error_answer(403, "invalid_request", "shadow", _SHADOW_SAYS))
         identity = self.desk.identify(request.headers)
         if path == "/feedback":
             return await self._take_feedback(request, identity)

@@ -25,7 +25,13 @@ async def adopt(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Ope
             hint=f"`airboss rollout resume {r.id}`",
             code="nothing_to_adopt",
         )
-    weights = await ops.controller.world.weights(seen.service, seen.env)
+    if r.replaces:
+        raise Conflict(
+            f"{r.id} gives each weight its replicas ({r.strategy}): weights of another hand have none behind them",
+            hint=f"`airboss rollout resume {r.id}` sets its own again; `airboss rollout abort {r.id}` goes back",
+            code="nothing_to_adopt",
+        )
+    weights, _ = await ops.controller.world.standing(seen.service, seen.env)
     adoption = adopted(r, weights, actor.name)
     meant = await ops.store.read(lambda s: journal.splits(s, r.id))
     plan = _plan(request, seen, adoption, dict(meant[-1]) if meant else {}, nonzero(weights or {}))

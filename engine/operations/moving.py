@@ -21,11 +21,13 @@ from engine.people.freezes import demand_thawed, in_force
 from engine.people.glass import is_broken
 from engine.rollouts import planning, records
 from engine.rollouts.at_once import want_return
-from engine.rollouts.back.reading import COLD_START_GUESS_S, measured_start_s, rollback_plan
+from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.retarget import retarget
 from engine.rollouts.back.targets import ready_replicas, rollback_target
-from engine.rollouts.back.warm import cheap_notes
+from engine.rollouts.back.warm import REPLACING, cheap_notes
 from engine.rollouts.by_hand import NOT_NOW, apply_verb
+from engine.rollouts.costing import cost_of
+from engine.rollouts.deploy_plan import deploy_plan, refuse_blind_swap
 from engine.rollouts.hotfix import hotfix_notes, hotfix_policy
 from engine.rollouts.journal import PendingIntent
 from engine.rollouts.superseding import after_superseding, successor_of, supersede
@@ -35,16 +37,16 @@ from engine.verbs import VERBS, rollout_refusal
 from state import audit
 from state.config import Config
 from state.models import Rollout
-from state.words import Conflict, UsageError
+from state.words import Conflict, Strategy, UsageError
 
 SUCCESSOR_WAIT_S = 5.0
 """A warm way back takes less; whoever asks for a deployment that supersedes another is answered after this at the latest."""
 
 
-def _weights(given: object) -> tuple[int, ...]:
-    if isinstance(given, list | tuple) and all(isinstance(w, int) and 1 <= w <= 100 for w in given):
+def _given_steps(given: object) -> tuple[int | str, ...]:
+    if isinstance(given, list | tuple) and all(isinstance(one, int | str) for one in given):
         return tuple(given)
-    raise UsageError(f"steps are whole percents from 1 to 100, not {given!r}", hint="--steps 5,25,50", code="steps")
+    raise UsageError(f"steps are weights or KIND=VALUE, not {given!r}", hint="--steps mirror=10,5,25", code="steps")
 
 
 async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool = False) -> VerbResult:
@@ -55,7 +57,7 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         service=service,
         env=env_of(ops.config, request),
         release_id=str(request.args.get("release", "")),
-        steps=_weights(request.args.get("steps") or ()),
+        steps=_given_steps(request.args.get("steps") or ()),
         strategy=str(request.args.get("strategy") or ""),
         force=bool(request.args.get("force")),
         again=again,
@@ -79,10 +81,17 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     changes = await ops.store.read(
         lambda s: changes_of_deploy(s, ops.config, service, wish.env, stable, wish.release_id)
     )
-    plan = with_changes(planning.deploy_plan(wish, stable, policy), changes)
+    cost = await cost_of(ops.controller.world, service, wish.env, stable, wish.release_id)
+    preview = ops.config.gateway.listen
+    plan = with_changes(
+        deploy_plan(
+            service, wish.env, wish.release_id, stable, policy, cost, f"http://{preview}/{wish.env}/{service}/v1/"
+        ),
+        changes,
+    )
     plan = await _with_hotfix_notes(ops, wish, stable, policy, plan)
-    start_s = await ops.store.read(lambda s: measured_start_s(s, service, wish.env, stable or "")) or COLD_START_GUESS_S
-    cheap = cheap_notes(policy, stable, wish.release_id, start_s)
+    # What a rolling update or a swap gives up is in their own words.
+    cheap = cheap_notes(policy, stable, wish.release_id, cost.start_s) if policy["strategy"] not in REPLACING else ()
     plan = plan.model_copy(update={"warnings": (*plan.warnings, *cheap)})
     if wish.supersedes and active is not None:
         given_up = active
@@ -90,6 +99,14 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     if stable == wish.release_id:
         return VerbResult(
             verb="deploy", ref=request.ref, changed=False, message=f"unchanged: {stable} is live", plan=plan
+        )
+    if policy["strategy"] == Strategy.SWAP and stable is not None and not wish.force:
+        refuse_blind_swap(wish.release_id, stable, int(policy["replicas"]), cost)
+    if policy["strategy"] == Strategy.SHADOW and stable is None:
+        raise Conflict(
+            f"nothing of {service} is live in {wish.env}: there are no requests to copy",
+            hint="the first release goes out as a canary, or by any other strategy",
+            code="nothing_live",
         )
     if request.dry_run:
         return VerbResult(verb="deploy", ref=request.ref, changed=False, message="would roll out", plan=plan)
@@ -310,7 +327,7 @@ def _standing(state: str, step: int) -> str:
 def apply_verb_check(seen: records.Opened, verb: str) -> None:
     """Raise Conflict with the table's reason when `verb` may not run on the rollout as it stands."""
     r = seen.now
-    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
+    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "", r.strategy)
     if refusal:
         raise Conflict(f"{verb} refused: {seen.now.id}: {refusal}", code=NOT_NOW)
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from adapters.local.router import LeftAlone, LocalRouter, set_tracks, split_of
+from adapters.local.router import LeftAlone, LocalRouter, set_tracks
 from adapters.local.spawn import Spawner
+from adapters.local.tables import split_of
 from adapters.ports import Backend, Route
 from engine.restored.differences import Difference, Found, PausedRollout, Place, Recorded, differences
 from engine.rollouts import records

@@ -36,10 +36,20 @@ def awaiting_approval(r: RolloutNow, f: Facts) -> Move:
 def preparing(r: RolloutNow, f: Facts) -> Move:
     """Have the release's replicas and see each generate a token, before any traffic."""
     trouble = f.canary.broken or f.canary.crash_loop
+    if r.replaces:
+        # Nothing is started beside what runs: the first step makes its own room.
+        if f.is_held or f.is_frozen:
+            return stay(r, message="held by a freeze" if f.is_frozen else "")
+        return to(r, _S.STEP_APPLYING, f"replacing {r.from_release}", step=0)
     if f.is_held:
         return stay(r, Scale(r.to_release, r.replicas))
     if trouble:
         return roll_back(r, f"{r.to_release} cannot serve: {trouble}")
+    if r.has_baseline and r.from_release is not None and f.baseline.ready < r.replicas:
+        if f.state_s > r.prepare_timeout_s:
+            return roll_back(r, f"the baseline was not ready within {r.prepare_timeout_s:.0f} s")
+        return stay(r, Scale(r.to_release, r.replicas), Scale(r.from_release, r.replicas, "baseline"),
+                    RegistryMove("challenger", r.to_release, r.from_release))  # fmt: skip
     if f.canary.ready >= r.replicas and f.is_frozen:
         return pause(r, PauseReason.FREEZE, f"{r.to_release} is ready, and a freeze holds it")
     if f.canary.ready >= r.replicas:

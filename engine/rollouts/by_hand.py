@@ -16,7 +16,7 @@ NOT_NOW = "not_now"
 
 def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
     """What `verb` does to `r`. Raises Conflict with the table's reason when it may not."""
-    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "")
+    refusal = rollout_refusal(verb, r.state, r.steps[r.step].kind if r.step < len(r.steps) else "", r.strategy)
     if refusal:
         raise Conflict(
             f"{verb} refused: {r.id}: {refusal}",
@@ -33,7 +33,7 @@ def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
     if verb == "rollout.promote":
         return replace(_promoted_by_hand(r), message=f"moved on by {who}{why}")
     if verb == "rollout.promote_full":
-        last = max(i for i, s in enumerate(r.steps) if s.kind == "weight")
+        last = max((i for i, s in enumerate(r.steps) if s.kind == "weight"), default=len(r.steps) - 1)
         return Move(_S.PROMOTING, last, (), f"promoted to 100 % by {who}, gates skipped{why}")
     raise Conflict(f"{verb} does not change a rollout's state")
 
@@ -65,7 +65,7 @@ def _promoted_by_hand(r: RolloutNow) -> Move:
         return Move(_S.PROMOTING, r.step)
     if standing is _S.VERIFYING:
         return Move(_S.COMPLETED, r.step)
-    if standing is _S.STEP_BAKING:
+    if standing in (_S.STEP_BAKING, _S.SHADOWING):
         if r.step + 1 < len(r.steps):
             return Move(_S.STEP_APPLYING, r.step + 1)
         return Move(_S.PROMOTING, r.step)

@@ -24,6 +24,7 @@ from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.judge import judge
 from engine.rollouts.machine import next_move
 from engine.rollouts.moves import roll_back
+from engine.rollouts.pairs import Pair, ShadowLimits, judge_pairs
 from engine.rollouts.superseding import start_waiting
 from engine.rollouts.values import Facts, Move, ReplicaFacts
 from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
@@ -34,14 +35,23 @@ from state.measures_config import CostConfig, QualityConfig
 from state.models import Rollout
 from state.policy_config import JudgeConfig
 from state.store import Store
-from state.words import AirbossError, Conflict, RolloutState
+from state.words import AirbossError, Conflict, RolloutState, Track
 
 log = logging.getLogger("airboss.rollouts")
 
 TICK_S = 0.5
 EFFECT_TIMEOUT_S = 60.0
 FORWARD = ("rollout.promote", "rollout.promote_full", "rollout.resume")
-_JUDGED = (RolloutState.STEP_BAKING, RolloutState.VERIFYING, RolloutState.AWAITING_PROMOTION)
+_JUDGED = (
+    RolloutState.SHADOWING,
+    RolloutState.STEP_BAKING,
+    RolloutState.VERIFYING,
+    RolloutState.AWAITING_PROMOTION,
+)
+
+
+async def _no_copies(service: str, env: str, rollout_id: str, since: float) -> Sequence[Pair]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ class Controller:
     config: Config
     on_change: Callable[[str, str], None]
     wake: asyncio.Event
+    pairs: Callable[[str, str, str, float], Awaitable[Sequence[Pair]]] = _no_copies
+    """(service, env, rollout, since) → what the gateway's workers wrote of copies and their primaries."""
     _going: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _in_hand: set[int] = field(default_factory=set)
     """Intents that are being carried out just now."""
@@ -253,9 +265,9 @@ class Controller:
         effect = intent.effect
         if isinstance(effect, fx.Scale):
             ended = seen.now.state.is_terminal
-            if ended and await self.world.is_kept(seen.service, seen.env, effect.release_id):
+            if ended and await self.world.is_kept(seen.service, seen.env, effect.release_id, effect.role):
                 return {"skipped": "it is wanted again"}
-            await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas)
+            await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas, effect.role)
             return {"replicas": effect.replicas}
         if isinstance(effect, fx.Route):
             if seen.now.state.is_terminal or (seen.now.state is RolloutState.ROLLING_BACK and not effect.reverts):
@@ -277,18 +289,25 @@ class Controller:
                 journal.trouble(s, s.get_one(Rollout, r.id), now.utc),
             )
         )
-        canary = await self.world.replica_facts(seen, r.to_release, probe=r.state is RolloutState.PREPARING)
-        stable = ReplicaFacts()
+        # Whoever gets its first traffic next must generate a token now; a rolling update has such replicas at every step.
+        probes = r.state is RolloutState.PREPARING or (r.replaces and r.state is RolloutState.STEP_APPLYING)
+        canary = await self.world.replica_facts(seen, r.to_release, probe=probes)
+        stable = baseline = ReplicaFacts()
         if r.from_release is not None:
             stable = await self.world.replica_facts(seen, r.from_release, probe=False)
+            if r.has_baseline:
+                baseline = await self.world.replica_facts(seen, r.from_release, probe=probes, role=Track.BASELINE)
         state_s = clock.elapsed_s(seen.since, now)
         step_s = clock.elapsed_s(seen.step_since, now) if seen.step_since else 0.0
+        weights, extras = await self.world.standing(seen.service, seen.env)
         return Facts(
             state_s=state_s,
             step_s=step_s,
             stable=stable,
             canary=canary,
-            weights=await self.world.weights(seen.service, seen.env),
+            weights=weights,
+            extras=extras,
+            baseline=baseline,
             verdict=await self._verdict(seen, step_s, canary),
             approvals=seen.approvals,
             rejections=seen.rejections,
@@ -302,23 +321,28 @@ class Controller:
 
     async def _verdict(self, seen: records.Opened, step_s: float, canary: ReplicaFacts) -> Verdict | None:
         r = seen.now
-        standing = r.resume_state if r.state is RolloutState.PAUSED else r.state
-        if standing not in _JUDGED or seen.step_since is None:
+        if r.standing not in _JUDGED or seen.step_since is None:
             return None
-        verifying = standing is RolloutState.VERIFYING
-        if not verifying and r.steps[r.step].kind not in ("weight", "analysis", "approval", "pause"):
-            return None
+        verifying = r.standing is RolloutState.VERIFYING
+        policy = judge_policy(seen.policy, self.config.service[seen.service].slo)
+        if r.mirror_pct and not verifying:
+            shadow = ShadowLimits.from_policy(seen.policy)
+            pairs = await self.pairs(seen.service, seen.env, r.id, seen.step_since.utc)
+            slow_ms = float(
+                seen.policy.get("slo", {}).get("latency_p95_ms", self.config.service[seen.service].slo.latency_p95_ms)
+            )
+            return judge_pairs(pairs, slow_ms, policy, shadow, step_s, time.time(), canary.crash_loop or None)
         evidence = await self.metrics.arms(seen.service, seen.env, r.id, seen.table_revision, seen.step_since.utc)
         if verifying:
             evidence = _stable_as_canary(evidence)
         return judge(
             JudgeInput(
                 evidence=evidence,
-                policy=judge_policy(seen.policy, self.config.service[seen.service].slo),
+                policy=policy,
                 elapsed_s=step_s,
                 has_stable_arm=not verifying and r.from_release is not None and r.weight < 100,
                 crash_loop=canary.crash_loop or None,
-                configured_weight_pct=100 if verifying else r.weight,
+                configured_weight_pct=100 if verifying else 50 if r.baseline_weight else r.weight,
             )
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.rollouts.effects import RegistryMove, Route, Scale
-from engine.rollouts.moves import fails, judged, keep_weight, reads, roll_back, stay, to
+from engine.rollouts.moves import fails, judged, keep_route, reads, roll_back, stay, to
 from engine.rollouts.values import Facts, Move, RolloutNow
 from state.words import RolloutState
 
@@ -16,7 +16,7 @@ def awaiting_promotion(r: RolloutNow, f: Facts) -> Move:
     """Every step passed; a person promotes."""
     if f.is_held:
         return stay(r)
-    return fails(r, f) or stay(r, *keep_weight(r, f))
+    return fails(r, f) or stay(r, *keep_route(r, f))
 
 
 def promoting(r: RolloutNow, f: Facts) -> Move:
@@ -25,8 +25,8 @@ def promoting(r: RolloutNow, f: Facts) -> Move:
         return to(r, _S.VERIFYING, f"{r.to_release} has all traffic; verifying")
     if f.is_held:
         return stay(r)
-    if not r.was_promoted and f.canary.ready < 1:
-        # All traffic is never given to a release that cannot answer (I5).
+    if not r.was_promoted and f.canary.ready < (r.replicas if r.replaces else 1):
+        # All traffic is never given to a release that cannot answer (I5); one that replaces must have all its replicas.
         if f.canary.crash_loop and r.from_release is not None:
             return roll_back(r, f.canary.crash_loop)
         return stay(r, Scale(r.to_release, r.replicas), message=f"waits for {r.to_release} to answer")

@@ -16,7 +16,7 @@ STUCK_AFTER = 5
 """Tries of one effect that is refused, or that does not read back, before a person is asked."""
 OUTAGE_S = 120.0
 """How long an adapter may be away before the rollout pauses; until then it only tries again."""
-_READ = frozenset({_S.STEP_APPLYING, _S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING})
+_READ = frozenset({_S.SHADOWING, _S.STEP_APPLYING, _S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING})
 _ACTS = _READ | {_S.PREPARING}
 
 

@@ -17,7 +17,7 @@ def hotfix_policy(policy: Mapping[str, Any], reason: str) -> dict[str, Any]:
     if not reason:
         raise UsageError("a hotfix takes a reason", hint="add --reason TEXT", code="reason")
     steps = [{"kind": "weight", "value": 100.0}]
-    return {**policy, "strategy": Strategy.CANARY.value, "steps": steps, "hotfix": True}
+    return {**policy, "strategy": Strategy.CANARY.value, "steps": steps, "baseline": False, "hotfix": True}
 
 
 def hotfix_notes(

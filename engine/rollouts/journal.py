@@ -54,6 +54,17 @@ def intend(session: Session, row: Rollout, effect: fx.Effect) -> None:
         session.add(known)
 
 
+def commanded(session: Session, rollout_id: str) -> dict[str, int]:
+    """release → replicas as the rollout asked for them last, whether or not it has them yet."""
+    query = select(Intent).where(Intent.rollout_id == rollout_id, Intent.kind == "scale")
+    found: dict[str, int] = {}
+    for row in session.exec(query.where(Intent.state != IntentState.SUPERSEDED).order_by(col(Intent.id))):
+        effect = fx.from_json(row.payload)
+        if isinstance(effect, fx.Scale) and not effect.role:
+            found[effect.release_id] = effect.replicas
+    return found
+
+
 def supersede(session: Session, rollout_id: str, *, but: Sequence[str] = ()) -> None:
     """What was wanted earlier, did not happen and is not wanted now (`but` are slugs) must not happen any more.
 

@@ -3,7 +3,8 @@
 `next_move` is level-triggered: given where a rollout stands and what the world looks like, it says which state comes next
 and which absolute effects are wanted now. Asking again after a crash gives the same answer. `by_hand.apply_verb` is the
 same for what people ask. DESIGN §6 and `reference/delivery.md` §C are its table; I-numbers name their invariants. The
-parts of a rollout's life have a module each: `beginning`, `stepping`, `ending`, `standing`.
+parts of a rollout's life have a module each: `beginning`, `stepping` (`replacing` for
+rolling and swap), `ending`, `standing`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from engine.rollouts.beginning import awaiting_approval, planned, preparing
 from engine.rollouts.ending import awaiting_promotion, promoting, verifying
 from engine.rollouts.hindrance import hindered
 from engine.rollouts.standing import paused, rolling_back, terminal
-from engine.rollouts.stepping import step_applying, step_baking
+from engine.rollouts.stepping import shadowing, step_applying, step_baking
 from engine.rollouts.values import Facts, Move, RolloutNow
 from state.words import RolloutState
 
@@ -32,6 +33,7 @@ _HANDLERS = {
     _S.PLANNED: planned,
     _S.AWAITING_APPROVAL: awaiting_approval,
     _S.PREPARING: preparing,
+    _S.SHADOWING: shadowing,
     _S.STEP_APPLYING: step_applying,
     _S.STEP_BAKING: step_baking,
     _S.AWAITING_PROMOTION: awaiting_promotion,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from engine.rollouts.effects import Effect, Route
+from engine.rollouts.effects import Effect, Extras, Route, Scale
 from engine.rollouts.values import Facts, Move, RolloutNow
 from state.words import PauseReason, RolloutState, VerdictKind
 
@@ -32,11 +32,28 @@ def roll_back(r: RolloutNow, message: str) -> Move:
     return Move(_S.ROLLING_BACK, r.step, (), message)
 
 
+def wanted_route(r: RolloutNow) -> Route:
+    """The whole route that the step reached asks for."""
+    stable, weight = r.from_release, r.weight
+    if stable is None or weight >= 100:
+        return Route(stable=stable, canary=r.to_release, canary_weight=weight, extras=Extras(affinity=r.affinity))
+    extras = Extras(
+        shadow=r.to_release if r.mirror_pct else None,
+        mirror_pct=r.mirror_pct,
+        rules=r.rules,
+        baseline_weight=r.baseline_weight,
+        affinity=r.affinity,
+    )
+    canary = r.to_release if weight or r.rules else None
+    return Route(stable=stable, canary=canary, canary_weight=weight, extras=extras)
+
+
 def wanted_weights(r: RolloutNow) -> dict[str, int]:
     """release → percent that the newest weight step asks for."""
     if r.from_release is None or r.weight >= 100:
         return {r.to_release: 100}
-    return {r.to_release: r.weight, r.from_release: 100 - r.weight}
+    both = {r.to_release: r.weight, r.from_release: 100 - r.weight}
+    return {release: weight for release, weight in both.items() if weight}
 
 
 def reads(f: Facts, wanted: Mapping[str, int]) -> bool:
@@ -44,17 +61,20 @@ def reads(f: Facts, wanted: Mapping[str, int]) -> bool:
     return f.weights is not None and {k: v for k, v in f.weights.items() if v} == dict(wanted)
 
 
-def route_forward(r: RolloutNow) -> Route:
-    """The split of the newest weight step."""
-    stable, weight = r.from_release, r.weight
-    return Route(stable=stable, canary=r.to_release, canary_weight=weight)
+def is_routed(r: RolloutNow, f: Facts) -> bool:
+    """Every worker has the route that the step reached asks for."""
+    return reads(f, wanted_weights(r)) and f.extras.covers(wanted_route(r).extras)
 
 
-def keep_weight(r: RolloutNow, f: Facts) -> tuple[Effect, ...]:
-    """Weights that read back other than meant are set again; a gateway that lost them has been restarted."""
-    if f.weights is None or reads(f, wanted_weights(r)):
-        return ()
-    return (route_forward(r),)
+def keep_route(r: RolloutNow, f: Facts) -> tuple[Effect, ...]:
+    """A route that reads back other than meant is set again (a gateway that lost it was restarted); room that was given
+    away stays so."""
+    room: tuple[Effect, ...] = ()
+    if r.replaces and r.from_release is not None and f.stable.alive > r.left_after:
+        room = (Scale(r.from_release, r.left_after),)
+    if f.weights is None or is_routed(r, f):
+        return room
+    return (wanted_route(r), *room)
 
 
 def fails(r: RolloutNow, f: Facts) -> Move | None:
@@ -71,7 +91,7 @@ def judged(r: RolloutNow, f: Facts, passed: Move) -> Move:
     """Move by the verdict: I8, absence of data can only pause; `hold` stops automatic movement either way."""
     verdict = f.verdict
     if verdict is None or f.is_held:
-        return stay(r, *keep_weight(r, f))
+        return stay(r, *keep_route(r, f))
     failed = fails(r, f)
     if failed:
         return failed
@@ -85,4 +105,4 @@ def judged(r: RolloutNow, f: Facts, passed: Move) -> Move:
         return pause(r, PauseReason.NO_DATA, verdict.sentence)
     if verdict.expired:
         return pause(r, PauseReason.INCONCLUSIVE, verdict.sentence)
-    return stay(r, *keep_weight(r, f))
+    return stay(r, *keep_route(r, f))

@@ -9,16 +9,15 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from engine.api.schemas import PlanLine, PlanView
 from engine.people.freezes import demand_thawed, in_force
 from engine.people.glass import break_for_deploy
 from engine.rollouts import records
-from engine.rollouts.playable import refuse_unplayed
+from engine.rollouts.frozen import frozen_policy
 from engine.rollouts.wanted import wanted_replicas
 from state import audit, clock, ids
 from state.config import Config
 from state.models import Release, Rollout, TrackState
-from state.policy_config import Policy, Step
+from state.policy_config import Policy
 from state.words import Conflict, Denied, RolloutState, Strategy, Track, UsageError
 
 
@@ -29,7 +28,7 @@ class Wish:
     service: str
     env: str
     release_id: str
-    steps: tuple[int, ...] = ()
+    steps: tuple[int | str, ...] = ()
     strategy: str = ""
     force: bool = False
     again: bool = False
@@ -61,40 +60,7 @@ def check_names(config: Config, service: str, env: str) -> None:
 
 def policy_for(config: Config, wish: Wish) -> dict[str, Any]:
     """The policy the rollout keeps, whatever becomes of the file. Raises UsageError for what cannot be played."""
-    policy = config.policy_of(wish.env)
-    if wish.steps:
-        weights = wish.steps if wish.steps[-1] == 100 else (*wish.steps, 100)
-        try:
-            policy = Policy.model_validate({**policy.model_dump(), "steps": [{"weight": w} for w in weights]})
-        except ValueError as error:
-            raise UsageError(f"--steps {','.join(map(str, wish.steps))}: weights must rise and be 1 to 100") from error
-    if wish.strategy not in ("", *Strategy):
-        raise UsageError(
-            f"there is no strategy {wish.strategy!r}", hint=f"one of {', '.join(Strategy)}", code="strategy"
-        )
-    strategy = Strategy(wish.strategy) if wish.strategy else policy.strategy
-    refuse_unplayed(wish.env, config.environment[wish.env], strategy, policy)
-    return {
-        "strategy": strategy.value,
-        "steps": [{"kind": s.kind, "value": _value(s)} for s in policy.steps],
-        "judge": policy.judge.model_dump(mode="json"),
-        "slo": config.service[wish.service].slo.model_dump(mode="json"),
-        "quality": config.service[wish.service].quality.model_dump(mode="json"),
-        "cost": config.service[wish.service].cost.model_dump(mode="json"),
-        "approvals": policy.approvals,
-        "approval_timeout": policy.approval_timeout,
-        "warm_hold": policy.warm_hold,
-        "warm_replicas": policy.warm_replicas,
-        "prepare_timeout": policy.prepare_timeout,
-        "auto_promote": policy.auto_promote,
-        "replicas": config.service[wish.service].replicas,
-        "serving": dict(config.service[wish.service].serving),
-    }
-
-
-def _value(step: Step) -> float:
-    value = getattr(step, step.kind)
-    return float(value)
+    return frozen_policy(config, wish.service, wish.env, wish.strategy, wish.steps)
 
 
 def check_deploy(session: Session, config: Config, wish: Wish) -> str | None:
@@ -150,29 +116,6 @@ def stable_release(session: Session, service: str, env: str) -> str | None:
     )
     row = session.exec(query).first()
     return row.release_id if row else None
-
-
-def deploy_plan(wish: Wish, stable: str | None, policy: Mapping[str, Any]) -> PlanView:
-    """What the rollout will change, in order."""
-    ref = f"service/{wish.service}"
-    lines = [PlanLine(object=f"{wish.env} replicas", field=wish.release_id, before="0", after=str(policy["replicas"]))]
-    share = 0
-    if stable is not None:
-        for step in policy["steps"]:
-            if step["kind"] == "weight":
-                lines.append(
-                    PlanLine(object=f"{wish.env} traffic", field=f"to {wish.release_id}", before=f"{share} %",
-                             after=f"{step['value']:.0f} %")
-                )  # fmt: skip
-                share = int(step["value"])
-    lines.append(
-        PlanLine(object=f"{wish.env} stable", field="release", before=stable or "nothing", after=wish.release_id)
-    )
-    lines.append(PlanLine(object="registry", field="champion", before=stable or "nothing", after=wish.release_id))
-    warnings = (
-        () if stable else (f"the first release of {wish.service} in {wish.env}: there is nothing to compare it with",)
-    )
-    return PlanView(verb="deploy", ref=ref, lines=tuple(lines), warnings=warnings)
 
 
 def create_rollout(

@@ -1,16 +1,16 @@
-"""What a configuration may ask of a rollout and this version does not do. Refused by name, never done otherwise."""
+"""What a configuration may ask of a rollout and this version, or this workspace, cannot do. Refused by name."""
 
 from __future__ import annotations
 
-from state.config import Environment
+from state.config import Config
+from state.haproxy_limits import rollout_beyond_haproxy
 from state.policy_config import Policy
 from state.words import Strategy, UsageError
 
-PLAYED_STEPS = ("weight", "pause", "approval", "analysis")
 
-
-def refuse_unplayed(env: str, environment: Environment, strategy: Strategy, policy: Policy) -> None:
-    """Raise UsageError for targets, a strategy or steps that cannot be played here."""
+def refuse_unplayed(config: Config, service: str, env: str, policy: Policy) -> None:
+    """Raise UsageError for targets, a gateway or a service that the policy cannot be played on."""
+    environment = config.environment[env]
     if [target.runtime for target in environment.targets] != ["local"]:
         asked = ", ".join(target.runtime for target in environment.targets) or "none"
         raise UsageError(
@@ -18,14 +18,15 @@ def refuse_unplayed(env: str, environment: Environment, strategy: Strategy, poli
             hint=f'environment.{env}.targets = [{{ runtime = "local" }}]: one target, processes on this host',
             code="target",
         )
-    if strategy is not Strategy.CANARY:
+    if config.gateway.engine == "haproxy" and (beyond := list(rollout_beyond_haproxy(policy))):
         raise UsageError(
-            f"the strategy {strategy.value!r} is not played by this version", hint="use canary", code="strategy"
+            f'gateway.engine = "haproxy" cannot carry {"; ".join(beyond)}',
+            hint='use plain weights (canary, rolling, swap), or gateway.engine = "airboss"',
+            code="haproxy",
         )
-    for step in policy.steps:
-        if step.kind not in PLAYED_STEPS:
-            raise UsageError(
-                f"a step {step.kind!r} is not played by this version",
-                hint=f"policy.{environment.policy}.steps may have: {', '.join(PLAYED_STEPS)}",
-                code="step_kind",
-            )
+    if policy.strategy in (Strategy.ROLLING, Strategy.SWAP) and config.service[service].autoscale is not None:
+        raise UsageError(
+            f"{policy.strategy} counts replicas by itself, and service.{service}.autoscale changes them meanwhile",
+            hint="use canary or blue-green for a service that scales by itself",
+            code="autoscale",
+        )

@@ -18,7 +18,7 @@ from engine.rollouts.values import Move, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict, verdict_to_json
 from state import audit, clock
 from state.models import Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
-from state.words import IntentState, Lifecycle, PauseReason, RolloutState
+from state.words import IntentState, Lifecycle, PauseReason, RolloutState, Strategy
 
 ACTIVE = [s.value for s in RolloutState if not s.is_terminal]
 ENGINE = "system:engine"
@@ -80,6 +80,11 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
             successor=successor(session, row.id),
             approval_timeout_s=float(policy.get("approval_timeout", EXPIRES_AFTER_S)),
             was_promoted=stable is not None and stable.release_id == row.to_release,
+            strategy=Strategy(row.strategy),
+            surge=int(policy.get("surge", 1)),
+            unavailable=int(policy.get("unavailable", 0)),
+            has_baseline=bool(policy.get("baseline")),
+            affinity=str(policy.get("affinity", "")),
         ),
         service=row.service,
         env=row.env,
@@ -117,7 +122,7 @@ def known_splits(session: Session, seen: Opened) -> tuple[dict[str, int], ...]:
 
 def steps_of(policy: Mapping[str, Any]) -> tuple[StepSpec, ...]:
     """The steps of a frozen policy."""
-    return tuple(StepSpec(s["kind"], float(s["value"])) for s in policy["steps"])
+    return tuple(StepSpec(**{**step, "value": float(step["value"])}) for step in policy["steps"])
 
 
 def step_index(row: Rollout) -> int:
@@ -209,7 +214,7 @@ def _step_rows(session: Session, row: Rollout, move: Move, before: int, moment: 
             old.state = "failed" if move.state is RolloutState.ROLLING_BACK else "passed"
             session.add(old)
     steps = row.policy["steps"]
-    begins = move.state in (RolloutState.STEP_BAKING, RolloutState.VERIFYING)
+    begins = move.state in (RolloutState.STEP_BAKING, RolloutState.SHADOWING, RolloutState.VERIFYING)
     if move.state in (RolloutState.STEP_APPLYING, RolloutState.PROMOTING) or begins:
         step = session.get(RolloutStep, (row.id, index))
         if step is None:

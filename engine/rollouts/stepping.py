@@ -1,47 +1,48 @@
-"""The steps: a weight applied and read back, then judged, waited out or approved. Pure."""
+"""The steps: a route applied and read back, then judged, waited out or approved. Pure."""
 
 from __future__ import annotations
 
 from engine.rollouts.effects import Scale
-from engine.rollouts.moves import (
-    fails,
-    judged,
-    keep_weight,
-    pause,
-    reads,
-    roll_back,
-    route_forward,
-    stay,
-    to,
-    wanted_weights,
-)
+from engine.rollouts.moves import fails, is_routed, judged, keep_route, pause, roll_back, stay, to, wanted_route
+from engine.rollouts.replacing import replace_replicas
 from engine.rollouts.values import Facts, Move, RolloutNow, StepSpec
-from state.words import PauseReason, RolloutState
+from state.words import PauseReason, RolloutState, Strategy
 
 _S = RolloutState
 
 
 def step_applying(r: RolloutNow, f: Facts) -> Move:
-    """Set the step's weight and read it back."""
-    if r.steps[r.step].kind != "weight" or reads(f, wanted_weights(r)):
-        return to(r, _S.STEP_BAKING, f"step {r.step + 1}: {says(r.steps[r.step])}")
+    """Set the step's route and read it back."""
+    step = r.steps[r.step]
+    if r.replaces and step.replicas:
+        return replace_replicas(r, f)
+    if is_routed(r, f):
+        return to(r, _S.SHADOWING if step.kind == "mirror" else _S.STEP_BAKING, f"step {r.step + 1}: {says(step)}")
     if f.is_held:
         return stay(r)
     if f.canary.crash_loop or f.canary.broken:
         return roll_back(r, f.canary.crash_loop or f.canary.broken)
-    if f.canary.ready < 1:
-        # Capacity before traffic (I5): a weight is never given to a release that cannot answer.
+    # Capacity before traffic (I5): no weight, no copy and no preview for a release that cannot answer as it should.
+    if f.canary.ready < (r.replicas if r.strategy is Strategy.BLUE_GREEN else 1):
         return stay(r, Scale(r.to_release, r.replicas), message="waits for the canary's replicas")
-    return stay(r, route_forward(r))
+    if r.baseline_weight and r.from_release is not None and f.baseline.ready < 1:
+        return stay(r, Scale(r.from_release, r.replicas, "baseline"), message="waits for the baseline's replicas")
+    return stay(r, wanted_route(r))
 
 
 def says(step: StepSpec) -> str:
     """The step in words."""
     if step.kind == "weight":
-        return f"{step.weight} % of the traffic, being judged"
-    return {"pause": f"pause of {step.value:.0f} s", "approval": "waits for approval", "analysis": "being judged"}[
-        step.kind
-    ]
+        judged_by = "being judged" if step.settle_s is None else f"settling for {step.settle_s:.0f} s"
+        return f"{step.weight} % of the traffic, {judged_by}"
+    if step.kind in ("header", "cookie"):
+        return f"requests with the {step.kind} {step.text}, being judged"
+    return {
+        "pause": f"pause of {step.value:.0f} s",
+        "approval": "waits for approval",
+        "analysis": "being judged",
+        "mirror": f"copies of {step.value:.0f} % of the requests, compared with what users got",
+    }[step.kind]
 
 
 def step_baking(r: RolloutNow, f: Facts) -> Move:
@@ -49,24 +50,29 @@ def step_baking(r: RolloutNow, f: Facts) -> Move:
     step = r.steps[r.step]
     if step.kind == "approval" and f.rejections:
         return roll_back(r, "an approver refused it")
-    if step.kind in ("weight", "analysis"):
+    if step.settle_s is None and step.kind not in ("pause", "approval"):
         return judged(r, f, passed=after_step(r, f))
     if f.is_held:
         return stay(r)
     failed = fails(r, f)
     if failed:
         return failed
-    if step.kind == "pause" and f.step_s >= step.value:
-        if f.is_frozen:
-            return pause(r, PauseReason.FREEZE, "its pause is over, and a freeze holds it")
-        return after_step(r, f)
-    if step.kind == "approval" and f.approvals >= r.approvals_needed + int(step.value) and not f.is_frozen:
-        return after_step(r, f)
-    return stay(r, *keep_weight(r, f))
+    if step.kind == "approval":
+        is_over = f.approvals >= r.approvals_needed + int(step.value) and not f.is_frozen
+    else:
+        is_over = f.step_s >= (step.value if step.settle_s is None else step.settle_s)
+    if is_over and f.is_frozen:
+        return pause(r, PauseReason.FREEZE, "its pause is over, and a freeze holds it")
+    return after_step(r, f) if is_over else stay(r, *keep_route(r, f))
+
+
+def shadowing(r: RolloutNow, f: Facts) -> Move:
+    """Judge the copies: enough pairs and a PASS go on, a FAIL goes back, no pairs pause. No user ever waits for one."""
+    return judged(r, f, passed=after_step(r, f))
 
 
 def after_step(r: RolloutNow, f: Facts) -> Move:
-    """The next step, or the promotion."""
+    """The next step, or the end of the steps: the promotion, or a person who promotes."""
     if r.step + 1 < len(r.steps):
         return to(r, _S.STEP_APPLYING, f"step {r.step + 1} passed", step=r.step + 1, consumes=True)
     if r.auto_promote:

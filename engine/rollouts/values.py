@@ -5,17 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.rollouts.effects import Effect
+from engine.rollouts.effects import PLAIN, Effect, Extras
 from engine.rollouts.verdict import Verdict
-from state.words import PauseReason, RolloutState
+from state.words import PauseReason, RolloutState, Strategy
+
+PREVIEW_HEADER = "x-airboss-preview"
+
+
+def preview_rule(release_id: str) -> str:
+    """The header by which a person reaches a release that gets no traffic yet."""
+    return f"header {PREVIEW_HEADER}={release_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """One element of the strategy: `kind` is weight, pause, approval or analysis; `value` its percent, seconds or count."""
+    """One element of the strategy: `kind` is weight, pause, approval, analysis, mirror, header or cookie.
+
+    `value` is its percent, seconds or count; `text` what a header or cookie must be; `replicas` how many of the new
+    release carry the weight (rolling and swap); `settle_s` lets time pass in the place of a verdict.
+    """
 
     kind: str
     value: float
+    text: str = ""
+    replicas: int = 0
+    settle_s: float | None = None
 
     @property
     def weight(self) -> int:
@@ -44,6 +58,14 @@ class RolloutNow:
     approval_timeout_s: float = 24 * 3600.0
     was_promoted: bool = False
     """Traffic and aliases have moved to `to_release` already, so that a rollback must move them back."""
+    strategy: Strategy = Strategy.CANARY
+    surge: int = 1
+    """Rolling: replicas there may be more than `replicas` on the way."""
+    unavailable: int = 0
+    """Rolling and swap: replicas there may be fewer."""
+    has_baseline: bool = False
+    """Fresh copies of stable get the canary's weight beside it, and are what it is compared with."""
+    affinity: str = ""
 
     @property
     def overwrites(self) -> bool:
@@ -56,6 +78,51 @@ class RolloutNow:
         reached = [s.weight for s in self.steps[: self.step + 1] if s.kind == "weight"]
         return reached[-1] if reached else 0
 
+    @property
+    def mirror_pct(self) -> int:
+        """The share of requests that is copied to the new release: from a mirror step to the next that gives it users."""
+        kinds = ("mirror", "weight", "header", "cookie")
+        reached = [s for s in self.steps[: self.step + 1] if s.kind in kinds]
+        return int(reached[-1].value) if reached and reached[-1].kind == "mirror" else 0
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What sends a request to the new release whatever its weight: header and cookie steps reached, and a preview."""
+        if self.weight >= 100:
+            return ()
+        preview = (preview_rule(self.to_release),) if self.strategy is Strategy.BLUE_GREEN else ()
+        named = (f"{s.kind} {s.text}" for s in self.steps[: self.step + 1] if s.kind in ("header", "cookie"))
+        return (*preview, *named)
+
+    @property
+    def replaces(self) -> bool:
+        """Replicas of the one release make room for those of the other, instead of standing beside them."""
+        return self.strategy in (Strategy.ROLLING, Strategy.SWAP) and self.from_release is not None
+
+    @property
+    def replaced_before(self) -> int:
+        """How many replicas the steps before this one have replaced."""
+        return max((s.replicas for s in self.steps[: self.step]), default=0)
+
+    @property
+    def left_after(self) -> int:
+        """How many of the old replicas stay once this step's weight is set.
+
+        After the last step as many as the surge allows: until the new release is verified they are the quick way back.
+        """
+        left = self.replicas - self.steps[self.step].replicas
+        return left or min(self.surge, self.replicas - self.replaced_before)
+
+    @property
+    def baseline_weight(self) -> int:
+        """The canary's own weight, where there is a baseline and both find room."""
+        return self.weight if self.has_baseline and self.weight * 2 <= 100 else 0
+
+    @property
+    def standing(self) -> RolloutState:
+        """The state, or the one it will resume to."""
+        return self.resume_state or self.state if self.state is RolloutState.PAUSED else self.state
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaFacts:
@@ -65,6 +132,8 @@ class ReplicaFacts:
     crash_loop: str = ""
     broken: str = ""
     """A permanent defect, such as a file whose digest is wrong."""
+    alive: int = 0
+    """Processes that hold memory, those included that are starting, or finishing their streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +160,9 @@ class Facts:
     canary: ReplicaFacts
     weights: Mapping[str, int] | None
     """release → percent as every gateway worker has it; None when they disagree or cannot be asked."""
+    extras: Extras = PLAIN
+    """What else the route has, as every worker has it."""
+    baseline: ReplicaFacts = ReplicaFacts()
     verdict: Verdict | None = None
     approvals: int = 0
     rejections: int = 0

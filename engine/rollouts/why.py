@@ -90,6 +90,10 @@ def _applying(s: Standing) -> str:
     return "its weight is being set, and every gateway worker must read it back"
 
 
+def _shadowing(s: Standing) -> str:
+    return s.verdict or "copies of requests are compared with what users got; there is no word on them yet"
+
+
 def _baking(s: Standing) -> str:
     if s.step_kind == "pause":
         return (
@@ -154,6 +158,7 @@ _BY_STATE: dict[RolloutState, Callable[[Standing], str]] = {
     _S.PLANNED: _planned,
     _S.AWAITING_APPROVAL: _awaiting_approval,
     _S.PREPARING: _preparing,
+    _S.SHADOWING: _shadowing,
     _S.STEP_APPLYING: _applying,
     _S.STEP_BAKING: _baking,
     _S.AWAITING_PROMOTION: _awaiting_promotion,

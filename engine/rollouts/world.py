@@ -9,12 +9,14 @@ from typing import Protocol
 
 from sqlmodel import Session, col, select
 
-from adapters.ports import Backend, ReplicaSetSpec, ReplicaStatus, Route
+from adapters.local.tables import role_of
+from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import effects as fx
-from engine.rollouts import records
+from engine.rollouts import journal, records
 from engine.rollouts.back.keeping import PlanKeeper
-from engine.rollouts.back.warm import is_warm, kept_warm
+from engine.rollouts.back.warm import REPLACING, is_warm, kept_warm
 from engine.rollouts.replica_spec import replica_spec
+from engine.rollouts.routes import extras_of, route_of
 from engine.rollouts.values import ReplicaFacts
 from engine.rollouts.wanted import wanted_replicas
 from state import clock
@@ -24,6 +26,17 @@ from state.store import Store
 from state.words import AirbossError, RolloutState, Track
 
 log = logging.getLogger("airboss.rollouts")
+
+
+WITH_BASELINE = (
+    RolloutState.PREPARING,
+    RolloutState.SHADOWING,
+    RolloutState.STEP_APPLYING,
+    RolloutState.STEP_BAKING,
+    RolloutState.AWAITING_PROMOTION,
+    RolloutState.PAUSED,
+)
+"""States in which fresh copies of stable stand beside the canary, where the policy has a baseline."""
 
 
 class Replicas(Protocol):
@@ -54,8 +67,8 @@ class Router(Protocol):
     async def publish(self) -> int:
         """Have every worker serve what is meant; returns the acknowledged revision."""
 
-    async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
-        """release → weight."""
+    async def observe(self, service: str, env: str) -> Observed | None:
+        """The route as every worker has it."""
 
 
 @dataclass(slots=True)
@@ -68,7 +81,7 @@ class World:
     config: Config
     plans: PlanKeeper
 
-    async def scale(self, service: str, env: str, release_id: str, replicas: int) -> None:
+    async def scale(self, service: str, env: str, release_id: str, replicas: int, role: str = "") -> None:
         """Have so many replicas of the release; of one that shall serve, no fewer than its autoscaler has decided."""
 
         def read(session: Session) -> tuple[ReplicaSetSpec, bool]:
@@ -76,31 +89,40 @@ class World:
             is_kept = (service, env, release_id) in self._warm(session)
             if replicas and self.config.service[service].autoscale is not None and not is_kept:
                 count = max(replicas, wanted_replicas(session, self.config, service, env))
-            return replica_spec(session, self.config, service, env, release_id, count)
+            return replica_spec(session, self.config, service, env, release_id, count, role)
 
         spec, allow = await self.store.read(read)
         await self.runtime.ensure(spec, allow_faults=allow)
 
-    async def replica_facts(self, seen: records.Opened, release_id: str, *, probe: bool) -> ReplicaFacts:
+    async def replica_facts(
+        self, seen: records.Opened, release_id: str, *, probe: bool, role: str = ""
+    ) -> ReplicaFacts:
         """How many replicas of the release answer; with `probe`, each must just have generated a token."""
-        ready = self.ready(seen, release_id)
+        there = [
+            r
+            for r in self.runtime.replicas(seen.service, seen.env)
+            if (r.release_id, r.role) == (release_id, role) and r.is_alive
+        ]
+        ready = sum(r.is_ready for r in there)
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
         if probe and ready:
+            count = ready if seen.now.replaces else seen.now.replicas
             spec, _ = await self.store.read(
-                lambda s: replica_spec(s, self.config, seen.service, seen.env, release_id, seen.now.replicas)
+                lambda s: replica_spec(s, self.config, seen.service, seen.env, release_id, count, role)
             )
             if await self.runtime.probe(spec) is not None:
-                return ReplicaFacts(ready=0, crash_loop=crash)
-        return ReplicaFacts(ready=ready, crash_loop=crash)
+                return ReplicaFacts(ready=0, crash_loop=crash, alive=len(there))
+        return ReplicaFacts(ready=ready, crash_loop=crash, alive=len(there))
 
     def ready(self, seen: records.Opened, release_id: str) -> int:
         """How many replicas of the release answer, as far as is known without asking."""
         there = self.runtime.replicas(seen.service, seen.env)
-        return sum(r.release_id == release_id and r.is_ready and r.is_alive for r in there)
+        return sum((r.release_id, r.role) == (release_id, "") and r.is_ready and r.is_alive for r in there)
 
-    async def weights(self, service: str, env: str) -> Mapping[str, int] | None:
-        """release → percent as every gateway worker has it."""
-        return await self.router.observe(service, env)
+    async def standing(self, service: str, env: str) -> tuple[Mapping[str, int] | None, fx.Extras]:
+        """release → percent, and what else the route has, as every gateway worker has it."""
+        seen = await self.router.observe(service, env)
+        return (None, fx.PLAIN) if seen is None else (seen.weights, extras_of(seen))
 
     async def route(self, seen: records.Opened, effect: fx.Route, is_wanted: Callable[[Session], bool]) -> int:
         """Set the tracks and the split. Returns the table revision that every worker acknowledged.
@@ -111,54 +133,56 @@ class World:
 
     def route_of(self, seen: records.Opened, effect: fx.Route) -> Route:
         """The effect as a router takes it."""
-        backends = []
-        if effect.stable is not None:
-            backends.append(Backend(Track.STABLE, effect.stable, 100 - effect.canary_weight, ()))
-        if effect.canary is not None:
-            backends.append(Backend(Track.CANARY, effect.canary, effect.canary_weight, ()))
         settings = self.config.service[seen.service]
-        return Route(
-            service=seen.service,
-            env=seen.env,
-            target=seen.target,
-            rollout_id=seen.now.id,
-            backends=tuple(backends),
-            slow_ms=settings.slo.latency_p95_ms,
-            deadline_s=settings.deadline,
+        return route_of(
+            effect, service=seen.service, env=seen.env, target=seen.target, rollout_id=seen.now.id, settings=settings
         )
 
     async def recover(self) -> None:
         """After a restart: have again every replica that is wanted (living ones are adopted)."""
-        for service, env, release_id in sorted(await self.store.read(self._kept)):
-            await self._keep(service, env, release_id)
+        asked = await self.store.read(self._asked)
+        for service, env, release_id, role in sorted(await self.store.read(self._kept)):
+            counts = asked.get((service, env))
+            if counts is None:
+                await self._keep(service, env, release_id, role)
+            elif counts.get(release_id, 0):
+                await self.scale(service, env, release_id, counts[release_id])
 
     async def retire(self) -> None:
         """Have what a track serves; stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
         kept = await self.store.read(self._kept)
+        asked = await self.store.read(self._asked)
         for service, env, release_id in sorted(await self.store.read(lambda s: self._served(s) | set(self._warm(s)))):
-            there = [r for r in self.runtime.replicas(service, env) if r.release_id == release_id and r.is_wanted]
+            if (service, env) in asked:
+                continue  # a rollout that replaces replicas counts them by itself
+            there = [
+                r
+                for r in self.runtime.replicas(service, env)
+                if (r.release_id, r.role) == (release_id, "") and r.is_wanted
+            ]
             wanted = await self._wanted(service, env, release_id)
             # Too many are an autoscaler's to give back; without one a rollout may have its reasons.
             if len(there) < wanted or (len(there) > wanted and self.config.service[service].autoscale is not None):
                 await self._keep(service, env, release_id)
         for service in self.config.service:
             for env in self.config.environment:
-                running = {r.release_id for r in self.runtime.replicas(service, env)}
-                for release_id in sorted(running):
+                running = {(r.release_id, r.role) for r in self.runtime.replicas(service, env)}
+                for release_id, role in sorted(running):
                     # Asked again: while others were seen to, somebody may have begun to roll it out.
-                    if (service, env, release_id) not in kept and not await self.is_kept(service, env, release_id):
+                    is_kept = (service, env, release_id, role) in kept
+                    if not is_kept and not await self.is_kept(service, env, release_id, role):
                         log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
-                        await self.scale(service, env, release_id, 0)
+                        await self.scale(service, env, release_id, 0, role)
         await self.plans.keep()
 
-    async def is_kept(self, service: str, env: str, release_id: str) -> bool:
+    async def is_kept(self, service: str, env: str, release_id: str, role: str = "") -> bool:
         """A track, an active rollout or a warm hold wants the release's replicas."""
-        return (service, env, release_id) in await self.store.read(self._kept)
+        return (service, env, release_id, role) in await self.store.read(self._kept)
 
-    async def _keep(self, service: str, env: str, release_id: str) -> None:
+    async def _keep(self, service: str, env: str, release_id: str, role: str = "") -> None:
         """Have the release's replicas; one that cannot be had now is tried again at the next look."""
         try:
-            await self.scale(service, env, release_id, await self._wanted(service, env, release_id))
+            await self.scale(service, env, release_id, await self._wanted(service, env, release_id), role)
         except (AirbossError, OSError) as error:
             log.error("%s in %s: %s cannot be had: %s", service, env, release_id, error)
 
@@ -177,14 +201,27 @@ class World:
         known = {(row.service, row.env, row.release_id) for row in rows}
         return {k for k in known if k[0] in self.config.service and k[1] in self.config.environment}
 
-    def _kept(self, session: Session) -> set[tuple[str, str, str]]:
-        kept = {(row.service, row.env, row.release_id) for row in session.exec(select(TrackState))}
+    def _asked(self, session: Session) -> dict[tuple[str, str], dict[str, int]]:
+        """(service, env) → release → replicas, where an active rollout replaces replicas and so counts them itself."""
+        rows = session.exec(select(Rollout).where(col(Rollout.state).in_(records.ACTIVE)))
+        return {
+            (row.service, row.env): counts
+            for row in rows
+            if row.strategy in REPLACING and row.from_release and (counts := journal.commanded(session, row.id))
+        }
+
+    def _kept(self, session: Session) -> set[tuple[str, str, str, str]]:
+        """Service, environment, release and role of every replica set that something wants."""
+        kept = {(row.service, row.env, row.release_id, role_of(row.track)) for row in session.exec(select(TrackState))}
         for row in session.exec(select(Rollout).where(col(Rollout.state).in_(records.ACTIVE))):
             if row.state not in (RolloutState.PLANNED, RolloutState.AWAITING_APPROVAL):
-                kept.add((row.service, row.env, row.to_release))
+                kept.add((row.service, row.env, row.to_release, ""))
             if row.from_release is not None:
-                kept.add((row.service, row.env, row.from_release))
+                kept.add((row.service, row.env, row.from_release, ""))
+                if row.policy.get("baseline") and row.state in WITH_BASELINE:
+                    kept.add((row.service, row.env, row.from_release, Track.BASELINE.value))
         for row in session.exec(select(Rollout).where(is_warm(clock.now()))):
-            if row.from_release is not None:
-                kept.add((row.service, row.env, row.from_release))
+            # One that replaced replicas has given the earlier ones' place away: there is nothing to keep warm.
+            if row.from_release is not None and row.strategy not in REPLACING:
+                kept.add((row.service, row.env, row.from_release, ""))
         return {k for k in kept if k[0] in self.config.service and k[1] in self.config.environment}

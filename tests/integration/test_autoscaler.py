@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class NoTraffic:
     async def apply(self, route: Route) -> int:
         return 1
 
-    async def observe(self, service: str, env: str) -> Mapping[str, int] | None:
+    async def observe(self, service: str, env: str) -> None:
         return None
 
 

@@ -387,3 +387,19 @@ async def test_streams_are_mirrored_too_and_compared_by_what_they_said(
     line = json.loads((deck.dir / "mirror-w0-1.jsonl").read_text())
     assert (line["result"], line["tokens"], line["shadow_tokens"]) == ("ok", 4, 3)
     assert line["distance"] == round(1 - 2 * 3 / 7, 4)  # three words of four and three are the same
+
+
+async def test_what_a_shadow_sets_going_is_refused_and_counted(
+    deck: Deck, replicas: Replicas, session: aiohttp.ClientSession
+) -> None:
+    """Case 72: a tool that a copy calls, or feedback that it writes, comes back here with the mark of a copy."""
+    (stable,) = await replicas(s1=says("one"))
+    await serve(deck, route(deck, backend(deck, "stable", 100, "s1")))
+    status, body, _ = await post(session, deck, {}, x_airboss_shadow="1")
+    assert (status, body["error"]["code"], stable.asked) == (403, "shadow", [])
+    mark = {"x-airboss-shadow": "1"}
+    said = {"request_id": "r1-x", "value": "up", "kind": "implicit"}
+    async with session.post(f"{deck.url}/feedback", json=said, headers=mark) as answer:
+        assert answer.status == 403
+    assert await metric(deck, 'airboss_rejected_total{reason="shadow"}') == 2
+    assert not list(deck.dir.glob("feedback*.jsonl"))

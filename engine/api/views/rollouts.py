@@ -22,11 +22,13 @@ from engine.api.views.standing import why_of
 from engine.rollouts import records
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import way_back
+from engine.rollouts.deploy_plan import describe_step
+from engine.rollouts.values import PREVIEW_HEADER
 from engine.rollouts.verdict import MetricCheck, Verdict, verdict_from_json
 from engine.verbs import ROLLOUT_VERBS, rollout_refusal
 from state.config import Config
 from state.models import Audit, Rollout, RolloutStep, VerdictRecord
-from state.words import RolloutState
+from state.words import RolloutState, Strategy
 
 
 def events(
@@ -78,7 +80,7 @@ def rollout_view(
     stable, canary = _arms(row, judged, live)
     steps = row.policy["steps"]
     kind = steps[row.step]["kind"] if row.step < len(steps) else ""
-    refusals = {v: why for v in ROLLOUT_VERBS if (why := rollout_refusal(v, state, kind))}
+    refusals = {v: why for v in ROLLOUT_VERBS if (why := rollout_refusal(v, state, kind, row.strategy))}
     env = config.environment.get(row.env)
     return RolloutView(
         id=row.id, service=row.service, env=row.env, protected=env.protected if env else True, strategy=row.strategy,
@@ -86,7 +88,8 @@ def rollout_view(
         pause_reason=row.pause_reason, message=row.message, reason=row.reason, weight=_weight(row),
         measured_pct=_percent(judged), created_by=row.created_by, created_at=row.created_at,
         state_since=row.state_since, finished_at=row.finished_at, warm_until=row.warm_until,
-        registry_sync=row.registry_sync, steps=_steps(session, row, verdicts), stable=stable, canary=canary,
+        registry_sync=row.registry_sync, steps=_steps(session, row, verdicts),
+        preview=_preview(row), stable=stable, canary=canary,
         verdict=verdicts.get(shown) if shown is not None else None, refusals=refusals,
         gate=gate_view(session, row) if whole else None, glass=glass_views(session, row.id) if whole else (),
         why=why_of(session, config, row, verdicts[index].sentence if index in verdicts else ""),
@@ -153,6 +156,17 @@ def _arms(row: Rollout, verdict: Verdict | None, live: Live) -> tuple[ArmView | 
     return stable, canary
 
 
+def _preview(row: Rollout) -> str:
+    """The header that leads to the new release, while the gateway has the rule."""
+    begun = RolloutState(row.resume_state or row.state) in (
+        RolloutState.STEP_APPLYING,
+        RolloutState.STEP_BAKING,
+        RolloutState.SHADOWING,
+    )
+    shows = row.strategy == Strategy.BLUE_GREEN and begun and row.from_release is not None and _weight(row) < 100
+    return f"{PREVIEW_HEADER}: {row.to_release}" if shows else ""
+
+
 def _percent(verdict: Verdict | None) -> float | None:
     return None if verdict is None or verdict.measured_split is None else round(verdict.measured_split * 100, 2)
 
@@ -173,14 +187,16 @@ def _steps(session: Session, row: Rollout, verdicts: Mapping[int, VerdictView]) 
     found = []
     for idx, spec in enumerate(row.policy["steps"]):
         step = played.get(idx)
-        found.append(_step_view(idx, spec["kind"], int(spec["value"]), step, verdicts.get(idx)))
+        found.append(_step_view(idx, spec["kind"], int(spec["value"]), step, verdicts.get(idx), describe_step(spec)))
     verify = played.get(len(row.policy["steps"]))
     if verify is not None:
         found.append(_step_view(verify.idx, verify.kind, verify.weight, verify, verdicts.get(verify.idx)))
     return tuple(found)
 
 
-def _step_view(idx: int, kind: str, value: int, step: RolloutStep | None, verdict: VerdictView | None) -> StepView:
+def _step_view(
+    idx: int, kind: str, value: int, step: RolloutStep | None, verdict: VerdictView | None, says: str = ""
+) -> StepView:
     running = step is not None and step.started_at is not None and step.finished_at is None
     elapsed = (
         (time.time() - (step.started_at or 0.0)) if step is not None and running else (step.elapsed_s if step else 0.0)
@@ -193,6 +209,7 @@ def _step_view(idx: int, kind: str, value: int, step: RolloutStep | None, verdic
         started_at=step.started_at if step else None,
         elapsed_s=max(elapsed, 0.0),
         verdict=verdict,
+        says=says,
     )
 
 
@@ -204,7 +221,9 @@ def _promote_plan(row: Rollout, refusals: Mapping[str, str]) -> PlanView | None:
     if row.step + 1 < len(steps) and row.state != RolloutState.AWAITING_PROMOTION:
         following = steps[row.step + 1]
         after = (
-            f"{following['value']:.0f} % to {row.to_release}" if following["kind"] == "weight" else following["kind"]
+            f"{describe_step(following)} to {row.to_release}"
+            if following["kind"] == "weight"
+            else f"{following['kind']}: {describe_step(following)}"
         )
     line = PlanLine(object=f"{row.env} traffic", field=row.to_release, before=f"{_weight(row)} %", after=after)
     return PlanView(

@@ -60,7 +60,11 @@ class PlanKeeper:
         return found
 
     def _plan(self, session: Session, service: str, env: str, where: str, target: str) -> dict[str, Any]:
-        ready = [[r.spawn_id, r.address] for r in self.replicas(service, env) if r.release_id == target and r.is_ready]
+        ready = [
+            [r.spawn_id, r.address]
+            for r in self.replicas(service, env)
+            if (r.release_id, r.role) == (target, "") and r.is_ready
+        ]
         settings = self.config.service[service]
         wanted = wanted_replicas(session, self.config, service, env)
         spec, allow_faults = replica_spec(session, self.config, service, env, target, wanted)

@@ -42,7 +42,10 @@ def read_way(session: Session, config: Config, service: str, env: str, target: s
         .where(TrackState.service == service, TrackState.env == env)
         .order_by(col(TrackState.track).desc())
     ).all()
-    live = {row.release_id: row.weight for row in tracks}
+    live: dict[str, int] = {}
+    for row in tracks:
+        # A baseline is fresh copies of the stable release: one release, two tracks.
+        live[row.release_id] = live.get(row.release_id, 0) + row.weight
     leaves = _leaves(session, service, env, target, tracks)
     start_s = measured_start_s(session, service, env, target)
     return Way(

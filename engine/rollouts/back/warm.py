@@ -22,7 +22,7 @@ from state.words import RolloutState
 
 Place = tuple[str, str, str]
 """Service, environment, release."""
-_REPLACING = ("rolling", "swap")
+REPLACING = ("rolling", "swap")
 """Strategies in which the earlier replicas' place is given away: nothing of them stays."""
 _TRAFFIC_IS_THERE = (RolloutState.PLANNED, RolloutState.AWAITING_APPROVAL, RolloutState.ROLLING_BACK)
 
@@ -34,7 +34,7 @@ def kept_warm(session: Session, config: Config, now: clock.Moment) -> dict[Place
     }
     found: dict[Place, int] = {}
     for row in _rows(session, now):
-        if row.from_release is None or row.strategy in _REPLACING:
+        if row.from_release is None or row.strategy in REPLACING:
             continue
         place = (row.service, row.env, row.from_release)
         is_known = row.service in config.service and row.env in config.environment

@@ -1,0 +1,35 @@
+"""Rolling and swap: replicas of one release make room for those of the other, and the weight follows them. Pure."""
+
+from __future__ import annotations
+
+from engine.rollouts.effects import Scale
+from engine.rollouts.moves import is_routed, roll_back, stay, wanted_route
+from engine.rollouts.values import Facts, Move, RolloutNow
+from state.words import RolloutState
+
+
+def replace_replicas(r: RolloutNow, f: Facts) -> Move:
+    """Make room, have the step's new replicas generate a token, give them their weight, take the old ones away.
+
+    With n replicas, `surge` and `unavailable`, there are never more than n + surge of both releases, nor fewer than
+    n - unavailable that answer.
+    """
+    assert r.from_release is not None
+    step, before = r.steps[r.step], r.replaced_before
+    floor = max(0, r.replicas - before - r.unavailable)
+    trouble = f.canary.crash_loop or f.canary.broken
+    if trouble:
+        return roll_back(r, f"{r.to_release} cannot serve: {trouble}")
+    if f.canary.ready >= step.replicas and is_routed(r, f):
+        # Traffic has been read back: now, and not before, the old replicas may go (I5).
+        said = f"step {r.step + 1}: {step.replicas} of {r.replicas} replica(s) replaced, {step.weight} % of the traffic"
+        return Move(RolloutState.STEP_BAKING, r.step, (Scale(r.from_release, r.left_after),), said)
+    if f.is_held:
+        return stay(r)
+    if f.state_s > r.prepare_timeout_s:
+        return roll_back(r, f"{r.to_release} was not ready within {r.prepare_timeout_s:.0f} s")
+    if f.canary.ready < step.replicas:
+        if r.unavailable and f.stable.alive > floor and f.canary.alive <= before:
+            return stay(r, Scale(r.from_release, floor), message=f"makes room: {floor} of {r.from_release} left")
+        return stay(r, Scale(r.to_release, step.replicas), message=f"starting {step.replicas} of {r.to_release}")
+    return stay(r, wanted_route(r))

@@ -1,0 +1,39 @@
+"""One real engine with its gateway, tiny model servers and users, for the strategies to be played on in turn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Test files are not a package: the workspace that the kill tests are played on is found there.
+sys.path.insert(0, str(Path(__file__).parent.parent / "chaos"))
+
+from chaos_workspace import Workspace, make_template, opened
+
+
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace whose first release is live on two replicas, under load."""
+    # A short path: sockets live below it, and the kernel takes 107 bytes.
+    home = Path(tempfile.mkdtemp(prefix="ab-", dir="/tmp"))
+    before = {name: os.environ.get(name) for name in ("XDG_RUNTIME_DIR", "OMP_NUM_THREADS", "AIRBOSS_WORKSPACE")}
+    os.environ.update(XDG_RUNTIME_DIR=str(home), OMP_NUM_THREADS="1")
+    os.environ.pop("AIRBOSS_WORKSPACE", None)
+    try:
+        with opened(home / "ws", make_template(tmp_path_factory.mktemp("template")), replicas=2) as workspace:
+            workspace.serve()
+            workspace.users()
+            yield workspace
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(home, ignore_errors=True)
