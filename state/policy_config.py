@@ -88,10 +88,22 @@ class JudgeConfig(Table):
     no_data_after: Duration = 60.0
     guardrails: tuple[Literal["crash_loop", "bad_windows", "safety"], ...] = ("crash_loop", "bad_windows")
     bad_window: Duration = 10.0
+    method: Literal["sequential", "z"] = "sequential"
+    """How harm is found: at every look, or by one z-test at `planned_requests` canary requests (seed 3.10)."""
+    planned_requests: int = Field(default=0, ge=0)
     quality: bool = True
     """Judge quality where the service has checks, `[service.NAME.quality]`."""
     cost: bool = True
     """Judge cost where the service has a ceiling, `[service.NAME.cost]`."""
+
+    @model_validator(mode="after")
+    def _planned(self) -> JudgeConfig:
+        if (self.method == "z") != bool(self.planned_requests):
+            raise ValueError(
+                'method = "z" and planned_requests go together: one look, at so many canary requests, decided before '
+                "(`airboss help judge` has the sample sizes)"
+            )
+        return self
 
 
 class RollingConfig(Table):

@@ -11,7 +11,7 @@ import numpy as np
 from adapters.ports import ArmCounts, Interval
 from engine.rollouts import bounds, statistics
 from engine.rollouts.guardrails import RUN, Flags, bad_runs, is_common_mode, shared_outages
-from engine.rollouts.planned import z_score
+from engine.rollouts.planned import planned_z, z_critical, z_score
 from engine.rollouts.series import Series, series_of
 from engine.rollouts.statistics import HARM_RATIOS, Array, Split, e_value, log_e
 from engine.rollouts.verdict import JudgePolicy, MetricCheck, Tally
@@ -43,17 +43,21 @@ def examine(metric: str, intervals: Sequence[Interval], policy: JudgePolicy, *, 
     evidence = weigh(bins, (bins.counts.canary_bad.shape[-1] - 1,), series.block, limit, alpha)
     burst = float(evidence.burst[-1])
     bursts = bins.bursts()[series.last_bin_of]
+    planned = policy.planned_requests if has_stable_arm else 0
+    z = planned_z(series.split, planned) if planned else None
     runs = bad_runs(series.windows, bursts, limit, alpha, has_stable_arm=has_stable_arm)
     run = _first_run(series.windows, runs) if "bad_windows" in policy.guardrails else ()
     outage = shared_outages(series.windows, limit)[-1:].any()
     said = decide(
-        evidence,
+        _by_plan(evidence, z, alpha) if planned else evidence,
         alpha,
         shared=is_common_mode(_one(series.split), limit) & has_stable_arm,
         outage=np.array([outage and has_stable_arm]),
         run=np.array([bool(run)]),
     )
     kind, route = _spoken(said)
+    if planned and said.is_worse[-1] and kind is VerdictKind.FAIL:
+        route = "planned"
     measured = has_stable_arm and canary.rate is not None and stable.rate is not None
     check = MetricCheck(
         metric=metric,
@@ -74,7 +78,11 @@ def examine(metric: str, intervals: Sequence[Interval], policy: JudgePolicy, *, 
         threshold=1 / alpha,
         limit=limit,
         burst=burst,
-        z_score=z_score(canary_bad, canary_requests, stable_bad, stable_requests) if has_stable_arm else None,
+        z_score=z
+        if planned
+        else z_score(canary_bad, canary_requests, stable_bad, stable_requests)
+        if has_stable_arm
+        else None,
     )
     below = statistics.own_below_logs(canary_bad, canary_requests, limit)
     better = bins.better.sum(axis=-1)
@@ -165,6 +173,12 @@ def decide(evidence: Evidence, alpha: float, *, shared: Flags, outage: Flags, ru
     below = evidence.below_slo >= enough
     passes = ~is_shared & ~fails & ~is_held & (below | fine)
     return Said(is_shared, fails, passes, worse, below)
+
+
+def _by_plan(evidence: Evidence, z: float | None, alpha: float) -> Evidence:
+    """The evidence with the planned look's word on harm in place of the sequential test's."""
+    word = np.array([math.inf if z is not None and z >= z_critical(alpha) else 0.0])
+    return replace(evidence, harm=word, steady_harm=word)
 
 
 def _spoken(said: Said) -> tuple[VerdictKind, str]:

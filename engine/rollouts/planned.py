@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from engine.rollouts.statistics import FIRST_WEIGHT, HARM_RATIOS
+import numpy as np
+
+from engine.rollouts.statistics import FIRST_WEIGHT, HARM_RATIOS, Split
 
 POWER_RATIO = 2.0
 """The harm whose time to be found a verdict states."""
@@ -37,6 +39,19 @@ def z_score(canary_bad: float, canary_requests: float, stable_bad: float, stable
     if spread <= 0:
         return None
     return (canary_bad / canary_requests - stable_bad / stable_requests) / math.sqrt(spread)
+
+
+def planned_z(split: Split, canary_requests: int) -> float | None:
+    """The z of the one planned look: at the first interval by which the canary had so many requests; None before.
+
+    It is the same at every later look, because what came afterwards is not asked.
+    """
+    reached = np.flatnonzero(np.cumsum(split.canary_requests) >= canary_requests)
+    if not len(reached):
+        return None
+    seen = slice(0, int(reached[0]) + 1)
+    fields = (split.canary_bad, split.canary_requests, split.stable_bad, split.stable_requests)
+    return z_score(*(float(field[seen].sum()) for field in fields))
 
 
 def z_critical(alpha: float) -> float:

@@ -31,6 +31,8 @@ class JudgePolicy:
     bad_window_s: float
     metrics: tuple[str, ...] = METRICS
     """What is judged: alpha is split evenly over these."""
+    planned_requests: int = 0
+    """Harm is looked for once, by a z-test at so many canary requests; 0: at every look, by the sequential test."""
     quality_limit: float = 1.0
     cost_limit: float = 1.0
     usd_per_hour: float = 0.0
@@ -53,7 +55,8 @@ class JudgePolicy:
             usd_per_hour=cost.usd_per_hour,
             margin=judge.margin,
             alpha=judge.alpha,
-            min_requests=judge.min_requests,
+            min_requests=max(judge.min_requests, judge.planned_requests),
+            planned_requests=judge.planned_requests,
             max_s=judge.max_minutes * 60,
             no_data_after_s=judge.no_data_after,
             error_limit=slo.error_limit,
@@ -102,7 +105,7 @@ class Tally:
 class MetricCheck:
     """One metric of one verdict. e-values are evidence: `threshold` (1 over the metric's alpha) is enough.
 
-    `route`: "worse" (FAIL), "non_inferior" or "below_slo" (PASS), "both_above_slo" (stable is as bad), or "".
+    `route`: "worse" or "planned" (FAIL), "non_inferior" or "below_slo" (PASS), "both_above_slo" (stable is as bad), or "".
     `effect` is the canary's bad rate minus stable's with an `interval` valid at every look; `upper_bound` is the
     largest canary rate not refuted; `burst` is how many bad events came together and were counted as one.
     """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from adapters.ports import ArmCounts, Unsafe
 from engine.rollouts.checks import MetricFinding
+from engine.rollouts.planned import z_critical
 from engine.rollouts.verdict import METRICS, JudgePolicy, MetricCheck, Tally
 
 _NOUN = {
@@ -30,6 +31,12 @@ def percent(share: float) -> str:
 
 def failed_sequential(check: MetricCheck) -> str:
     """The canary is worse than stable, or on the 100 % step worse than its objective."""
+    if check.route == "planned":
+        return (
+            f"{_NOUN[check.metric]}: at the planned look the canary was worse than stable (z = {check.z_score:.2f}, "
+            f"{z_critical(1 / check.threshold):.2f} is enough); now canary {_counts(check.canary)}, stable "
+            f"{_counts(check.stable)}"
+        )
     if check.stable_rate is None:
         return (
             f"{_NOUN[check.metric]}: canary {_counts(check.canary)} is above the objective's {percent(check.limit)} "

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval, Unsafe
@@ -332,3 +333,49 @@ def test_unsafe_answers_to_several_callers_fail_a_canary_at_once(
     verdict = judge(given((), evidence=evidence, elapsed_s=20.0, policy=SAFETY))
     assert (verdict.guard == "safety") == is_failed
     assert judge(given((), evidence=evidence, elapsed_s=20.0)).guard != "safety"
+
+
+def test_a_planned_z_test_looks_once_and_is_not_swayed_by_what_comes_later() -> None:
+    policy = replace(POLICY, min_requests=400, planned_requests=400, guardrails=())
+    bad, good = steady(100, (15, 0, 0), (5, 1, 0)), steady(100, (15, 0, 0), (5, 0, 0))
+    early = judge(given(bad[:60], policy=policy))
+    assert early.kind is VerdictKind.INCONCLUSIVE and "300 of at least 400 canary requests" in early.sentence
+    assert judge(given(good[:60], policy=policy)).kind is VerdictKind.INCONCLUSIVE
+    found = judge(given(bad, policy=policy))
+    assert (found.kind, found.guard, found.checks[0].route) == (VerdictKind.FAIL, "errors", "planned")
+    assert "at the planned look" in found.sentence and "1.96 is enough" in found.sentence
+    # Bad only after the look: the z-test has spoken already, and says nothing of it.
+    later = judge(given((*good, *steady(60, (15, 0, 0), (5, 1, 0), start=1e9 + 100)), policy=policy))
+    assert later.kind is not VerdictKind.FAIL
+
+
+def test_the_sample_sizes_in_the_guide_are_the_ones_of_the_formula() -> None:
+    guide = Path(wording.__file__).with_name("JUDGE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d.]+) % \| ([\d.]+) % \| (\d+) \|$", guide, re.MULTILINE)
+    assert len(rows) == 4
+    for stable, canary, wanted in rows:
+        assert planned_requests(float(stable) / 100, float(canary) / float(stable), 0.1, 0.025) == int(wanted)
+
+
+def test_a_plan_without_its_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="go together"):
+        JudgeConfig(method="z")
+    with pytest.raises(ValueError, match="go together"):
+        JudgeConfig(planned_requests=100)
+
+
+def test_a_clients_storm_of_retries_does_not_move_the_verdict() -> None:
+    """Case 36: a prompt that fails everywhere is asked again and again by one client, and lands on both tracks."""
+    chance = np.random.default_rng(36)
+    storm = []
+    for second in range(60):
+        on_canary = int(chance.binomial(40, 0.25))
+        at = 1e9 + 120 + second
+        storm.append(
+            Interval(at, at + 1, ArmCounts(15 + 40 - on_canary, 40 - on_canary), ArmCounts(5 + on_canary, on_canary))
+        )
+    during = judge(given((*steady(120), *storm)))
+    assert during.kind is not VerdictKind.FAIL
+    # All of a short one on the canary, by a session that sticks to it: a burst, counted as one event.
+    sticky = Interval(1e9 + 120, 1e9 + 121, ArmCounts(15), ArmCounts(45, 40))
+    assert judge(given((*steady(120), sticky))).kind is not VerdictKind.FAIL
