@@ -30,11 +30,15 @@ def top_line(scene: Scene, env: tuple[str, bool] | None, width: int) -> Line:
         *badge,
         ("  read-only " if scene.read_only else "", "bar.warn"),
     )
-    right = _health(snapshot.status, scene, wide=width >= 110) if snapshot else line(("connecting… ", "bar.dim"))
+    right = (
+        _health(snapshot.status, scene, wide=width >= 110, roomy=width >= 132)
+        if snapshot
+        else line(("connecting… ", "bar.dim"))
+    )
     return between(left, right, width, BAR)
 
 
-def _health(status: StatusView, scene: Scene, *, wide: bool) -> Line:
+def _health(status: StatusView, scene: Scene, *, wide: bool, roomy: bool) -> Line:
     if scene.lost is not None:
         return line(("✗ engine unreachable ", "bar.bad"))
     spans: list[tuple[str, str]] = []
@@ -63,9 +67,9 @@ def _health(status: StatusView, scene: Scene, *, wide: bool) -> Line:
         spans.append(("  ✗ audit chain", "bar.bad"))
     if status.backup_trouble:
         spans.append(("  ▲ backup", "bar.warn"))
-    elif wide and status.backup_at is not None:
+    elif roomy and status.backup_at is not None:
         spans.append((f"  backup {duration(scene.now - status.backup_at)}", "bar.dim"))
-    if wide and status.drill is not None:
+    if roomy and status.drill is not None:
         tone = "bar.dim" if status.drill.outcome == "met" else "bar.warn"
         spans.append((f"  drill {duration(scene.now - status.drill.at)}", tone))
     if wide and status.no_one_is_paged:

@@ -281,6 +281,7 @@ def test_one_that_never_answers_is_ended_with_a_sentence(start: Start, mode: str
 
 
 def test_one_that_gets_stuck_later_is_no_longer_ready(start: Start) -> None:
+    """Case 41, behind another program: a probe of one token finds what its /health hides."""
     replica = start({**command(), "probe_every_s": 0.2, "stuck_after_s": 0.3}).until_ready()
     with pytest.raises(httpx.ReadTimeout):
         replica.client.post("/v1/completions", json={"prompt": "stall", "max_tokens": 1}, timeout=0.1)

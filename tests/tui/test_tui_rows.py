@@ -16,7 +16,7 @@ from console.tui.run_rows import current_stage, run_row, stage_row
 from console.tui.scene import Frame, Lost, Scene, Scope
 from console.tui.text import Line, line_width, plain
 from console.wire import Address
-from engine.api.schemas import EventView
+from engine.api.schemas import DrillView, EventView
 from state.words import Unreachable
 
 
@@ -187,6 +187,17 @@ def test_the_top_bar_names_the_environment_in_a_word_and_says_what_is_wrong(worl
     assert "registry down" in broken
     assert "audit chain" in broken
     assert "no one is paged" in broken
+
+
+def test_the_top_bar_has_the_age_of_the_newest_backup_and_of_the_last_drill(world: Any) -> None:
+    drill = DrillView(id=9, name="rollback", at=world.now - 3 * 86400, service="chat", env="staging", outcome="missed",
+                      by="user:ana", measured={"last_user_s": 7.0}, target_s=5.0, message="")  # fmt: skip
+    kept = {"backup_at": world.now - 1500, "drill": drill, "state": "paused (restored)"}
+    status = world.snapshot().status.model_copy(update=kept)
+    shown = plain(top_line(Scene(frame=Frame(world.snapshot(status=status))), None, 200))
+    assert "backup 25 m" in shown and "drill 3 d" in shown and "paused (restored)" in shown
+    late = status.model_copy(update={"backup_trouble": "the newest backup is 130 minutes old"})
+    assert "▲ backup" in plain(top_line(Scene(frame=Frame(world.snapshot(status=late))), None, 90))
 
 
 def test_banners_for_a_lost_engine_a_held_screen_and_a_demo(world: Any) -> None:

@@ -171,6 +171,7 @@ async def test_a_request_past_its_deadline_is_answered_504_and_leaves_the_engine
 
 
 async def test_a_stuck_engine_is_not_ready_and_one_that_moves_again_is(replicas: Callable[..., Any]) -> None:
+    """Case 41: /health says 200 all the while; the gateway asks /ready, and takes it out."""
     replica = await replicas(stuck_after_s=0.3)
     replica.valve.open.clear()
     held = asyncio.create_task(replica.post(**PROMPT))
