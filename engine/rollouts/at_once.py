@@ -49,7 +49,8 @@ def commit_with_return(
     reason: str = "",
 ) -> tuple[bool, tuple[journal.PendingIntent, ...]]:
     """`records.commit_move`; a move that begins a way back also wants its first effect. Returns what is pending of that."""
-    is_done = records.commit_move(session, seen, move, actor=actor, reason=reason)
+    row = session.get(Rollout, seen.now.id)  # held here: a session reads a row anew when nobody holds it
+    is_done = row is not None and records.commit_move(session, seen, move, actor=actor, reason=reason)
     begins = move.state is RolloutState.ROLLING_BACK and seen.now.state is not RolloutState.ROLLING_BACK
     if not (is_done and begins):
         return is_done, ()

@@ -239,6 +239,8 @@ def _step_rows(session: Session, row: Rollout, move: Move, before: int, moment: 
 
 def _lifecycle(session: Session, row: Rollout, move: Move) -> None:
     """A release that completes is Production and the one before Archived; one that is rolled back is Rejected."""
+    if move.state not in (RolloutState.COMPLETED, RolloutState.ROLLED_BACK):
+        return
     release = session.get(Release, row.to_release)
     if release is None:
         return
