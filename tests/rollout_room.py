@@ -54,6 +54,8 @@ class Workers:
     gateway_dir: Path
     have: list[dict[str, Any]] = field(default_factory=lambda: [{}, {}])
     refuses: str = ""
+    lags: bool = False
+    """The second worker keeps what it has."""
     splits: list[dict[str, int]] = field(default_factory=list)
     """Every split that a table brought, oldest first."""
 
@@ -63,7 +65,7 @@ class Workers:
         newest = max(int(one.get("revision", 0)) for one in self.have)
         if int(table["revision"]) < newest:
             raise Conflict("not newer", code="old_revision")
-        self.have = [dict(table) for _ in self.have]
+        self.have = [dict(table), self.have[1] if self.lags else dict(table)]
         self.splits.append(weights_of(table))
 
     async def tables(self) -> list[dict[str, Any]]:

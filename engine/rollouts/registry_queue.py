@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from state.store import Store
 from state.words import AirbossError, Conflict, IntentState
 
 log = logging.getLogger("airboss.registry")
+DISPUTED_S = 15.0
+"""How long after another hand's alias was seen it is looked at again."""
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -67,6 +70,8 @@ class RegistryQueue:
 
     async def _turn(self) -> None:
         for intent in await self.store.read(lambda s: journal.pending(s, ("registry",))):
+            if intent.retry_at > time.time():
+                continue
             try:
                 await self._one(intent)
             except AirbossError as error:
@@ -75,6 +80,13 @@ class RegistryQueue:
                     # Gone for good: told, left to a person, and no other model's move waits for it.
                     why = str(error)
                     await self.store.write(lambda s, i=intent, w=why: _drift(s, i, w))  # type: ignore[misc]
+                    continue
+                if isinstance(error, Conflict):
+                    # An alias that another hand moved is not overwritten: said, and looked at again later; no move of
+                    # another model waits for it.
+                    why = str(error)
+                    if await self.store.write(lambda s, i=intent, w=why: _disputed(s, i, w)):  # type: ignore[misc]
+                        self.on_change(f"rollout/{intent.rollout_id}", why)
                     continue
                 await self._failed(intent.id, str(error))
                 raise
@@ -99,14 +111,7 @@ class RegistryQueue:
                 lambda s: journal.close_intent(s, intent.id, {"skipped": "not in a registry"}, done=True)
             )
             return
-        try:
-            outcome = await self._move(effect, versions)
-        except Conflict as error:
-            # Somebody moved an alias by hand: never overwritten; told, and left to a person.
-            why = str(error)
-            await self.store.write(lambda s: _drift(s, intent, why))
-            self.on_change(f"rollout/{intent.rollout_id}", why)
-            return
+        outcome = await self._move(effect, versions)
         await self.store.write(lambda s: _done(s, intent, effect, outcome))
         self.on_change(f"rollout/{intent.rollout_id}", effect.says())
 
@@ -198,6 +203,19 @@ def _drift(session: Session, intent: journal.PendingIntent, why: str) -> None:
         session.add(row)
     audit.append(session, actor=records.ENGINE, action="registry.drift", ref=f"rollout:{intent.rollout_id}", reason=why)
     _sync_state(session, intent.rollout_id, why)
+
+
+def _disputed(session: Session, intent: journal.PendingIntent, why: str) -> bool:
+    """Record that the registry says something else than was left there; the move stays pending. Returns whether it is new."""
+    row = session.get(Intent, intent.id)
+    is_new = row is not None and row.outcome.get("error") != why
+    journal.close_intent(session, intent.id, {"error": why, "retry_at": time.time() + DISPUTED_S}, done=False)
+    if is_new:
+        audit.append(
+            session, actor=records.ENGINE, action="registry.drift", ref=f"rollout:{intent.rollout_id}", reason=why
+        )
+        _sync_state(session, intent.rollout_id, why)
+    return is_new
 
 
 def _sync_state(session: Session, rollout_id: str, trouble: str) -> None:

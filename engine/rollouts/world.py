@@ -14,6 +14,7 @@ from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import effects as fx
 from engine.rollouts import journal, records
 from engine.rollouts.back.keeping import PlanKeeper
+from engine.rollouts.back.targets import lost_bundle
 from engine.rollouts.back.warm import REPLACING, is_warm, kept_warm
 from engine.rollouts.replica_spec import replica_spec
 from engine.rollouts.routes import extras_of, route_of
@@ -105,6 +106,7 @@ class World:
         ]
         ready = sum(r.is_ready for r in there)
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
+        lost = "" if ready else await self.store.read(lambda s: lost_bundle(s, release_id))
         if probe and ready:
             count = ready if seen.now.replaces else seen.now.replicas
             spec, _ = await self.store.read(
@@ -112,7 +114,7 @@ class World:
             )
             if await self.runtime.probe(spec) is not None:
                 return ReplicaFacts(ready=0, crash_loop=crash, alive=len(there))
-        return ReplicaFacts(ready=ready, crash_loop=crash, alive=len(there))
+        return ReplicaFacts(ready=ready, crash_loop=crash, broken=lost, alive=len(there))
 
     def ready(self, seen: records.Opened, release_id: str) -> int:
         """How many replicas of the release answer, as far as is known without asking."""

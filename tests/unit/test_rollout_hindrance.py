@@ -85,6 +85,12 @@ def test_effects_that_fail_are_tried_again_then_pause_or_get_stuck(trouble: Trou
     assert (move.state, move.pause_reason) == (state, reason)
 
 
+def test_case_45_a_model_that_loads_for_twelve_minutes_is_no_failure_within_its_policys_deadline() -> None:
+    loads = facts(canary=ReplicaFacts(0), state_s=12 * 60, weights={"charlm-1": 100})
+    assert next_move(rollout(S.PREPARING, prepare_timeout_s=15 * 60), loads).state is S.PREPARING
+    assert next_move(rollout(S.PREPARING), loads).state is S.ROLLING_BACK, "the default is ten minutes"
+
+
 def test_nothing_of_it_stops_a_rollback() -> None:
     there = facts(weights=FOREIGN, trouble=replace(REFUSED, attempts=500), verdict=FAIL, is_frozen=True, is_held=True)
     move = next_move(rollout(S.ROLLING_BACK), there)

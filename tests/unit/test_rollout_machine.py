@@ -33,7 +33,7 @@ def facts(**more: object) -> Facts:
     return replace(world, **more)  # type: ignore[arg-type]
 
 
-def test_no_weight_is_given_before_the_canary_answers() -> None:
+def test_case_52_no_weight_is_given_before_the_canary_answers() -> None:
     move = next_move(rollout(S.STEP_APPLYING), facts(canary=ReplicaFacts(0)))
     assert move.effects == (Scale("charlm-2", 1),)
 
@@ -88,7 +88,7 @@ def test_guardrails_stay_armed_while_a_person_thinks() -> None:
     assert next_move(paused, facts(verdict=PASS)).state is S.PAUSED
 
 
-def test_a_cold_stable_is_started_before_it_gets_traffic() -> None:
+def test_case_55_a_cold_stable_is_started_before_it_gets_traffic() -> None:
     cold = facts(stable=ReplicaFacts(0), weights={"charlm-2": 100})
     assert next_move(rollout(S.ROLLING_BACK), cold).effects == (Scale("charlm-1", 1),)
     warm = facts(weights={"charlm-2": 100})

@@ -158,7 +158,9 @@ def replica(session: Session, release: str, slot: int, took_s: float | None) -> 
     )  # fmt: skip
 
 
-def test_prompt_settings_and_schema_go_back_with_the_model_and_block_nothing(store: Store, config: Config) -> None:
+def test_case_58_prompt_settings_and_schema_go_back_with_the_model_and_block_nothing(
+    store: Store, config: Config
+) -> None:
     plan = store.read_now(lambda s: rollback_plan(s, config, "chat", "production", "a"))
     together = {ln.field: (ln.before, ln.after) for ln in plan.lines if ln.object == "goes back with it"}
     assert together == {
@@ -184,7 +186,7 @@ def test_the_expected_seconds_come_from_measured_starts(store: Store, config: Co
     assert (ready.warmth, ready.expected_s, ready.sheds) == ("warm", 1.0, "")
 
 
-def test_a_release_whose_files_are_gone_is_no_way_back_until_a_replica_of_it_lives(
+def test_case_57_a_release_whose_files_are_gone_is_no_way_back_until_a_replica_of_it_lives(
     store: Store, config: Config, tmp_path: Path
 ) -> None:
     (tmp_path / "a").rmdir()
@@ -231,7 +233,7 @@ async def test_the_file_beside_the_store_is_the_plan_that_the_panel_shows(
     assert not (tmp_path / "rollback" / "chat@production.json").exists(), "what cannot be done is not kept ready"
 
 
-def test_a_deployment_that_breaks_clients_is_blocked_with_the_way_out(store: Store, config: Config) -> None:
+def test_case_58_a_deployment_that_breaks_clients_is_blocked_with_the_way_out(store: Store, config: Config) -> None:
     changes = store.read_now(lambda s: changes_of_deploy(s, config, "chat", "production", "b", "a"))
     with pytest.raises(GateRefused, match="schema: clients written for b") as refused:
         refuse_blocked("a", "b", changes)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rollout_room import BAD, GOOD, NO_WORD, Room
@@ -15,6 +16,7 @@ from engine.api.views.standing import why_of
 from engine.rollouts import records
 from engine.rollouts.hindrance import STUCK_AFTER
 from engine.rollouts.journal import RETRY_DONE_AFTER_S
+from engine.rollouts.registry_queue import RegistryQueue
 from engine.rollouts.values import Move
 from state.models import Intent, Lease, Release, Rollout, RolloutStep
 from state.store import Store
@@ -282,3 +284,82 @@ def lived_here(session: Session, release: str) -> None:
     )  # fmt: skip
     session.flush()
     session.add(RolloutStep(rollout_id="ro-0", idx=0, kind="weight", weight=100, state="passed"))
+
+
+async def test_case_44_a_bundle_that_disappears_after_approval_goes_back_before_any_traffic(room: Room) -> None:
+    rollout_id = (await room.deploy("b")).ref.removeprefix("rollout/")
+    room.processes.broken.add("b")
+    room.store.write_now(lambda s: setattr(s.get_one(Release, "b"), "bundle_path", str(room.root / "gone")))
+    row = await room.until(rollout_id, S.ROLLED_BACK)
+    assert "its bundle is not at" in row.message
+    assert not any("b" in split for split in room.workers.splits)
+
+
+async def test_case_51_a_weight_that_is_not_read_back_is_not_baked(room: Room) -> None:
+    rollout_id = (await room.deploy("b")).ref.removeprefix("rollout/")
+    room.workers.lags = True
+    await room.look(6)
+    assert room.row(rollout_id).state == S.STEP_APPLYING, "one worker has the old table still"
+    room.workers.lags = False
+    for _ in range(3):
+        room.store.write_now(_due)
+        await room.look(2)
+    assert room.row(rollout_id).state == S.STEP_BAKING
+
+
+class OneAlias:
+    """A registry whose champion is what a person says."""
+
+    def __init__(self) -> None:
+        self.has = {"champion": "7"}
+
+    def aliases(self, model_name: str) -> dict[str, str]:
+        return dict(self.has)
+
+    def set_alias(self, model_name: str, alias: str, version: str) -> None:
+        self.has[alias] = version
+
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        self.has.pop(alias, None)
+
+    def tag(self, model_name: str, version: str, tags: dict[str, str]) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("moved_by_hand", [True, False])
+async def test_cases_46_and_47_the_registry_never_holds_traffic_and_another_hands_alias_stands(
+    room: Room, moved_by_hand: bool
+) -> None:
+    def numbered(session: Session) -> None:
+        for version, name in enumerate("abc", start=1):
+            session.get_one(Release, name).model_version = str(version)
+
+    room.store.write_now(numbered)
+    rollout_id = await baking(room)
+    room.counts.canary = GOOD
+    await room.until(rollout_id, S.COMPLETED)
+    assert room.row(rollout_id).registry_sync == "pending", "46: the registry was away, and traffic moved"
+    registry = OneAlias()
+    if not moved_by_hand:
+        registry.has = {"champion": "1"}
+
+    async def answers() -> Any:
+        return registry
+
+    queue = RegistryQueue(room.store, answers, lambda ref, said: None)
+    for _ in range(3):
+        await queue._turn()
+    row = room.row(rollout_id)
+    if not moved_by_hand:
+        assert (registry.has["champion"], row.registry_sync) == ("2", "ok")
+        return
+    assert registry.has["champion"] == "7", "47: not overwritten"
+    assert "somebody moved it" in row.registry_sync
+    assert len(room.said("registry.drift")) == 1, "said once"
+    registry.has["champion"] = "1"
+    room.store.write_now(_due)
+    await queue._turn()
+    assert (registry.has["champion"], room.row(rollout_id).registry_sync) == ("2", "ok"), "it heals by itself"

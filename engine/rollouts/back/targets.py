@@ -61,6 +61,14 @@ def is_gone(session: Session, env: str, release_id: str) -> bool:
     return not Path(row.bundle_path).is_dir() and not ready_replicas(session, env, release_id)
 
 
+def lost_bundle(session: Session, release_id: str) -> str:
+    """Why the release cannot be started any more, its files being gone; "" while they are there."""
+    row = session.get(Release, release_id)
+    if row is None or Path(row.bundle_path).is_dir():
+        return ""
+    return f"its bundle is not at {row.bundle_path} any more"
+
+
 def ready_replicas(session: Session, env: str, release_id: str) -> int:
     """How many replicas of the release answer now."""
     ready = select(Spawn.spawn_id).where(
