@@ -59,6 +59,13 @@ judge = {{ margin = 1.0, alpha = 0.05, min_requests = 200, max_minutes = 30 }}
 # [roles.production]
 # operator = ["group:oncall"]      # deploy, promote, pause; a rollback too
 # approver = ["group:leads"]       # approvals, freezes, skipping a gate
+# admin = ["ana"]                  # `airboss config apply`: a change of these tables holds once an admin applied it
+# [people]
+# shared = ["ci"]                  # accounts that are nobody in particular: they approve nothing
+# [freeze.weekend]                 # nothing moves forward then; a rollback always does
+# weekly = "fri 18:00 - mon 08:00"
+# timezone = "Europe/Berlin"
+# reason = "nobody watches"
 
 # === what makes a release
 [pipeline.charlm]
@@ -77,6 +84,10 @@ workers = 2
 [alerts]                           # with neither of these, no one is paged, and `airboss doctor` says so
 # webhook = "https://alerts.example.org/hook"
 # command = ["/usr/local/bin/page", "oncall"]
+
+# [hook.chatops]                   # told of every rollout's phases, signed; `airboss hook test chatops`
+# url = "env:CHATOPS_URL"
+# secret = "env:CHATOPS_KEY"
 
 # Everything below works embedded; one line each swaps in a server.
 # [registry]

@@ -136,7 +136,8 @@ def demand_person(config: Config, actor: Actor, verb: str) -> None:
     if VERBS[verb].personal and (why := impersonal(config, actor)):
         raise Denied(
             f"{actor.user} may not {verb}: {why}, and a person must answer for it",
-            hint="do it as yourself; --break-glass --reason TEXT goes past it, and is flagged until somebody acknowledges it",
+            hint="do it as yourself"
+            + ("; --break-glass --reason TEXT goes past it, and is flagged" if VERBS[verb].breakable else ""),
             code="impersonal",
         )
 

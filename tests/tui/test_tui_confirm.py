@@ -108,6 +108,37 @@ async def test_full_promotion_wants_the_name_and_a_reason(desk: Any, engine: Any
         )
 
 
+async def test_a_refusal_says_why_before_y_does_it(desk: Any, engine: Any, world: Any) -> None:
+    engine.change(rollouts=(world.rollout("awaiting_approval", refusals={}),))
+    async with desk() as d:
+        await d.press("2", "p")
+        await d.armed()
+        await d.press("r")
+        await d.shows("Refuse", "the reason:")
+        await d.armed()
+        await d.press("enter")
+        await d.shows("a reason is wanted")
+        assert engine.done == []
+        await d.press(*"not today", "enter")
+        await d.shows("y does it", "rollout reject ro-2 --yes --reason 'not today'")
+        await d.press("y")
+        await d.until(lambda: bool(engine.done))
+        assert (engine.done[0].verb, engine.done[0].reason) == ("rollout.reject", "not today")
+
+
+async def test_an_approval_shows_what_it_approves(desk: Any, engine: Any, world: Any) -> None:
+    engine.change(rollouts=(world.rollout("awaiting_approval", refusals={}),))
+    async with desk() as d:
+        await d.press("2", "p")
+        await d.armed()
+        await d.press("a")
+        await d.shows("Approve", "rollout approve ro-2 --yes")
+        await d.armed()
+        await d.press("y")
+        await d.until(lambda: bool(engine.done))
+        assert (engine.done[0].verb, engine.done[0].expect_revision) == ("rollout.approve", 12)
+
+
 async def test_a_weight_is_asked_for_checked_and_confirmed_by_name(desk: Any, engine: Any) -> None:
     async with desk() as d:
         await d.press("p")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import pwd
 import socket
@@ -120,3 +121,55 @@ async def test_without_a_revision_the_second_press_finds_it_moving_and_reads_by_
     await office.ask("olga", "rollout.promote", f"rollout/{name}")
     with pytest.raises(Conflict, match="its weight is being set; user:olga was first, 0 s ago"):
         await office.ask("lea", "rollout.promote", f"rollout/{name}")
+
+
+def press_as(user: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Ask at the socket as another user of this host: a child that has become them. Returns status and answer."""
+    entry = pwd.getpwnam(user)
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(entry.pw_gid)
+            os.setuid(entry.pw_uid)
+            text = json.dumps(body).encode()
+            with socket.socket(socket.AF_UNIX) as wire:
+                wire.connect(path)
+                wire.sendall(b"POST /v1/verbs HTTP/1.1\r\nHost: e\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+                             % (len(text), text))  # fmt: skip
+                while piece := wire.recv(65536):
+                    os.write(theirs, piece)
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        head, _, answer = pipe.read().partition(b"\r\n\r\n")
+    os.waitpid(child, 0)
+    return int(head.split()[1]), json.loads(answer)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root becomes others")
+async def test_who_approves_is_the_kernels_word(office: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = office.config.roles["production"]
+    monkeypatch.setitem(
+        office.config.roles, "production", roles.model_copy(update={"approver": ("nobody", "daemon", "root")})
+    )
+    name = await office.deploy()
+    ask = {"verb": "rollout.approve", "ref": f"rollout/{name}", "yes": True, "reason": "seen", "actor": "user:ana"}
+    async with served(office) as path:
+        Path(path).parent.chmod(0o755)
+        Path(path).chmod(0o666)
+        answers = {}
+        for user in ("root", "games", "nobody", "daemon"):
+            answers[user] = await asyncio.to_thread(press_as, user, path, ask)
+    assert {user: status for user, (status, _) in answers.items()} == {
+        "root": 403, "games": 403, "nobody": 200, "daemon": 200,
+    }  # fmt: skip
+    assert "uid 0" in answers["root"][1]["error"]["message"]
+    assert "takes the role approver" in answers["games"][1]["error"]["message"]
+    assert [a for a in office.audit() if a[1] == "rollout.approve"] == [
+        ("user:nobody", "rollout.approve"), ("user:daemon", "rollout.approve"),
+    ]  # fmt: skip
+    await office.tick(name)
+    assert office.row(name).state == RolloutState.PREPARING
