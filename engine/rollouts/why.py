@@ -117,7 +117,7 @@ def _promoting(s: Standing) -> str:
 
 
 def _verifying(s: Standing) -> str:
-    return f"{s.to_release} has all traffic and is judged once more: {s.verdict or 'no word yet'}"
+    return f"all traffic is on {s.to_release}, which is judged once more: {s.verdict or 'no word yet'}"
 
 
 def _paused(s: Standing) -> str:
@@ -142,7 +142,7 @@ def _rolling_back(s: Standing) -> str:
     if s.trouble:
         return f"all traffic is to return to {s.from_release}, and it is tried until it does: {s.trouble}{then}"
     if s.stable_ready < s.replicas:
-        return f"{s.from_release} is started to take its traffic back: {s.stable_ready} of {s.replicas} replicas answer{then}"
+        return f"the way back starts {s.from_release} first: {s.stable_ready} of {s.replicas} replicas answer{then}"
     return f"all traffic returns to {s.from_release}; every gateway worker must read it back{then}"
 
 
