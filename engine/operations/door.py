@@ -8,11 +8,12 @@ from engine.access import Actor
 from engine.api.schemas import VerbRequest, VerbResult
 from engine.operations import drilling
 from engine.operations.approving import glass_ack
+from engine.operations.deploying import deploy
 from engine.operations.desk import Desk
 from engine.operations.governing import config_apply
 from engine.operations.hooking import hook_redeliver, hook_test
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
-from engine.operations.moving import deploy, rollback, rollout_verb
+from engine.operations.moving import rollback, rollout_verb
 from engine.operations.settling import settle
 from engine.verbs import VERBS
 from state.words import UsageError
