@@ -125,6 +125,12 @@ class Deck:
 
         return self.until(stands, f"{rollout_id} is {' or '.join(states)}", timeout_s)
 
+    @property
+    def live(self) -> str:
+        """The release on the stable track."""
+        (row,) = self.rows("SELECT release_id FROM track WHERE track = 'stable'")
+        return str(row["release_id"])
+
     def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
         """Rows of the store, read beside the engine."""
         with closing(sqlite3.connect(f"file:{self.paths.store}?mode=ro", uri=True, timeout=30.0)) as connection:

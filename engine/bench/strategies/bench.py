@@ -33,9 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--requests", type=int, help=f"Of each move (default {REQUESTS}, with --quick {QUICK_REQUESTS})."
     )
-    parser.add_argument(
-        "--only", type=Strategy, choices=tuple(Strategy), action="append", help="These strategies alone."
-    )
+    parser.add_argument("--only", type=Strategy, choices=STRATEGIES, action="append", help="These strategies alone.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def measure(options: argparse.Namespace) -> Report:
         deck = Deck(programs, POLICY)
         live = GOOD
         for turn in range(options.rounds or 1):
-            for strategy in options.only or tuple(Strategy):
+            for strategy in options.only or STRATEGIES:
                 to = BAD if live == GOOD else GOOD
                 say(f"{strategy}: from {live} to {to} under {RATE:g} requests a second")
                 try:
@@ -71,7 +69,7 @@ def measure(options: argparse.Namespace) -> Report:
                         raise
                     rows.append(not_measured(f"{strategy}, p99", "ms", "", refused.message))
                     continue
-                live = to
+                live = deck.live
                 rows += rows_of(strategy, moved, turn)
     return Report("strategies", tuple(rows), notes=notes)
 
@@ -84,15 +82,21 @@ def _move(deck: Deck, strategy: Strategy, to: str, requests: int) -> Moved:
         rollout_id = deck.deploy(to, strategy=strategy.value)
         state = deck.await_state(rollout_id, *_ENDS, timeout_s=MOVE_S)
         moved = time.monotonic_ns()
-        if state is not RolloutState.COMPLETED:
+        if state not in _MOVED:
             (row,) = deck.rows("SELECT message FROM rollout WHERE id = ?", rollout_id)
             raise OperationFailed(f"{strategy}: the move ended as {state}: {row['message']}")
         time.sleep(max(0.0, began + requests / RATE - time.monotonic()))
         seen = crowd.leave()
+    if state is RolloutState.AWAITING_PROMOTION:
+        deck.ask("rollback", f"rollout/{rollout_id}")
+        deck.await_state(rollout_id, RolloutState.ROLLED_BACK)
     return moved_of(seen, moving, moved)
 
 
-_ENDS = tuple(state for state in RolloutState if state.is_terminal or state is RolloutState.PAUSED)
+STRATEGIES = (Strategy.CANARY, Strategy.BLUE_GREEN, Strategy.ROLLING, Strategy.SHADOW)
+_MOVED = (RolloutState.COMPLETED, RolloutState.AWAITING_PROMOTION)
+"""A shadow has shown what it had to show once it waits for somebody to promote it."""
+_ENDS = tuple(s for s in RolloutState if s.is_terminal or s in (*_MOVED, RolloutState.PAUSED))
 
 
 def moved_of(seen: Seen, moving: int, moved: int) -> Moved:
