@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 from torch.nn import functional
 
-from engine.serving.models.llama import Llama, weight_sources
+from engine.serving.models.llama import Layer, Llama, weight_sources
 from engine.serving.models.llama_config import LlamaConfig
 
 SMALL: dict[str, Any] = {
@@ -182,3 +182,21 @@ def test_a_sliding_window_bounds_the_context() -> None:
     assert LlamaConfig.from_json(mistral).context == 32
     assert LlamaConfig.from_json({**qwen, "use_sliding_window": False}).context == 64
     assert LlamaConfig.from_json({**qwen, "layer_types": ["full_attention", "sliding_attention"]}).context == 32
+
+
+def test_a_step_of_many_rows_is_computed_as_one_of_few() -> None:
+    torch.manual_seed(6)
+    config = LlamaConfig.from_json(BASE)
+    layer = Layer(config, 0)
+    for parameter in layer.parameters():
+        parameter.data = torch.randn(parameter.shape) / 5
+    rows = torch.randn(1100, config.n_embd)
+    cos, sin = torch.ones(1100, 1, config.head_dim), torch.zeros(1100, 1, config.head_dim)
+
+    def alone(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return query.flatten(1)
+
+    with torch.inference_mode():
+        whole = layer(rows, cos, sin, alone)
+        parts = [layer(rows[at : at + 100], cos[:100], sin[:100], alone) for at in range(0, 1100, 100)]
+    torch.testing.assert_close(whole, torch.cat(parts))

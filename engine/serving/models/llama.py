@@ -82,7 +82,7 @@ class Layer(nn.Module):
         if len(x) <= _ROWS:
             return self._perceptron(x)
         # Its inner width is the widest thing there is: all rows of a large step at once took a hundred megabytes.
-        return torch.cat([self._perceptron(rows) for rows in x.split(_ROWS)])
+        return torch.cat([self._perceptron(x[at : at + _ROWS]) for at in range(0, len(x), _ROWS)])
 
     def _perceptron(self, x: Tensor) -> Tensor:
         inner = self.norm_2(x)
