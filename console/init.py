@@ -53,6 +53,15 @@ steps = [{{ weight = 5 }}, {{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100
 approvals = 1                      # people who must approve before the first step
 warm_hold = "30m"                  # the release before stays ready so long: a rollback is then a weight change
 judge = {{ margin = 1.0, alpha = 0.05, min_requests = 200, max_minutes = 30 }}
+# With copies of requests before the first user (needs memory for both releases; `airboss help strategies`):
+# steps = [{{ mirror = 5 }}, {{ weight = 5 }}, {{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100 }}]
+
+# A staging environment that soaks for 30 minutes before somebody approves:
+# [environment.staging]
+# policy = "soak"
+# [policy.soak]
+# steps = [{{ weight = 50 }}, {{ pause = "30m" }}, {{ approval = 1 }}, {{ weight = 100 }}]
+# approvals = 0
 
 # === who may what
 # Without a table for an environment, the engine's own user may do everything and others may look.

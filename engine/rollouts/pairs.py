@@ -178,7 +178,7 @@ def _check(metric: str, bad: int, asked: int, limit: float, alpha: float) -> Met
 
 def _joined(verdict: Verdict, checks: tuple[MetricCheck, ...], said: str) -> Verdict:
     """The verdict on errors and latency with the further checks: the worst decides, and all must pass."""
-    text = verdict.sentence.replace("the canary", "the shadow").replace("The canary", "The shadow")
+    text = verdict.sentence.replace("canary", "shadow").replace(" stable ", " the users' answers ")
     kind, guard = verdict.kind, verdict.guard
     failed = next((c for c in checks if c.kind is VerdictKind.FAIL), None)
     if kind is not VerdictKind.NO_DATA and kind is not VerdictKind.FAIL and failed is not None:

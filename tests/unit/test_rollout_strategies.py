@@ -375,3 +375,15 @@ def test_a_route_read_back_has_the_rules_that_lead_to_a_canary() -> None:
     assert seen.weights == {OLD: 90, NEW: 10}
     assert extras_of(seen) == Extras(rules=("header x-beta=1",), baseline_weight=10)
     assert observed({"routes": [{**table["routes"][0], "backends": backends[:2]}]}, "chat", "p").canary_rules == ()
+
+
+def test_the_policies_that_init_writes_as_comments_can_be_uncommented() -> None:
+    from console.init import template
+
+    text = template("w", "chat", "127.0.0.1:8080")
+    kept = [line for line in text.splitlines() if not line.startswith("steps = [{ weight = 5 }")]
+    marks = ("# steps = ", "# [environment.staging]", "# policy = ", "# [policy.soak]", "# approvals = 0")
+    meant = "\n".join(line[2:] if line.startswith(marks) else line for line in kept)
+    config = parse_config(meant, Path("airboss.toml"))
+    assert [s.kind for s in config.policy["careful"].steps][:2] == ["mirror", "weight"]
+    assert [s.kind for s in config.policy_of("staging").steps] == ["weight", "pause", "approval", "weight"]
