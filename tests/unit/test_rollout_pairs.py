@@ -19,6 +19,7 @@ SLO = Slo(availability=90.0, latency_p95_ms=500, latency_share=90.0)
 POLICY = JudgePolicy.from_config(JudgeConfig(min_requests=20), SLO)
 GOOD = Pair(0.0, 200, 100.0, 1000, "ok", 200, 120.0, 900, 0.1)
 NOW = 100.0
+NO_LIMITS = ShadowLimits()
 
 
 def pairs(count: int, *odd: Pair, every: int = 1) -> list[Pair]:
@@ -29,7 +30,7 @@ def pairs(count: int, *odd: Pair, every: int = 1) -> list[Pair]:
     return found
 
 
-def judged(found: list[Pair], limits: ShadowLimits = ShadowLimits(), elapsed_s: float = 60.0) -> Verdict:
+def judged(found: list[Pair], limits: ShadowLimits = NO_LIMITS, elapsed_s: float = 60.0) -> Verdict:
     return judge_pairs(found, SLO.latency_p95_ms, POLICY, limits, elapsed_s, NOW, None)
 
 
