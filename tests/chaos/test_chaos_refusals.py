@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,33 @@ def test_a_release_with_a_flipped_bit_goes_back_before_any_user_meets_it(
     assert {line["release"] for line in ws.ledger()} <= {STABLE}
     ws.assert_in_order()
     ws.assert_serves_only(STABLE)
+
+
+def test_case_44_a_release_that_disappears_after_its_approval_meets_no_user(
+    workspace: MakeWorkspace, tmp_path: Path
+) -> None:
+    ws = workspace()
+    ws.serve()
+    (path,) = ws.rows("SELECT bundle_path FROM release WHERE id = ?", CANARY)
+    bundle = tmp_path / "bundle"
+    shutil.copytree(path["bundle_path"], bundle)
+    ws.kill_engine()
+    ws.change("UPDATE release SET bundle_path = ? WHERE id = ?", str(bundle), CANARY)
+    ws.start(
+        script=Path(__file__).with_name("crashing_engine.py"), CHAOS_POINTS=str(ws.root / "points"),
+        CHAOS_CRASH_AT="after commit&rollout planned",
+    )  # fmt: skip
+    with suppress(AirbossError):
+        ws.deploy()
+    ws.engines[-1].wait(60)
+    shutil.rmtree(bundle)  # planned, and gone before its first replica is started
+    ws.start()
+    (row,) = ws.rows("SELECT id FROM rollout WHERE to_release = ?", CANARY)
+    ws.wait_for(row["id"], "rolled_back")
+    assert [state for state, _ in ws.path(row["id"])] == ["planned", "preparing", "rolling_back", "rolled_back"]
+    ws.assert_in_order()
+    ws.assert_serves_only(STABLE)
+    assert {line["release"] for line in ws.ledger()} <= {STABLE}
 
 
 def test_an_emergency_rollback_without_an_engine_holds_when_it_returns(workspace: MakeWorkspace) -> None:

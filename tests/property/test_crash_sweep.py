@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sqlite3
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_room import Outside, Room, VirtualTime, make_template, with_points
+from engine_room import Room, room
 from machine_things import Crash
 from sqlmodel import Session, select
 
@@ -59,37 +54,6 @@ def returned(rows: list[Rollout]) -> str | None:
 
 
 SCENES = (Scene("canary", canary), Scene("rolled back", rolled_back), Scene("returned", returned))
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    # In memory where there is such a place: the sweep makes thousands of commits. One store for all: `begin_anew`.
-    home = Path(tempfile.mkdtemp(prefix="ab-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    make_template(home / "template.db")
-    shutil.copy(home / "template.db", home / "state.db")
-    there = Store(home / "state.db")
-    yield there
-    there.close()
-    shutil.rmtree(home)
-
-
-def begin_anew(store: Store) -> None:
-    """The store is what the template is."""
-    template = store.path.with_name("template.db")
-    with closing(sqlite3.connect(template)) as source, closing(sqlite3.connect(store.path)) as target:
-        source.backup(target)
-    store.path.with_name("audit.head").unlink(missing_ok=True)
-
-
-@contextmanager
-def room(store: Store, crash_at: int) -> Iterator[Room]:
-    begin_anew(store)
-    time = VirtualTime()
-    outside = Outside(store.path.parent, time, crash_at=crash_at)
-    with pytest.MonkeyPatch.context() as patch:
-        time.install(patch)
-        with_points(patch, store, outside)
-        yield Room(store, outside)
 
 
 async def play(there: Room, scene: Scene) -> int:

@@ -120,6 +120,14 @@ def test_a_crash_loop_while_preparing_rolls_back_before_any_traffic() -> None:
     assert next_move(rollout(S.PREPARING), facts(canary=ReplicaFacts(0, crash_loop="5 deaths"))).state is S.ROLLING_BACK
 
 
+def test_case_45_a_slow_load_has_the_time_its_policy_gives_it() -> None:
+    twelve_minutes = facts(canary=ReplicaFacts(0), state_s=720)
+    patient = rollout(S.PREPARING, prepare_timeout_s=900.0)
+    assert next_move(patient, twelve_minutes).state is S.PREPARING
+    late = next_move(rollout(S.PREPARING), twelve_minutes)
+    assert late.state is S.ROLLING_BACK and "not ready within 600 s" in late.message
+
+
 def test_promotion_waits_for_the_registry_never_for_long_for_traffic() -> None:
     move = next_move(rollout(S.PROMOTING, 2), facts(weights={"charlm-2": 100}))
     assert move.effects[0] == Route("charlm-2", None, 0, promotes=True)

@@ -21,7 +21,7 @@ from state.backup import back_up, newest_good, restore
 from state.migrate import HEAD, current_revision, downgrade, upgrade
 from state.models import Rollout
 from state.store import RESERVE_BYTES, Store
-from state.words import Conflict, OperationFailed
+from state.words import Conflict, OperationFailed, UsageError
 
 
 @pytest.fixture
@@ -262,3 +262,17 @@ def test_what_was_acknowledged_survives_sigkill(path: Path) -> None:
     store.close()
     assert chain.is_whole
     assert chain.rows >= len([line for line in seen if line.strip()])
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+def test_case_19_a_store_on_a_network_file_system_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_text
+    mounts = f"/dev/root / ext4 rw 0 0\nserver:/home {tmp_path} {kind} rw 0 0\n"
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, *a, **k: mounts if str(self) == "/proc/self/mounts" else read(self, *a, **k)
+    )
+    with pytest.raises(UsageError, match=kind):
+        Store.open(tmp_path / "state.db")
+    assert not (tmp_path / "state.db").exists()
