@@ -83,8 +83,8 @@ def i8_no_evidence_is_never_a_pass(world: World) -> Iterator[str]:
             continue
         before, move, facts = event.before, event.move, event.facts
         kind = facts.verdict.kind if facts.verdict else None
-        if before.state in (S.STEP_BAKING, S.VERIFYING) and move.state in FORWARD:
-            step = before.steps[before.step].kind if before.state is S.STEP_BAKING else "verify"
+        if before.state in (S.SHADOWING, S.STEP_BAKING, S.VERIFYING) and move.state in FORWARD:
+            step = "verify" if before.state is S.VERIFYING else before.steps[before.step].kind
             if facts.is_held or facts.is_frozen:
                 yield f"{before.state} went on in spite of a hold or a freeze"
             if step in ("weight", "analysis", "verify", "mirror", "header") and kind is not VerdictKind.PASS:

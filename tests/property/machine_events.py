@@ -13,7 +13,7 @@ from machine_world import OPEN, World
 from engine.rollouts.values import StepSpec
 from engine.rollouts.verdict import Verdict
 from engine.verbs import ROLLOUT_VERBS
-from state.words import NoDataCause, VerdictKind
+from state.words import NoDataCause, Strategy, VerdictKind
 
 VERDICTS = (
     Verdict(VerdictKind.PASS, "clean"),
@@ -47,7 +47,9 @@ _WEIGHTS = {
 
 def draw(chance: random.Random, length: int) -> list[Event]:
     """`length` events, ticks and verdicts most often."""
-    kinds = chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=length)
+    # Every other life is calm enough to come to its end by itself, mostly.
+    weights = {**_WEIGHTS, "look": 120, "pass": 60, "verdict": 60, "verb": 3} if chance.random() < 0.5 else _WEIGHTS
+    kinds = chance.choices(list(weights), list(weights.values()), k=length)
     return [Event("verb", words=("deploy",)), *(_one(chance, kind) for kind in kinds)]
 
 
@@ -58,7 +60,7 @@ def _one(chance: random.Random, kind: str) -> Event:
         crash = chance.randint(1, 9) if chance.random() < 0.25 else 0
         return Event(kind, crash, (between, *fates))
     if kind == "verdict":
-        return Event(kind, chance.choices(range(len(VERDICTS)), (8, 2, 2, 1, 1, 1))[0])
+        return Event(kind, chance.choices(range(len(VERDICTS)), (14, 2, 2, 1, 1, 1))[0])
     if kind == "verb":
         return Event(kind, words=(chance.choice(VERBS),))
     if kind in ("replica dies", "crash loop", "broken file"):
@@ -78,11 +80,17 @@ def game_of(chance: random.Random) -> Game:
             (StepSpec("weight", 5), StepSpec("pause", 30), StepSpec("analysis", 1), StepSpec("weight", 100)),
             (StepSpec("weight", 10), StepSpec("approval", 1), StepSpec("weight", 100)),
             (StepSpec("weight", 100),),
+            (StepSpec("mirror", 5), StepSpec("weight", 5), StepSpec("weight", 100)),
+            (StepSpec("header", 1, "x-group=b"), StepSpec("weight", 50), StepSpec("weight", 100)),
         )
     )
+    strategy = chance.choice((Strategy.CANARY, Strategy.CANARY, Strategy.BLUE_GREEN))
+    if strategy is Strategy.BLUE_GREEN:
+        steps = (StepSpec("weight", 100),)
     return Game(
         steps, replicas=chance.choice((1, 1, 2)), approvals=chance.choice((0, 0, 0, 1)),
         auto_promote=chance.random() < 0.8, has_stable=chance.random() < 0.9,
+        strategy=strategy, has_baseline=strategy is Strategy.CANARY and chance.random() < 0.2,
     )  # fmt: skip
 
 
@@ -202,7 +210,7 @@ def report(seed: int) -> str | None:
     """Play the sequence of `seed`: None, or what broke and the shortest way there."""
     chance = random.Random(seed)
     game = game_of(chance)
-    events = draw(chance, chance.randint(5, 60))
+    events = draw(chance, chance.randint(5, 70))
     if play(game, events) is None:
         return None
     short = shrink(game, events, play)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engine.rollouts.effects import Effect
 from engine.rollouts.values import Facts, Move, RolloutNow, StepSpec
 from state import clock
+from state.words import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Game:
     has_stable: bool = True
     prepare_timeout_s: float = 60.0
     warm_hold_s: float = 120.0
+    strategy: Strategy = Strategy.CANARY
+    has_baseline: bool = False
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from machine_things import Crash, Game, Happened, Intent, Lost, Moved, Replicas, Routed, Row, Scaled
 
 from engine.rollouts.by_hand import apply_verb
-from engine.rollouts.effects import Effect, RegistryMove, Route, Scale
+from engine.rollouts.effects import PLAIN, Effect, Extras, RegistryMove, Route, Scale
 from engine.rollouts.journal import RETRY_DONE_AFTER_S
 from engine.rollouts.machine import next_move
 from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow, Trouble
@@ -22,7 +22,7 @@ from state.words import Conflict, RolloutState, VerdictKind
 
 S = RolloutState
 OPEN = Verdict(VerdictKind.INCONCLUSIVE, "not yet")
-JUDGED = (S.STEP_BAKING, S.VERIFYING, S.AWAITING_PROMOTION)
+JUDGED = (S.SHADOWING, S.STEP_BAKING, S.VERIFYING, S.AWAITING_PROMOTION)
 WORKERS = 2
 READY_AFTER_S = 4.0
 BEGAN = clock.Moment(1_000_000.0, "boot-0", 0.0)
@@ -38,6 +38,8 @@ class World:
     tracks: dict[str, int] = field(default_factory=dict)
     stable: str | None = None
     workers: list[dict[str, int]] = field(default_factory=list)
+    extras: list[Extras] = field(default_factory=lambda: [PLAIN] * WORKERS)
+    meant_extras: Extras = PLAIN
     replicas: dict[str, Replicas] = field(default_factory=dict)
     verdict: Verdict = OPEN
     verdict_serial: int = 0
@@ -79,6 +81,8 @@ class World:
         """Weights as every worker has them; None when they disagree or cannot be asked."""
         if not self.is_gateway_up or any(worker != self.workers[0] for worker in self.workers):
             return None
+        if any(extras != self.extras[0] for extras in self.extras):
+            return None
         return dict(self.workers[0])
 
     def present(self, row: Row) -> RolloutNow:
@@ -95,6 +99,8 @@ class World:
             stable=self._replica_facts(r.from_release) if r.from_release else ReplicaFacts(),
             canary=self._replica_facts(r.to_release),
             weights=self.observe(),
+            extras=self.extras[0],
+            baseline=self._replica_facts(f"{r.from_release} baseline"),
             verdict=self.verdict if standing in JUDGED and row.step_since else None,
             approvals=row.approvals,
             rejections=row.rejections,
@@ -187,7 +193,7 @@ class World:
         row.since, row.true_since, row.reboots = self.now, self.true_s, 0
         for intent in self._pending(row):
             intent.state = "superseded"
-        if move.state in (S.STEP_BAKING, S.VERIFYING):
+        if move.state in (S.SHADOWING, S.STEP_BAKING, S.VERIFYING):
             row.step_since, row.true_step_since = self.now, self.true_s
             self.new_evidence(OPEN)
         elif move.state in (S.STEP_APPLYING, S.PROMOTING):
@@ -238,7 +244,8 @@ class World:
         if isinstance(effect, Scale):
             if effect.replicas == 0 and effect.release_id in self.kept():
                 return
-            self.scale(effect.release_id, effect.replicas, intended=True)
+            name = f"{effect.release_id} {effect.role}" if effect.role else effect.release_id
+            self.scale(name, effect.replicas, intended=True)
         elif isinstance(effect, Route):
             if row.now.state.is_terminal or (row.now.state is S.ROLLING_BACK and not effect.reverts):
                 return
@@ -247,6 +254,7 @@ class World:
     def _route(self, effect: Route, fate: str) -> None:
         meant = self.tracks
         self.tracks, self.stable = effect.split, effect.stable
+        self.meant_extras = effect.extras
         self.point()
         if not self.is_gateway_up:
             raise Lost(is_outage=True)
@@ -259,6 +267,7 @@ class World:
     def _give(self, index: int, weights: dict[str, int], meant: dict[str, int]) -> None:
         self.happened.append(Routed(dict(self.workers[index]), dict(weights), dict(meant), self.looked))
         self.workers[index] = dict(weights)
+        self.extras[index] = self.meant_extras
 
     def scale(self, release_id: str, replicas: int, *, intended: bool) -> None:
         """Have so many replicas, absolutely."""
@@ -275,7 +284,7 @@ class World:
         for row in self.rows:
             r = row.now
             if not r.state.is_terminal:
-                kept |= {r.from_release} if r.from_release else set()
+                kept |= {r.from_release, f"{r.from_release} baseline"} if r.from_release else set()
                 kept |= {r.to_release} if r.state not in (S.PLANNED, S.AWAITING_APPROVAL) else set()
             elif r.state is S.COMPLETED and r.from_release and self.true_s < row.warm_until_true:
                 kept.add(r.from_release)
@@ -326,6 +335,7 @@ class World:
         return RolloutNow(
             name, state, 0, game.steps, from_release, to, approvals_needed=game.approvals,
             auto_promote=game.auto_promote, replicas=game.replicas, prepare_timeout_s=game.prepare_timeout_s,
+            strategy=game.strategy, has_baseline=game.has_baseline,
         )  # fmt: skip
 
     def _insert(self, now: RolloutNow) -> None:
