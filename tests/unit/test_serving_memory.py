@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from engine.serving import loader
 from engine.serving.bundle import WeightsFile
+from engine.serving.compute import file_pages
 from engine.serving.compute.file_pages import clean_mappings, give_back_file_pages
 from engine.serving.compute.kv_cache import CachePlan, PagedCache
 from engine.serving.memory import DoesNotFit, Need, _cgroup_headroom, refuse_unless_fits
@@ -116,16 +117,32 @@ def test_a_cache_takes_memory_as_it_is_used() -> None:
     assert not keys[0, 48:].any()
 
 
+def mapping(header: str, anonymous: int = 0, swap: int = 0) -> list[str]:
+    return [header, "Rss: 64 kB", f"Anonymous: {anonymous} kB", "AnonHugePages: 0 kB", f"Swap: {swap} kB", "SwapPss: 0 kB"]
+
+
 def test_only_pages_that_are_still_the_files_own_are_given_back() -> None:
     smaps = [
-        "7f00-7f10 r-xp 00000000 fe:00 1  /lib/code.so", "Rss: 64 kB", "Anonymous: 0 kB",
-        "7f10-7f20 r--p 00000000 fe:00 1  /lib/code.so", "Rss: 64 kB", "Anonymous: 4 kB",
-        "7f20-7f30 rw-p 00000000 fe:00 1  /lib/code.so", "Anonymous: 0 kB",
-        "7f30-7f40 r--p 00000000 00:00 0 ", "Anonymous: 0 kB",
-        "7f40-7f50 r--p 00000000 fe:00 2  /a file with spaces", "Anonymous: 0 kB",
-        "7f50-7f60 r--s 00000000 fe:00 3  /shared", "Anonymous: 0 kB",
-    ]  # fmt: skip
-    assert list(clean_mappings(smaps)) == [(0x7F00, 0x7F10), (0x7F40, 0x7F50)]
+        *mapping("7f00-7f10 r-xp 00000000 fe:00 1  /lib/code.so"),
+        *mapping("7f10-7f20 r--p 00000000 fe:00 1  /lib/code.so", anonymous=4),
+        *mapping("7f20-7f30 rw-p 00000000 fe:00 1  /lib/code.so"),
+        *mapping("7f30-7f40 r--p 00000000 00:00 0 "),
+        *mapping("7f40-7f50 r--p 00000000 fe:00 2  /a file with spaces"),
+        *mapping("7f50-7f60 r--s 00000000 fe:00 3  /shared"),
+        # A table of addresses that a full machine has put aside: nothing of it is in memory, and no file has it.
+        *mapping("7f60-7f70 r--p 00000000 fe:00 1  /lib/code.so", swap=4),
+        # A kernel without swap says nothing of it; then nothing is known.
+        *mapping("7f70-7f80 r-xp 00000000 fe:00 1  /lib/code.so")[:3],
+        *mapping("7f80-7f90 r-xp 00000000 fe:00 1  /lib/code.so"),
+    ]
+    assert list(clean_mappings(smaps)) == [(0x7F00, 0x7F10), (0x7F40, 0x7F50), (0x7F80, 0x7F90)]
+
+
+def test_where_the_kernel_says_nothing_of_pages_none_are_given_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(file_pages, "_SMAPS", tmp_path / "smaps")
+    assert give_back_file_pages() == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="madvise(2)")
