@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from engine.bench.serving.causal import causal_attention
 from engine.serving.compute import assemble
 from engine.serving.compute.assemble import engine_for, optimize
 from engine.serving.compute.native import build
+from engine.serving.compute.native import kernels as native_kernels
 from engine.serving.compute.native.build import built
 from engine.serving.compute.native.kernels import GELU, PLUS, SWISH, TIMES, Kernels, kernels
 from engine.serving.compute.native.layout import lay_out
@@ -198,10 +200,53 @@ def test_a_library_that_others_can_write_is_not_loaded(monkeypatch: pytest.Monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "_digest", lambda compiler: "known")
     folder = tmp_path / "airboss" / "kernels"
-    folder.mkdir(parents=True, mode=0o700)
+    folder.mkdir(parents=True)
     library = folder / "known.so"
+    library.touch()
+    monkeypatch.setenv("CC", "true")
+    for entry, mode in ((library, 0o666), (folder, 0o777), (folder.parent, 0o775)):
+        for each, own in ((library, 0o600), (folder, 0o700), (folder.parent, 0o700)):
+            each.chmod(own)
+        assert built() == library
+        entry.chmod(mode)
+        assert built() is None, entry
+
+
+def test_what_a_permissive_umask_would_let_others_write_is_this_users_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho made > "$2"\n')
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new" / "cache"))
+    before = os.umask(0o002)
+    try:
+        path = built()
+    finally:
+        os.umask(before)
+    assert path is not None and path.read_text() == "made\n"
+    assert [entry.stat().st_mode & 0o777 for entry in (path, path.parent, path.parent.parent)] == [0o700] * 3
+
+
+@pytest.mark.parametrize("stated", ["", "beside"])
+def test_a_cache_that_is_no_absolute_path_is_not_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stated: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", stated)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(build, "_digest", lambda compiler: "known")
+    library = tmp_path / ".cache" / "airboss" / "kernels" / "known.so"
+    for folder in reversed(library.parents[:3]):
+        folder.mkdir(mode=0o700)
     library.touch(mode=0o600)
     monkeypatch.setenv("CC", "true")
     assert built() == library
-    library.chmod(0o666)
-    assert built() is None
+
+
+def test_what_cannot_be_loaded_is_made_anew_at_the_next_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.so"
+    torn.touch()
+    monkeypatch.setattr(native_kernels, "built", lambda: torn)
+    assert native_kernels.kernels.__wrapped__() is None
+    assert not torn.exists()

@@ -7,6 +7,7 @@ made is kept under `$XDG_CACHE_HOME/airboss/kernels` by the digest of all it was
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+log = logging.getLogger("airboss.kernels")
 _HERE = Path(__file__).parent
 SOURCES = tuple(_HERE / name for name in ("products.c", "attention.c"))
 _HEADER = _HERE / "vectors.h"
@@ -22,7 +24,7 @@ _COMPILE_S = 120.0
 
 
 def built() -> Path | None:
-    """The library's path. None where no compiler is, or where it cannot make this, or nothing can be kept."""
+    """The library's path. None where no compiler is, or where it cannot make this, or nothing can be kept; the log says why."""
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         return None
@@ -31,10 +33,18 @@ def built() -> Path | None:
         path = folder / f"{_digest(compiler)}.so"
         if not path.exists():
             _compile(compiler, path)
-        return path if _is_ours(path) else None
-    except (OSError, subprocess.SubprocessError, RuntimeError):
+        _refuse_others(path)
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         # RuntimeError: a user without a home. Whatever it was, torch's own products are there.
+        log.warning("no compiled kernels, torch computes: %s", _why(error))
         return None
+    return path
+
+
+def _why(error: Exception) -> str:
+    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else None
+    last = (said or b"").decode(errors="replace").strip()[-500:]
+    return f"{error}{': ' if last else ''}{last}"
 
 
 def _compile(compiler: str, path: Path) -> None:
@@ -45,19 +55,28 @@ def _compile(compiler: str, path: Path) -> None:
             [compiler, *_FLAGS, "-o", str(made), *map(str, SOURCES), "-lm"],
             check=True, timeout=_COMPILE_S, stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
+        made.chmod(0o700)  # whatever the umask says: one that lets the group write would make it nobody's to load
+        with made.open("rb") as file:
+            os.fsync(file.fileno())  # its name must not outlive a power cut that its content does not
         made.replace(path)
 
 
 def _cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "airboss" / "kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Where libraries are kept. Raises OSError, RuntimeError."""
+    stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = (stated if stated.is_absolute() else Path.home() / ".cache") / "airboss" / "kernels"
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _refuse_others(folder)  # before anything is written there: what root makes in a user's directory is of no use to them
     return folder
 
 
-def _is_ours(path: Path) -> bool:
-    """Nobody else can have written it: what is loaded runs as this user."""
-    return all(entry.stat().st_uid == os.getuid() and not entry.stat().st_mode & 0o022 for entry in (path, path.parent))
+def _refuse_others(path: Path) -> None:
+    """Raises PermissionError where somebody else can have written it, or can exchange it: it runs as this user."""
+    for entry in (path, path.parent):
+        found = entry.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise PermissionError(f"{entry} is not this user's alone (chmod go-w, chown, or another XDG_CACHE_HOME)")
 
 
 def _digest(compiler: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from engine.serving.compute.native.build import built
 from engine.serving.compute.native.layout import KINDS, Layout, lay_out
 
+log = logging.getLogger("airboss.kernels")
 PLAIN, PLUS, TIMES, SWISH, GELU = range(5)
 """What follows a product, as products.c numbers it."""
 MAX_GROUP, MAX_HEAD, LANES = 16, 256, 16
@@ -153,9 +155,14 @@ def kernels() -> Kernels | None:
         return None
     try:
         found = Kernels(path)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError) as error:
+        log.warning("no compiled kernels, torch computes: %s", error)
+        path.unlink(missing_ok=True)  # torn, perhaps: the next start makes it anew
         return None
-    return found if _computes_rightly(found) else None
+    if not _computes_rightly(found):
+        log.warning("no compiled kernels, torch computes: what %s computes is not what torch computes", path)
+        return None
+    return found
 
 
 @torch.inference_mode()
