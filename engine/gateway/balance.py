@@ -16,9 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.gateway.logs import log
+
 FILE = "connections"
 SLOTS = 64
 _SLOT = struct.Struct("<Qd")
+_BYTES = SLOTS * _SLOT.size
 FRESH_S = 3.0
 """A slot not written for so long is of a worker that is gone, or that hangs."""
 SLACK = 1
@@ -31,16 +34,15 @@ class Balance:
     """One worker's view of the page. `clock` is the host's monotonic one."""
 
     def __init__(self, directory: Path, worker: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises OSError when the file cannot be had."""
+        """Where the file cannot be had (a full disk), a page of its own: this worker then waits for nobody."""
         self._own = worker % SLOTS
         self._clock = clock
         self._is_here = True
-        file = os.open(directory / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(file, SLOTS * _SLOT.size)
-            self._page = mmap.mmap(file, SLOTS * _SLOT.size)
-        finally:
-            os.close(file)
+            self._page = _shared(directory / FILE)
+        except OSError as error:
+            log("connections_not_balanced", error=str(error))
+            self._page = mmap.mmap(-1, _BYTES)
 
     def note(self, connections: int) -> None:
         """So many are open here now."""
@@ -49,9 +51,12 @@ class Balance:
 
     def should_yield(self, connections: int) -> bool:
         """Another worker that is well has fewer than our `connections`, by more than the slack."""
-        since = self._clock() - FRESH_S
+        now = self._clock()
+        # A time to come is from before the host was started again.
         others = (
-            count for slot, (count, at) in enumerate(_SLOT.iter_unpack(self._page)) if slot != self._own and at > since
+            count
+            for slot, (count, at) in enumerate(_SLOT.iter_unpack(self._page))
+            if slot != self._own and abs(now - at) < FRESH_S
         )
         return connections > min(others, default=connections) + SLACK
 
@@ -60,3 +65,14 @@ class Balance:
         if self._is_here:
             _SLOT.pack_into(self._page, self._own * _SLOT.size, 0, 0.0)
             self._is_here = False
+
+
+def _shared(path: Path) -> mmap.mmap:
+    """Raises OSError."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Not ftruncate, which takes no room yet: on a full disk the first write to the page would end the process (SIGBUS).
+        os.posix_fallocate(file, 0, _BYTES)
+        return mmap.mmap(file, _BYTES)
+    finally:
+        os.close(file)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,3 +82,24 @@ def test_a_slot_that_nobody_writes_any_more_does_not_count(tmp_path: Path) -> No
     other.leave()
     other.note(10)  # its successor has the slot now
     assert not ours.should_yield(100)
+
+
+def test_a_slot_from_before_the_host_was_started_again_does_not_count(tmp_path: Path) -> None:
+    Balance(tmp_path, 1, lambda: 900_000.0).note(0)
+    assert not Balance(tmp_path, 0, lambda: 60.0).should_yield(100)
+
+
+_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from engine.gateway.balance import Balance
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+balance = Balance(Path(sys.argv[1]), 0)
+balance.note(5)
+assert not balance.should_yield(5)
+"""
+
+
+def test_a_worker_serves_where_the_disk_has_no_room_for_the_page(tmp_path: Path) -> None:
+    # Python ignores SIGXFSZ; what a full disk answers, this limit answers too.
+    subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path)], check=True, timeout=60)

@@ -118,7 +118,14 @@ def test_a_cache_takes_memory_as_it_is_used() -> None:
 
 
 def mapping(header: str, anonymous: int = 0, swap: int = 0) -> list[str]:
-    return [header, "Rss: 64 kB", f"Anonymous: {anonymous} kB", "AnonHugePages: 0 kB", f"Swap: {swap} kB", "SwapPss: 0 kB"]
+    return [
+        header,
+        "Rss: 64 kB",
+        f"Anonymous: {anonymous} kB",
+        "AnonHugePages: 0 kB",
+        f"Swap: {swap} kB",
+        "SwapPss: 0 kB",
+    ]
 
 
 def test_only_pages_that_are_still_the_files_own_are_given_back() -> None:

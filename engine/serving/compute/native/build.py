@@ -67,7 +67,9 @@ def _cache_directory() -> Path:
     folder = (stated if stated.is_absolute() else Path.home() / ".cache") / "airboss" / "kernels"
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _refuse_others(folder)  # before anything is written there: what root makes in a user's directory is of no use to them
+    _refuse_others(
+        folder
+    )  # before anything is written there: what root makes in a user's directory is of no use to them
     return folder
 
 
