@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from sqlmodel import Session
@@ -12,6 +13,7 @@ from engine.rollouts.machine import next_move
 from engine.rollouts.values import Facts, Move, ReplicaFacts
 from engine.rollouts.world import World
 from state.models import Rollout
+from state.store import Store
 from state.words import RolloutState
 
 
@@ -55,3 +57,9 @@ def commit_with_return(
     if not (is_done and begins):
         return is_done, ()
     return True, want_return(session, world, replace(seen, now=replace(seen.now, state=move.state)))
+
+
+async def publish_return(store: Store, world: World, rollout_id: str, intents: Collection[int]) -> None:
+    """Have every worker serve what `want_return` has meant, and close its intents. Raises what the gateway raises."""
+    revision = await world.router.publish()
+    await store.write(lambda s: records.close_routes(s, rollout_id, intents, revision), urgent=True)

@@ -10,48 +10,31 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from adapters.ports import ArmCounts, ArmEvidence, Interval, MetricsSource
-from engine.people.freezes import in_force
-from engine.people.glass import is_broken
+from adapters.ports import MetricsSource
 from engine.rollouts import effects as fx
-from engine.rollouts import journal, records
-from engine.rollouts.at_once import commit_with_return
+from engine.rollouts import journal, records, step_rows
+from engine.rollouts.at_once import commit_with_return, publish_return
 from engine.rollouts.by_hand import apply_verb
-from engine.rollouts.judge import judge
+from engine.rollouts.lookout import Copies, Lookout, no_copies
 from engine.rollouts.machine import next_move
 from engine.rollouts.moves import roll_back
-from engine.rollouts.pairs import Pair, ShadowLimits, judge_pairs
 from engine.rollouts.superseding import start_waiting
-from engine.rollouts.values import Facts, Move, ReplicaFacts
-from engine.rollouts.verdict import JudgeInput, JudgePolicy, Verdict
+from engine.rollouts.values import Facts, Move
+from engine.rollouts.verdict import Verdict
 from engine.rollouts.world import World
-from state import clock
-from state.config import Config, Slo
-from state.measures_config import CostConfig, QualityConfig
-from state.models import Rollout
-from state.policy_config import JudgeConfig
+from state.config import Config
 from state.store import Store
-from state.words import AirbossError, Conflict, RolloutState, Track
+from state.words import AirbossError, Conflict, RolloutState
 
 log = logging.getLogger("airboss.rollouts")
 
 TICK_S = 0.5
 EFFECT_TIMEOUT_S = 60.0
 FORWARD = ("rollout.promote", "rollout.promote_full", "rollout.resume")
-_JUDGED = (
-    RolloutState.SHADOWING,
-    RolloutState.STEP_BAKING,
-    RolloutState.VERIFYING,
-    RolloutState.AWAITING_PROMOTION,
-)
-
-
-async def _no_copies(service: str, env: str, rollout_id: str, since: float) -> Sequence[Pair]:
-    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +47,7 @@ class Controller:
     config: Config
     on_change: Callable[[str, str], None]
     wake: asyncio.Event
-    pairs: Callable[[str, str, str, float], Awaitable[Sequence[Pair]]] = _no_copies
-    """(service, env, rollout, since) → what the gateway's workers wrote of copies and their primaries."""
+    pairs: Copies = no_copies
     _going: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _in_hand: set[int] = field(default_factory=set)
     """Intents that are being carried out just now."""
@@ -177,8 +159,7 @@ class Controller:
         self._in_hand.update(ours)
         try:
             async with asyncio.timeout(EFFECT_TIMEOUT_S):
-                revision = await self.world.router.publish()
-            await self.store.write(lambda s: records.close_routes(s, rollout_id, ours, revision), urgent=True)
+                await publish_return(self.store, self.world, rollout_id, ours)
         except (AirbossError, TimeoutError, OSError) as error:
             log.warning("%s: the traffic could not be returned at once: %s", rollout_id, error)
         finally:
@@ -273,78 +254,12 @@ class Controller:
             if seen.now.state.is_terminal or (seen.now.state is RolloutState.ROLLING_BACK and not effect.reverts):
                 return {"skipped": "the rollout has moved on"}
             revision = await self.world.route(seen, effect, lambda s: journal.is_pending(s, intent.id))
-            await self.store.write(lambda s: records.record_revision(s, seen.now.id, revision), urgent=True)
+            await self.store.write(lambda s: step_rows.record_revision(s, seen.now.id, revision), urgent=True)
             return {"table_revision": revision}
         return {"skipped": "the registry has a queue of its own"}
 
     async def _facts(self, seen: records.Opened) -> Facts:
-        now = clock.now()
-        r = seen.now
-        held, frozen, tracks, known, trouble = await self.store.read(
-            lambda s: (
-                bool(records.leases(s, seen.env, "hold", now.utc, seen.service)),
-                bool(in_force(s, self.config, seen.env, now.utc)) and not is_broken(s, seen.now.id),
-                records.track_weights(s, seen),
-                records.known_splits(s, seen),
-                journal.trouble(s, s.get_one(Rollout, r.id), now.utc),
-            )
-        )
-        # Whoever gets its first traffic next must generate a token now; a rolling update has such replicas at every step.
-        probes = r.state is RolloutState.PREPARING or (r.replaces and r.state is RolloutState.STEP_APPLYING)
-        canary = await self.world.replica_facts(seen, r.to_release, probe=probes)
-        stable = baseline = ReplicaFacts()
-        if r.from_release is not None:
-            stable = await self.world.replica_facts(seen, r.from_release, probe=False)
-            if r.has_baseline:
-                baseline = await self.world.replica_facts(seen, r.from_release, probe=probes, role=Track.BASELINE)
-        state_s = clock.elapsed_s(seen.since, now)
-        step_s = clock.elapsed_s(seen.step_since, now) if seen.step_since else 0.0
-        weights, extras = await self.world.standing(seen.service, seen.env)
-        return Facts(
-            state_s=state_s,
-            step_s=step_s,
-            stable=stable,
-            canary=canary,
-            weights=weights,
-            extras=extras,
-            baseline=baseline,
-            verdict=await self._verdict(seen, step_s, canary),
-            approvals=seen.approvals,
-            rejections=seen.rejections,
-            tracks=tracks,
-            is_held=held,
-            is_frozen=frozen,
-            known=known,
-            # No longer than it has stood here, whatever the wall clock says (I9).
-            trouble=trouble and replace(trouble, since_s=min(trouble.since_s, state_s)),
-        )
-
-    async def _verdict(self, seen: records.Opened, step_s: float, canary: ReplicaFacts) -> Verdict | None:
-        r = seen.now
-        if r.standing not in _JUDGED or seen.step_since is None:
-            return None
-        verifying = r.standing is RolloutState.VERIFYING
-        policy = judge_policy(seen.policy, self.config.service[seen.service].slo)
-        if r.mirror_pct and not verifying:
-            shadow = ShadowLimits.from_policy(seen.policy)
-            pairs = await self.pairs(seen.service, seen.env, r.id, seen.step_since.utc)
-            slow_ms = float(
-                seen.policy.get("slo", {}).get("latency_p95_ms", self.config.service[seen.service].slo.latency_p95_ms)
-            )
-            return judge_pairs(pairs, slow_ms, policy, shadow, step_s, time.time(), canary.crash_loop or None)
-        evidence = await self.metrics.arms(seen.service, seen.env, r.id, seen.table_revision, seen.step_since.utc)
-        if verifying:
-            evidence = _stable_as_canary(evidence)
-        return judge(
-            JudgeInput(
-                evidence=evidence,
-                policy=policy,
-                elapsed_s=step_s,
-                has_stable_arm=not verifying and r.from_release is not None and r.weight < 100,
-                crash_loop=canary.crash_loop or None,
-                configured_weight_pct=100 if verifying else 50 if r.baseline_weight else r.weight,
-            )
-        )
+        return await Lookout(self.store, self.world, self.metrics, self.config, self.pairs).facts(seen)
 
 
 async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -354,19 +269,3 @@ async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
         log.error("%s: %s", name, error)
     except Exception:
         log.exception("%s failed; it is tried again", name)
-
-
-def judge_policy(policy: Mapping[str, Any], slo: Slo) -> JudgePolicy:
-    """The judge's numbers of a frozen policy; a running rollout keeps the objectives it began with."""
-    return JudgePolicy.from_config(
-        JudgeConfig.model_validate(policy["judge"]),
-        Slo.model_validate(policy.get("slo") or slo.model_dump()),
-        QualityConfig.model_validate(policy.get("quality") or {}),
-        CostConfig.model_validate(policy.get("cost") or {}),
-    )
-
-
-def _stable_as_canary(evidence: ArmEvidence) -> ArmEvidence:
-    """After promotion the release under judgement is the stable track."""
-    none = ArmCounts()
-    return replace(evidence, intervals=tuple(Interval(i.t0, i.t1, none, i.stable) for i in evidence.intervals))

@@ -13,16 +13,15 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from engine.people.approvals import EXPIRES_AFTER_S, counted
-from engine.rollouts import journal
+from engine.rollouts import journal, lifecycle, step_rows
 from engine.rollouts.values import Move, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict, verdict_to_json
 from state import audit, clock
-from state.models import Intent, Lease, LineageEdge, Release, Rollout, RolloutStep, TrackState, VerdictRecord
-from state.words import IntentState, Lifecycle, PauseReason, RolloutState, Strategy
+from state.models import Intent, Lease, Rollout, RolloutStep, TrackState, VerdictRecord
+from state.words import IntentState, PauseReason, RolloutState, Strategy
 
 ACTIVE = [s.value for s in RolloutState if not s.is_terminal]
 ENGINE = "system:engine"
-VERIFY_STEP = "verify"
 SUCCESSOR = "successor"
 """Kind of the intent that keeps what is rolled out once a rollout has been given up for it."""
 
@@ -56,7 +55,7 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
     row = session.get(Rollout, rollout_id)
     if row is None:
         return None
-    step = session.get(RolloutStep, (row.id, step_index(row)))
+    step = session.get(RolloutStep, (row.id, step_rows.index_of(row)))
     stable = session.get(TrackState, (row.service, row.env, row.target, "stable"))
     approvals, rejections = counted(session, row)
     verdict = session.exec(
@@ -92,11 +91,11 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
         revision=row.revision,
         policy=policy,
         since=clock.Moment(row.state_since, row.state_boot, row.state_mono),
-        step_since=_step_moment(step),
+        step_since=step_rows.moment_of(step),
         table_revision=step.table_revision if step else 0,
         approvals=approvals,
         rejections=rejections,
-        last_verdict=(verdict.kind, verdict.sentence) if verdict and verdict.step == step_index(row) else None,
+        last_verdict=(verdict.kind, verdict.sentence) if verdict and verdict.step == step_rows.index_of(row) else None,
     )
 
 
@@ -125,19 +124,6 @@ def steps_of(policy: Mapping[str, Any]) -> tuple[StepSpec, ...]:
     return tuple(StepSpec(**{**step, "value": float(step["value"])}) for step in policy["steps"])
 
 
-def step_index(row: Rollout) -> int:
-    """Where the row's step clock is kept: verification is one step after the last."""
-    standing = row.resume_state if row.state == RolloutState.PAUSED else row.state
-    verifying = (RolloutState.PROMOTING, RolloutState.VERIFYING, RolloutState.COMPLETED)
-    return len(row.policy["steps"]) if standing in verifying else row.step
-
-
-def _step_moment(step: RolloutStep | None) -> clock.Moment | None:
-    if step is None or step.started_at is None:
-        return None
-    return clock.Moment(step.started_at, step.boot_id, step.mono_at or 0.0)
-
-
 def commit_move(session: Session, seen: Opened, move: Move, *, actor: str = ENGINE, reason: str = "") -> bool:
     """Write state, intents and audit together. Returns whether the row was still the one seen, and its PASS not used yet."""
     row = session.get(Rollout, seen.now.id)
@@ -157,7 +143,7 @@ def commit_move(session: Session, seen: Opened, move: Move, *, actor: str = ENGI
 
 def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) -> None:
     moment, left = clock.now(), row.state
-    before = step_index(row)
+    before = step_rows.index_of(row)
     why = f"; before that: {row.message}" if move.state is RolloutState.ROLLED_BACK and row.message else ""
     row.state, row.step, row.message = move.state.value, move.step, move.message + why
     row.pause_reason = move.pause_reason
@@ -171,8 +157,8 @@ def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) 
         row.warm_until = moment.utc + float(row.policy["warm_hold"])
     session.add(row)
     session.flush()
-    _step_rows(session, row, move, before, moment)
-    _lifecycle(session, row, move)
+    step_rows.enter(session, row, move, before, moment)
+    lifecycle.follow(session, row, move)
     if move.consumes_verdict:
         _consume(session, row.id, before)
     audit.append(
@@ -204,70 +190,6 @@ def set_weight(session: Session, seen: Opened, weight: int, *, actor: str, reaso
     return commit_move(session, seen, move, actor=actor, reason=reason)
 
 
-def _step_rows(session: Session, row: Rollout, move: Move, before: int, moment: clock.Moment) -> None:
-    index = step_index(row)
-    if index != before or move.state in (RolloutState.ROLLING_BACK, RolloutState.COMPLETED):
-        old = session.get(RolloutStep, (row.id, before))
-        if old is not None and old.finished_at is None:
-            old.finished_at = moment.utc
-            old.elapsed_s = moment.utc - (old.started_at or moment.utc)
-            old.state = "failed" if move.state is RolloutState.ROLLING_BACK else "passed"
-            session.add(old)
-    steps = row.policy["steps"]
-    begins = move.state in (RolloutState.STEP_BAKING, RolloutState.SHADOWING, RolloutState.VERIFYING)
-    if move.state in (RolloutState.STEP_APPLYING, RolloutState.PROMOTING) or begins:
-        step = session.get(RolloutStep, (row.id, index))
-        if step is None:
-            spec: dict[str, Any] = steps[index] if index < len(steps) else {"kind": VERIFY_STEP, "value": 100}
-            step = RolloutStep(rollout_id=row.id, idx=index, kind=spec["kind"],
-                               weight=int(spec["value"]) if spec["kind"] in ("weight", VERIFY_STEP) else 0)  # fmt: skip
-            if index and not step.weight:
-                earlier = session.get(RolloutStep, (row.id, index - 1))
-                step.weight = earlier.weight if earlier else 0
-                step.table_revision = earlier.table_revision if earlier else 0
-        step.state = "baking" if begins else "applying"
-        if begins:
-            step.started_at, step.boot_id, step.mono_at = moment.utc, moment.boot, moment.mono
-        elif move.state is RolloutState.STEP_APPLYING:
-            # A step that is applied (again, when its weight was set by hand) begins its evidence anew.
-            step.started_at, step.weight = (
-                None,
-                int(steps[index]["value"]) if steps[index]["kind"] == "weight" else step.weight,
-            )
-        session.add(step)
-
-
-def _lifecycle(session: Session, row: Rollout, move: Move) -> None:
-    """A release that completes is Production and the one before Archived; one that is rolled back is Rejected."""
-    if move.state not in (RolloutState.COMPLETED, RolloutState.ROLLED_BACK):
-        return
-    release = session.get(Release, row.to_release)
-    if release is None:
-        return
-    if move.state is RolloutState.COMPLETED:
-        release.lifecycle, release.rejected_reason = Lifecycle.PRODUCTION.value, ""
-        before = session.get(Release, row.from_release) if row.from_release else None
-        if before is not None and before.lifecycle == Lifecycle.PRODUCTION:
-            before.lifecycle = Lifecycle.ARCHIVED.value
-            session.add(before)
-        session.merge(LineageEdge(src=f"service:{row.service}@{row.env}", dst=f"release:{row.to_release}",
-                                  kind="serves", at=row.state_since))  # fmt: skip
-    elif move.state is RolloutState.ROLLED_BACK and met_traffic(session, row):
-        release.lifecycle, release.rejected_reason = Lifecycle.REJECTED.value, row.message
-        before = session.get(Release, row.from_release) if row.from_release else None
-        if before is not None and before.lifecycle == Lifecycle.ARCHIVED:
-            before.lifecycle = Lifecycle.PRODUCTION.value
-            session.add(before)
-    session.add(release)
-
-
-def met_traffic(session: Session, row: Rollout) -> bool:
-    """The rollout's release was given traffic by it, or was live when it was rolled back."""
-    if row.policy.get("is_rollback"):
-        return True
-    return session.exec(select(RolloutStep.idx).where(RolloutStep.rollout_id == row.id)).first() is not None
-
-
 def _consume(session: Session, rollout_id: str, step: int) -> None:
     # I12: a PASS is used once, by the step that earned it.
     newest = _newest_verdict(session, rollout_id, step)
@@ -277,7 +199,7 @@ def _consume(session: Session, rollout_id: str, step: int) -> None:
 
 
 def _is_consumed(session: Session, row: Rollout) -> bool:
-    newest = _newest_verdict(session, row.id, step_index(row))
+    newest = _newest_verdict(session, row.id, step_rows.index_of(row))
     return newest is not None and newest.consumed
 
 
@@ -295,20 +217,9 @@ def track_weights(session: Session, seen: Opened) -> dict[str, int]:
     return weights
 
 
-def record_revision(session: Session, rollout_id: str, table_revision: int) -> None:
-    """The step that is being applied has its weight from this table revision on."""
-    row = session.get(Rollout, rollout_id)
-    if row is None:
-        return
-    step = session.get(RolloutStep, (rollout_id, step_index(row)))
-    if step is not None and step.started_at is None:
-        step.table_revision = table_revision
-        session.add(step)
-
-
 def close_routes(session: Session, rollout_id: str, intents: Collection[int], table_revision: int) -> None:
     """Every worker has acknowledged the table that `intents` meant."""
-    record_revision(session, rollout_id, table_revision)
+    step_rows.record_revision(session, rollout_id, table_revision)
     for intent_id in intents:
         journal.close_intent(session, intent_id, {"table_revision": table_revision}, done=True)
 
@@ -318,7 +229,7 @@ def record_verdict(session: Session, seen: Opened, verdict: Verdict) -> None:
     row = session.get(Rollout, seen.now.id)
     if row is None:
         return
-    index = step_index(row)
+    index = step_rows.index_of(row)
     newest = _newest_verdict(session, row.id, index)
     if newest is not None and newest.kind == verdict.kind.value and not newest.consumed:
         newest.at, newest.sentence, newest.detail = time.time(), verdict.sentence, verdict_to_json(verdict)

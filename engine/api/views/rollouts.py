@@ -19,7 +19,7 @@ from engine.api.schemas import (
 )
 from engine.api.views.people import gate_view, glass_views
 from engine.api.views.standing import why_of
-from engine.rollouts import records
+from engine.rollouts import step_rows
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import way_back
 from engine.rollouts.deploy_plan import describe_step
@@ -74,7 +74,7 @@ def rollout_view(
     state = RolloutState(row.state)
     rows = _newest_verdicts(session, row.id)
     verdicts = {step: _verdict_view(record) for step, record in rows.items()}
-    index = records.step_index(row)
+    index = step_rows.index_of(row)
     shown = index if index in verdicts else max(verdicts, default=None)
     judged = verdict_from_json(rows[shown].detail) if shown is not None else None
     stable, canary = _arms(row, judged, live)
@@ -204,7 +204,7 @@ def _step_view(
     return StepView(
         idx=idx,
         kind=kind,
-        weight=value if kind in ("weight", records.VERIFY_STEP) else 0,
+        weight=value if kind in ("weight", step_rows.VERIFY_STEP) else 0,
         state=step.state if step else "pending",
         started_at=step.started_at if step else None,
         elapsed_s=max(elapsed, 0.0),

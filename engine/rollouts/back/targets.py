@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlmodel import Session, col, select
 
 from engine.rollouts import records
+from engine.rollouts.lifecycle import met_traffic
 from state.models import Release, Rollout, Spawn, TrackState
 from state.words import TERMINAL_STATES, Conflict, RolloutState, Track
 
@@ -34,7 +35,7 @@ def verified_releases(session: Session, service: str, env: str) -> list[str]:
     seen: set[str] = set()
     found = []
     for row in session.exec(ended.order_by(col(Rollout.finished_at).desc())):
-        if row.to_release in seen or not records.met_traffic(session, row):
+        if row.to_release in seen or not met_traffic(session, row):
             continue
         seen.add(row.to_release)
         if row.state == RolloutState.COMPLETED and session.get(Release, row.to_release) is not None:
