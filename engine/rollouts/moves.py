@@ -66,13 +66,20 @@ def is_routed(r: RolloutNow, f: Facts) -> bool:
     return reads(f, wanted_weights(r)) and f.extras.covers(wanted_route(r).extras)
 
 
+def is_meant(r: RolloutNow, f: Facts) -> bool:
+    """The tracks say so too: a route that only a foreign hand has set is gone with the next table."""
+    return f.tracks is None or {k: v for k, v in f.tracks.items() if v} == wanted_weights(r)
+
+
 def keep_route(r: RolloutNow, f: Facts) -> tuple[Effect, ...]:
     """A route that reads back other than meant is set again (a gateway that lost it was restarted); room that was given
-    away stays so."""
+    away stays so. A release that cannot answer gets no more than it has (I5)."""
     room: tuple[Effect, ...] = ()
     if r.replaces and r.from_release is not None and f.stable.alive > r.left_after:
         room = (Scale(r.from_release, r.left_after),)
     if f.weights is None or is_routed(r, f):
+        return room
+    if f.canary.ready < 1 and r.weight > f.weights.get(r.to_release, 0):
         return room
     return (wanted_route(r), *room)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.rollouts.effects import Scale
-from engine.rollouts.moves import fails, is_routed, judged, keep_route, pause, roll_back, stay, to, wanted_route
+from engine.rollouts.moves import fails, is_meant, is_routed, judged, keep_route, pause, roll_back, stay, to, wanted_route
 from engine.rollouts.replacing import replace_replicas
 from engine.rollouts.values import Facts, Move, RolloutNow, StepSpec
 from state.words import PauseReason, RolloutState, Strategy
@@ -16,7 +16,7 @@ def step_applying(r: RolloutNow, f: Facts) -> Move:
     step = r.steps[r.step]
     if r.replaces and step.replicas:
         return replace_replicas(r, f)
-    if is_routed(r, f):
+    if is_routed(r, f) and is_meant(r, f):
         return to(r, _S.SHADOWING if step.kind == "mirror" else _S.STEP_BAKING, f"step {r.step + 1}: {says(step)}")
     if f.is_held:
         return stay(r)

@@ -46,6 +46,20 @@ def test_a_step_bakes_only_once_every_worker_has_its_weight() -> None:
     assert next_move(rollout(S.STEP_APPLYING), there).state is S.STEP_BAKING
 
 
+def test_a_split_that_only_a_foreign_hand_has_set_is_not_the_step_s_own() -> None:
+    read = {"charlm-2": 25, "charlm-1": 75}
+    move = next_move(rollout(S.STEP_APPLYING), facts(weights=read, tracks={"charlm-1": 100}))
+    assert (move.state, move.effects) == (S.STEP_APPLYING, (Route("charlm-1", "charlm-2", 25),))
+    assert next_move(rollout(S.STEP_APPLYING), facts(weights=read, tracks=read)).state is S.STEP_BAKING
+
+
+def test_a_lost_weight_is_not_given_again_to_a_canary_that_has_died() -> None:
+    lost = facts(weights={"charlm-1": 100}, canary=ReplicaFacts(0), verdict=OPEN)
+    assert next_move(rollout(S.STEP_BAKING), lost).effects == ()
+    back = replace(lost, canary=ReplicaFacts(1))
+    assert next_move(rollout(S.STEP_BAKING), back).effects == (Route("charlm-1", "charlm-2", 25),)
+
+
 @pytest.mark.parametrize(
     ("verdict", "state", "reason"),
     [
