@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from engine.rollouts.effects import Scale
-from engine.rollouts.moves import fails, is_meant, is_routed, judged, keep_route, pause, roll_back, stay, to, wanted_route
+from engine.rollouts.moves import (
+    fails,
+    is_meant,
+    is_routed,
+    judged,
+    keep_route,
+    pause,
+    roll_back,
+    stay,
+    to,
+    wanted_route,
+)
 from engine.rollouts.replacing import replace_replicas
 from engine.rollouts.values import Facts, Move, RolloutNow, StepSpec
 from state.words import PauseReason, RolloutState, Strategy
