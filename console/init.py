@@ -49,12 +49,11 @@ judge = {{ min_requests = 50, max_minutes = 10 }}
 
 [policy.careful]
 strategy = "canary"
-steps = [{{ weight = 5 }}, {{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100 }}]
+# Copies of 5 % of the requests first, compared with what users got; then the first users. `airboss help strategies`.
+steps = [{{ mirror = 5 }}, {{ weight = 5 }}, {{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100 }}]
 approvals = 1                      # people who must approve before the first step
 warm_hold = "30m"                  # the release before stays ready so long: a rollback is then a weight change
 judge = {{ margin = 1.0, alpha = 0.05, min_requests = 200, max_minutes = 30 }}
-# With copies of requests before the first user (needs memory for both releases; `airboss help strategies`):
-# steps = [{{ mirror = 5 }}, {{ weight = 5 }}, {{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100 }}]
 
 # A staging environment that soaks for 30 minutes before somebody approves:
 # [environment.staging]

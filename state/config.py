@@ -13,7 +13,7 @@ from state.autoscale_config import Autoscale
 from state.config_types import Duration, Name, Table
 from state.freeze_config import FreezeWindow
 from state.gateway_config import GatewayConfig
-from state.haproxy_limits import beyond_haproxy
+from state.haproxy_limits import beyond_haproxy, carried
 from state.hook_config import Hook
 from state.measures_config import CostConfig, QualityConfig
 from state.people_config import PeopleConfig, Roles
@@ -212,7 +212,7 @@ class Config(Table):
     def policy_of(self, env: str) -> Policy:
         """The policy an environment rolls out by."""
         name = self.environment[env].policy
-        return self.policy.get(name, Policy())
+        return carried(self.policy.get(name, Policy()), self.gateway.engine)
 
     def take_governed(self, other: Config) -> None:
         """Let the governed tables of `other` hold from now on: the one way in which a running configuration changes."""

@@ -38,8 +38,15 @@ def beyond_haproxy(
                 yield f"service.{name}.{what}: it does not read answers"
     for name, environment in environments.items():
         policy = policies.get(environment.policy)
-        for what in rollout_beyond_haproxy(policy) if policy is not None else ():
+        for what in rollout_beyond_haproxy(carried(policy, gateway.engine)) if policy is not None else ():
             yield f"policy.{environment.policy}, of environment.{name}: {what}"
+
+
+def carried(policy: Policy, engine: str) -> Policy:
+    """The policy as the gateway's engine plays it: HAProxy leaves the copies out of steps that nobody named."""
+    if engine != "haproxy" or "steps" in policy.model_fields_set:
+        return policy
+    return policy.model_copy(update={"steps": tuple(step for step in policy.steps if step.kind != "mirror")})
 
 
 def rollout_beyond_haproxy(policy: Policy) -> Iterator[str]:

@@ -140,7 +140,8 @@ class Policy(Table):
     """A named way to roll out. A running rollout keeps the policy it began with."""
 
     strategy: Strategy = Strategy.CANARY
-    steps: tuple[Step, ...] = (Step(weight=5), Step(weight=25), Step(weight=50), Step(weight=100))
+    steps: tuple[Step, ...] = (Step(mirror=5), Step(weight=5), Step(weight=25), Step(weight=50), Step(weight=100))
+    """A canary's; where none are named the other strategies have their own (`engine/rollouts/STRATEGIES.md`)."""
     judge: JudgeConfig = JudgeConfig()
     approvals: int = Field(default=1, ge=0)
     approval_timeout: Duration = 24 * 3600.0

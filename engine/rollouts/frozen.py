@@ -8,6 +8,7 @@ from typing import Any
 from engine.rollouts.playable import refuse_unplayed
 from engine.rollouts.strategies import approvals_within, frozen_steps, room_of
 from state.config import Config
+from state.haproxy_limits import carried
 from state.policy_config import Policy, Step, check_steps, parse_steps
 from state.words import Denied, Strategy, UsageError
 
@@ -21,8 +22,7 @@ def frozen_policy(config: Config, service: str, env: str, strategy: str, steps: 
     if strategy not in ("", *Strategy):
         raise UsageError(f"there is no strategy {strategy!r}", hint=f"one of {', '.join(Strategy)}", code="strategy")
     chosen = Strategy(strategy) if strategy else policy.strategy
-    own = policy.steps if chosen is policy.strategy or chosen is Strategy.BLUE_GREEN else ()
-    asked = _steps(chosen, steps) if steps else _fitting(chosen, own)
+    asked = _steps(chosen, steps) if steps else _fitting(chosen, policy, carried(Policy(), config.gateway.engine).steps)
     missing = approvals_within(policy.steps) - approvals_within(asked)
     if missing > 0:
         raise Denied(
@@ -58,10 +58,15 @@ def frozen_policy(config: Config, service: str, env: str, strategy: str, steps: 
     }
 
 
-def _fitting(strategy: Strategy, own: tuple[Step, ...]) -> tuple[Step, ...]:
-    """What of the policy's steps the strategy plays: all of its own, all but weights where it has none."""
+def _fitting(strategy: Strategy, policy: Policy, default: tuple[Step, ...]) -> tuple[Step, ...]:
+    """What of the policy's steps the strategy plays: all of its own, all but weights where it has none.
+
+    The steps a policy has without naming any are a canary's: the other strategies take them for none.
+    """
+    is_own = policy.strategy is Strategy.CANARY or "steps" in policy.model_fields_set
+    own = policy.steps if is_own and strategy in (policy.strategy, Strategy.BLUE_GREEN) else ()
     if strategy is Strategy.CANARY:
-        return own or Policy().steps
+        return own or default
     return tuple(step for step in own if step.kind != "weight")
 
 

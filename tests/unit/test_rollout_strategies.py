@@ -19,6 +19,7 @@ from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow
 from engine.rollouts.verdict import Verdict
 from engine.verbs import rollout_refusal
 from state.config import Config, Service, parse_config
+from state.policy_config import Policy
 from state.words import ConfigError, Conflict, Denied, RolloutState, Strategy, UsageError, VerdictKind
 
 S = RolloutState
@@ -347,6 +348,22 @@ def test_what_haproxy_cannot_carry_is_refused_by_name() -> None:
     assert frozen_policy(config("", haproxy), "chat", "production", "rolling", ())["strategy"] == "rolling"
 
 
+def test_steps_that_nobody_named_are_played_by_haproxy_without_their_copies() -> None:
+    haproxy = '[gateway]\nengine = "haproxy"'
+    for policy in ("", 'strategy = "rolling"'):
+        kept = frozen_policy(config(policy, haproxy), "chat", "production", "canary", ())
+        assert [(step["kind"], step["value"]) for step in kept["steps"]] == [("weight", w) for w in (5, 25, 50, 100)]
+
+
+def test_steps_that_nobody_named_are_a_canarys_and_other_strategies_have_their_own() -> None:
+    assert frozen_policy(config("", ""), "chat", "production", "", ())["steps"][0] == {"kind": "mirror", "value": 5.0}
+    for strategy, first in (
+        ("blue-green", {"kind": "pause", "value": 60.0}),
+        ("shadow", {"kind": "mirror", "value": 10.0}),
+    ):
+        assert frozen_policy(config(f'strategy = "{strategy}"', ""), "chat", "production", "", ())["steps"][0] == first
+
+
 def test_a_service_that_scales_by_itself_is_not_rolled() -> None:
     auto = "[service.chat.autoscale]\nmin = 1\nmax = 4"
     with pytest.raises(UsageError, match="counts replicas by itself"):
@@ -381,9 +398,8 @@ def test_the_policies_that_init_writes_as_comments_can_be_uncommented() -> None:
     from console.init import template
 
     text = template("w", "chat", "127.0.0.1:8080")
-    kept = [line for line in text.splitlines() if not line.startswith("steps = [{ weight = 5 }")]
     marks = ("# steps = ", "# [environment.staging]", "# policy = ", "# [policy.soak]", "# approvals = 0")
-    meant = "\n".join(line[2:] if line.startswith(marks) else line for line in kept)
+    meant = "\n".join(line[2:] if line.startswith(marks) else line for line in text.splitlines())
     config = parse_config(meant, Path("airboss.toml"))
-    assert [s.kind for s in config.policy["careful"].steps][:2] == ["mirror", "weight"]
+    assert config.policy["careful"].steps == Policy().steps, "what is written out is the default"
     assert [s.kind for s in config.policy_of("staging").steps] == ["weight", "pause", "approval", "weight"]
