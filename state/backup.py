@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ MARKER = "restored"
 """Beside the store after a restore, until the engine has read it: what was put back, by whom and why."""
 UNFINISHED = "restore.unfinished"
 """Beside the store while a restore moves files: whoever finds it finds half of one."""
+_OURS = re.compile(r"\d{8}T\d{6}-\d{6}-[\w-]+")
+"""STAMP-REASON, as `back_up` names a copy: a directory for backups may hold other people's files too."""
 
 
 def back_up(path: Path, *, reason: str, directory: Path | None = None, keep: int = KEEP) -> Path:
@@ -53,7 +56,12 @@ def back_up(path: Path, *, reason: str, directory: Path | None = None, keep: int
 
 def copies(directory: Path, reason: str = "*") -> list[Path]:
     """Every copy of a store in `directory`, oldest first."""
-    return sorted(directory.glob(f"*-{reason}.db"))
+    return sorted(path for path in directory.glob(f"*-{reason}.db") if is_ours(path))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file's name is one that a backup gives: nothing else in its directory is ever read or removed."""
+    return _OURS.fullmatch(path.stem) is not None
 
 
 def unsound(path: Path) -> str:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from state import bundle_copies
-from state.backup import KEEP, back_up, copies, read_only, unsound, write_whole
+from state.backup import KEEP, back_up, copies, is_ours, read_only, unsound, write_whole
 from state.bundle_copies import KnownGood
 from state.chain import walk_file
 from state.digests import file_sha256
@@ -168,12 +168,12 @@ def _prune(directory: Path) -> None:
     there = {copy.stem for copy in copies(directory)}
     for suffix in ("json", "toml"):
         for path in directory.glob(f"*.{suffix}"):
-            if path.stem not in there and not path.name.startswith("."):
+            if is_ours(path) and path.stem not in there:
                 path.unlink(missing_ok=True)
     wanted = {one.digest for backup in backups(directory) for one in backup.releases}
     kept = directory / BUNDLES
     for place in kept.iterdir() if kept.is_dir() else ():
-        if place.name not in wanted:
+        if bundle_copies.is_digest(place.name) and place.name not in wanted:
             shutil.rmtree(place, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ class KnownGood:
     """Where it is served from."""
 
 
+def is_digest(text: str) -> bool:
+    """Whether `text` is a sha256 in hex, and so the name of a bundle's directory: no path can be hidden in it."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
 def known_good(store: Path) -> tuple[KnownGood, ...]:
     """The releases that the store at `store` would go back to. Raises sqlite3.DatabaseError."""
     with closing(read_only(store)) as connection:
@@ -54,6 +60,8 @@ def trouble(bundle: Path, digest: str) -> str:
 
 def keep(directory: Path, release: KnownGood) -> str:
     """Keep the release's bundle in `directory` by its digest, unless it is there. Returns why it could not be, or ""."""
+    if not is_digest(release.digest):
+        return f"{release.release}: {release.digest!r} is no sha256"
     place = directory / release.digest
     if place.is_dir():
         return ""
@@ -72,6 +80,8 @@ def put_back(directory: Path, release: KnownGood) -> str:
 
     One that was altered is moved aside, not overwritten.
     """
+    if not is_digest(release.digest):
+        return f"{release.release}: {release.digest!r} is no sha256"
     wanted = Path(release.bundle)
     wrong = trouble(wanted, release.digest)
     if not wrong:
@@ -87,12 +97,15 @@ def put_back(directory: Path, release: KnownGood) -> str:
 
 
 def transfer(source: Path, target: Path) -> None:
-    """Have the tree `source` at `target` too, whole or not at all: linked where that can be, else copied. Raises OSError."""
+    """Have the tree `source` at `target` too, whole or not at all: linked where that can be, else copied. Raises OSError.
+
+    A symbolic link stays one: no bundle lists what it leads to, and that may be the whole disk.
+    """
     aside = target.with_name(f".{target.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        shutil.copytree(source, aside, copy_function=_link_or_copy)
+        shutil.copytree(source, aside, symlinks=True, copy_function=_link_or_copy)
         os.replace(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -134,6 +134,36 @@ def test_old_backups_of_the_same_reason_go_and_take_with_them_what_only_they_wan
     assert {place.name for place in upgrade.bundles.iterdir()} == {left[-1].releases[0].digest}
 
 
+def test_a_directory_with_other_peoples_files_keeps_them(store: Store, paths: Paths) -> None:
+    """`[state] backup = { to = "." }` must not cost anybody their package.json, nor the workspace its airboss.toml."""
+    kept = [
+        paths.root / name for name in ("package.json", "notes.toml", "airboss.toml", "my-test.db", "bundles/theirs/a")
+    ]
+    (paths.root / "bundles" / "theirs").mkdir(parents=True)
+    for path in kept:
+        path.touch()
+    for _ in range(3):
+        backed_up(paths, to=paths.root, keep=1)
+    assert [path.name for path in kept if not path.exists()] == []
+    assert len(backups(paths.root)) == 1
+
+
+def test_a_link_in_a_bundle_is_not_followed_into_the_backup(store: Store, paths: Paths) -> None:
+    outside = paths.root / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("x")
+    (paths.releases / "live" / "everything").symlink_to(outside)
+    made = backed_up(paths)
+    assert made.trouble == () and not list(made.bundles.rglob("secret"))
+
+
+def test_a_manifest_cannot_name_a_place_outside_the_backups(store: Store, paths: Paths) -> None:
+    made = backed_up(paths)
+    paths.releases.rename(paths.root / "elsewhere")
+    made.manifest.write_text(made.manifest.read_text().replace(made.releases[0].digest, "../../elsewhere/live"))
+    assert "is no sha256" in " ".join(put_bundles_back(next(iter(backups(paths.backups)))))
+
+
 def test_a_bundle_that_is_gone_or_was_altered_comes_back_and_nothing_is_overwritten(store: Store, paths: Paths) -> None:
     made = backed_up(paths)
     for path in (paths.releases / "live").iterdir():
