@@ -144,7 +144,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         return await store.read(lambda s: capacity_views(s, reader.config, reader.load, name, env, window_s))
 
     async def audit_list(request: Request) -> Any:
-        after, limit = _number(request, "after", 0), min(_number(request, "limit", 200), 5000)
+        after, limit = _number(request, "after", 0), _limit(request, 200, 5000)
         ref = request.query_params.get("ref", "").replace("/", ":", 1)
         newest = "after" not in request.query_params
         return await store.read(lambda s: rollouts.events(s, ref=ref, after=after, limit=limit, newest=newest))
@@ -188,7 +188,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         return await store.read(lambda s: hooks.hook_views(s, reader.config))
 
     async def delivery_list(request: Request) -> Any:
-        hook, limit = request.query_params.get("hook", ""), min(_number(request, "limit", 100), 1000)
+        hook, limit = request.query_params.get("hook", ""), _limit(request, 100, 1000)
         return await store.read(lambda s: hooks.delivery_views(s, hook, limit))
 
     async def verb(request: Request) -> Any:
@@ -257,6 +257,11 @@ def _number(request: Request, name: str, default: int) -> int:
         return int(text)
     except ValueError:
         raise UsageError(f"{name} must be a whole number, not {text!r}", code="query") from None
+
+
+def _limit(request: Request, default: int, most: int) -> int:
+    """How many rows are asked for: at least one, for SQLite takes a negative limit for none at all."""
+    return max(1, min(_number(request, "limit", default), most))
 
 
 def _run(session: Session, run_id: str) -> Any:

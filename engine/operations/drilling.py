@@ -72,7 +72,7 @@ async def finish(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         raise UsageError(f"a drill ends {', '.join(OUTCOMES)}, not {outcome!r}", code="outcome")
     detail = {
         "name": str(request.args.get("name") or ""), "service": service, "env": env, "outcome": outcome,
-        "measured": _numbers(request.args.get("measured")), "target_s": request.args.get("target_s"),
+        "measured": _numbers(request.args.get("measured")), "target_s": _target_s(request.args.get("target_s")),
         "message": str(request.args.get("message") or ""),
     }  # fmt: skip
     if not request.dry_run:
@@ -88,6 +88,15 @@ def _numbers(given: object) -> dict[str, float | None]:
     if not isinstance(given, dict):
         raise UsageError("measured is a table of numbers", code="measured")
     return {str(key): float(value) if _is_number(value) else None for key, value in given.items()}
+
+
+def _target_s(given: object) -> float | None:
+    """Seconds, or None: what is recorded here is read by `status` for ever."""
+    if given is None:
+        return None
+    if not isinstance(given, int | float) or not _is_number(given):
+        raise UsageError(f"target_s is a number of seconds, not {given!r}", code="target")
+    return float(given)
 
 
 def _is_number(value: object) -> bool:

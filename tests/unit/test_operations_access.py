@@ -12,13 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 from sqlmodel import Session, select
 
 from console.client import EngineClient
 from engine.access import Actor
+from engine.api.app import make_app
+from engine.api.reader import Reader
 from engine.api.schemas import VerbRequest, VerbResult
 from engine.lock import EngineLock
 from engine.observe.alerts import AlertBook
@@ -28,6 +32,7 @@ from engine.pipelines.runner import PipelineRunner
 from engine.restored.standing import Standing
 from engine.rollouts.controller import Controller
 from engine.verbs import rollout_refusal
+from state import audit
 from state.config import parse_config
 from state.models import Alert, Audit, Lease
 from state.paths import Paths
@@ -194,6 +199,25 @@ async def test_a_second_freeze_never_shortens_the_first_and_names_both(office: O
 async def test_a_time_that_is_no_number_is_a_usage_error(office: Office, until_s: object) -> None:
     with pytest.raises(UsageError, match="until_s"):
         await office.ask(OLGA, "hold", "env/production", args={"until_s": until_s})
+
+
+@pytest.mark.parametrize("target_s", ["soon", [1], True, float("inf")])
+async def test_a_drills_record_that_status_could_not_read_is_refused(office: Office, target_s: object) -> None:
+    args = {"env": "dev", "name": "kill", "outcome": "met", "measured": {}, "target_s": target_s}
+    with pytest.raises(UsageError, match="target_s is a number"):
+        await office.ask(BOB, "drill.finish", "service/chat", args=args)
+    assert office.actions() == []
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "99999999"])
+async def test_no_limit_asks_for_the_whole_log(office: Office, limit: str) -> None:
+    for _ in range(3):
+        office.store.write_now(lambda s: audit.append(s, actor="a", action="b", ref="c:d"))
+    reader = cast(Reader, SimpleNamespace(store=office.store, config=office.desk().config))
+    transport = httpx.ASGITransport(make_app(reader, office.desk()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+        rows = (await client.get("/v1/audit", params={"limit": limit})).json()
+    assert len(rows) == (3 if limit == "99999999" else 1)
 
 
 @pytest.mark.parametrize("verb", ["rollout.approve", "rollout.reject"])
