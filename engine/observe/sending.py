@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -59,7 +60,9 @@ async def post(
                 wait_max=2,
             ):
                 with attempt:
-                    (await client.post(url, content=body, headers=headers)).raise_for_status()
+                    await _post_once(client, url, body, headers)
+    except TimeoutError:
+        raise Undelivered(f"webhook {shown_address(url)}: no answer within {WEBHOOK_TIMEOUT_S:g} s") from None
     except httpx.HTTPStatusError as error:
         raise Undelivered(f"webhook {shown_address(url)}: it answered {error.response.status_code}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -68,10 +71,19 @@ async def post(
         ) from None
 
 
+async def _post_once(client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """One try, with a deadline over all of it: the client's own is for each read, and a receiver that drips has many.
+
+    The status is the answer. What follows it is not read: it may be without end.
+    """
+    async with asyncio.timeout(WEBHOOK_TIMEOUT_S), client.stream("POST", url, content=body, headers=headers) as answer:
+        answer.raise_for_status()
+
+
 def _is_worth_retrying(error: Exception) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, httpx.TransportError | TimeoutError)
 
 
 def shown_address(url: str) -> str:

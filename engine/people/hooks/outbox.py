@@ -70,6 +70,8 @@ def collect(session: Session, hooks: Mapping[str, Hook], workspace: str) -> int:
             cursor.value = str(row.id)
             if row.action == TEST:  # it has its own delivery, to its own hook
                 continue
+            if now - row.at > GIVE_UP_S:  # a hook that was away for long, or an engine that was: no flood of old news
+                continue
             rollout = _rollout_of(session, row)
             if wants(hook, row.action, _env_of(row, rollout)):
                 add(session, name, row.action, row.ref, _body(row, rollout, workspace), now)
@@ -164,7 +166,9 @@ def heads(session: Session, hooks: Sequence[str], now: float) -> tuple[Delivery,
 
 def settle(session: Session, number: int, error: str, now: float) -> None:
     """Write down how a try went; `error` is empty when it was taken."""
-    row = session.get_one(HookDelivery, number)
+    row = session.get(HookDelivery, number)
+    if row is None:  # it was dropped for later ones while it went out
+        return
     row.attempts, row.error = row.attempts + 1, error
     if not error:
         row.state, row.done_at = DONE, now

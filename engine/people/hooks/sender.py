@@ -13,7 +13,7 @@ from functools import partial
 from engine.observe.sending import Undelivered, post, run_command, secret_of
 from engine.people.hooks import outbox
 from engine.people.hooks.outbox import Delivery
-from engine.people.hooks.signing import headers
+from engine.people.hooks.signing import headers, key_of
 from state.hook_config import Hook
 from state.store import Store
 from state.words import AirbossError, ConfigError
@@ -21,6 +21,8 @@ from state.words import AirbossError, ConfigError
 log = logging.getLogger("airboss.hooks")
 
 LOOK_S = 0.5
+AGAIN_S = 5.0
+"""How long a store that takes nothing (a full disk) is left alone."""
 THREADS = 2
 
 
@@ -45,6 +47,7 @@ class HookSender:
                     await self.tick()
                 except AirbossError as error:
                     log.error("hooks: %s", error)
+                    await asyncio.sleep(AGAIN_S)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.wake.wait(), LOOK_S)
         finally:
@@ -85,12 +88,25 @@ class HookSender:
         except Exception as failure:
             log.exception("hook %s", delivery.hook)
             error = f"{type(failure).__name__}: {failure}"
-        await self._store.write(lambda s: outbox.settle(s, delivery.id, error, time.time()))
+        await self._settle(delivery, error)
+
+    async def _settle(self, delivery: Delivery, error: str) -> None:
+        """Write down how a try went, and keep at it: one that is not would be sent again at once, and again."""
+        while True:
+            try:
+                await self._store.write(lambda s: outbox.settle(s, delivery.id, error, time.time()))
+            except AirbossError as trouble:
+                log.error("hook %s: %s went out and cannot be written down: %s", delivery.hook, delivery.event, trouble)
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
 
     async def _send(self, hook: Hook, delivery: Delivery) -> None:
         body = delivery.body.encode()
         if hook.url is not None:
             secret = secret_of(hook.secret) if hook.secret else None
+            if secret is not None and not key_of(secret):
+                raise ConfigError(f"{hook.secret} is empty", hint="put the secret there: without it anybody could sign")
             await post(hook.url, body, headers(secret, delivery.delivery_id, int(time.time()), body))
             return
         variables = {"AIRBOSS_EVENT": delivery.event, "AIRBOSS_DELIVERY": delivery.delivery_id}

@@ -22,7 +22,8 @@ from sqlmodel import select
 
 from console.commands import people_tables
 from engine.api.views.hooks import delivery_views, hook_views
-from engine.people.hooks import outbox, signing
+from engine.observe.sending import Undelivered, post
+from engine.people.hooks import outbox, sender, signing
 from engine.people.hooks.sender import HookSender
 from state import audit
 from state.config import parse_config
@@ -87,11 +88,11 @@ def say(store: Store, *actions: str, ref: str = "env:production") -> None:
 @contextlib.asynccontextmanager
 async def sending(store: Store, **hooks: Hook) -> AsyncIterator[HookSender]:
     """A sender at work, whose hooks have their cursors."""
-    sender = HookSender(store, hooks, "shop")
-    await sender.tick()
-    task = asyncio.create_task(sender.run())
+    made = HookSender(store, hooks, "shop")
+    await made.tick()
+    task = asyncio.create_task(made.run())
     try:
-        yield sender
+        yield made
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -170,6 +171,68 @@ def test_an_outbox_is_bounded_and_what_gave_way_says_so(store: Store, monkeypatc
     assert store.write_now(lambda s: outbox.collect(s, hooks, "shop")) == 5
     assert [s for _, s in states(store)] == [outbox.DROPPED] * 2 + [outbox.PENDING] * 3
     assert "more than 3 waited" in store.read_now(delivery_views)[-1].error
+
+
+async def test_what_went_out_is_not_sent_again_while_the_store_takes_nothing(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "AGAIN_S", 0.05)
+    full, really = [True] * 5, outbox.settle
+
+    def settle(*given: Any) -> None:
+        if full and full.pop():
+            raise OperationFailed("the disk is full", hint="make room")
+        really(*given)
+
+    monkeypatch.setattr(outbox, "settle", settle)
+    async with sending(store, chatops=Hook(url=receiver.url)):
+        say(store, "rollout.planned")
+        await until(lambda: states(store) == [("rollout.planned", outbox.DONE)])
+    assert receiver.events == ["rollout.planned"]
+
+
+@pytest.mark.parametrize("drips", ["in its head", "after its head"])
+async def test_a_receiver_that_never_ends_its_answer_holds_nobody(drips: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.observe.sending.WEBHOOK_TIMEOUT_S", 0.5)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if drips == "after its head" else b"")
+        with contextlib.suppress(OSError):
+            for piece in (head, *(b"X-A: b\r\n" for _ in range(2000))):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        told = post(f"http://{host}:{port}/", b"{}", attempts=1)
+        async with asyncio.timeout(30):
+            if drips == "after its head":
+                await told
+            else:
+                with pytest.raises(Undelivered, match=r"no answer within 0\.5 s"):
+                    await told
+        server.close()
+
+
+def test_a_hook_that_was_away_for_long_is_not_told_old_news(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = {"chatops": Hook(url="http://127.0.0.1:9/")}
+    store.write_now(lambda s: outbox.collect(s, hooks, "shop"))
+    say(store, "rollout.planned")
+    monkeypatch.setattr(outbox, "GIVE_UP_S", 0.0)
+    store.write_now(lambda s: outbox.collect(s, hooks, "shop"))
+    assert states(store) == []
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_"])
+async def test_an_empty_secret_signs_nothing(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv("HOOK_KEY", secret)
+    async with sending(store, chatops=Hook(url=receiver.url, secret="env:HOOK_KEY")):
+        say(store, "rollout.planned")
+        await until(lambda: any(v.error for v in store.read_now(delivery_views)))
+    assert receiver.told == [] and "env:HOOK_KEY is empty" in store.read_now(delivery_views)[0].error
 
 
 def test_a_delivery_nobody_takes_for_a_day_is_given_up(store: Store) -> None:
