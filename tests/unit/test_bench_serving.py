@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,3 +133,40 @@ def test_a_side_that_fails_is_a_missed_row_and_the_other_rows_are_measured(
     assert len(list(tmp_path.glob("*.md"))) == 1
     with pytest.raises(UsageError, match="knows no c"):
         bench.measure(argparse.Namespace(**{**vars(options), "only": "b,c"}))
+
+
+class Echo:
+    """A side that answers every prompt with its own name, `rate` times as fast as one prompt a second."""
+
+    def __init__(self, name: str, rate: float) -> None:
+        self._name, self._rate = name, rate
+
+    def ask(self, op: str, prompts: Sequence[object] = (), new: int = 0) -> dict[str, object]:
+        if op == "about":
+            return {"name": "transformers 9"}
+        return {"seconds": len(prompts) * new / self._rate, "texts": [self._name] * len(prompts)}
+
+
+class Echoes:
+    root = Path("/nowhere")
+
+    def peer(self, python: Path, model: Path, dtype: str) -> Echo:
+        return Echo("same" if dtype == "float32" else dtype, {"bfloat16": 10.0, "float32": 40.0}[dtype])
+
+    def own_engine(self, bundle: Path, serving: object) -> Echo:
+        return Echo("same", 80.0)
+
+    def end(self, worker: Echo) -> None: ...
+
+
+def test_generate_is_measured_beside_both_dtypes_of_the_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "release_of", lambda model, to: to)
+    monkeypatch.setattr(generate, "Windows", lambda model, width: SimpleNamespace(take=lambda count: [[0]] * count))
+    setup = Setup(Echoes(), Calm(0), 2, True, str(tmp_path), Path(sys.executable), None)  # type: ignore[arg-type]
+    found = generate.rows(setup)
+    assert [(row.other_name, row.ratio, row.met) for row in found] == [
+        ("transformers bfloat16", 8.0, True),
+        ("transformers float32", 2.0, None),
+    ] * 3
+    assert [row.note.split(";")[0] for row in found[:2]] == ["transformers 9 in bfloat16", "transformers 9 in float32"]
+    assert ["0 of 8 texts" in found[2].note, "8 of 8 texts" in found[3].note] == [True, True]
