@@ -56,11 +56,13 @@ class Product:
         self._address = ctypes.addressof(self._about)
 
     def __call__(self, x: Tensor, after: int = PLAIN, other: Tensor | None = None) -> Tensor:
-        """x [..., in], other [..., out] or none, float32 -> [..., out], with what follows it done."""
-        x = x.contiguous()
+        """x [..., in], other [..., out] or none, float32 -> [..., out], with what follows it done. Raises ValueError."""
+        x = _float32(x, self.layout.inputs).contiguous()
         out = x.new_empty((*x.shape[:-1], self.layout.outputs))
         if other is not None:
-            other = other.contiguous()
+            other = _float32(other, self.layout.outputs).contiguous()
+            if other.shape != out.shape:
+                raise ValueError(f"{tuple(other.shape)} does not follow a product of {tuple(out.shape)}")
         rows = x.numel() // self.layout.inputs
         self._run(
             self._address, x.data_ptr(), rows, _pointer(other), out.data_ptr(), after, torch.get_num_threads()
@@ -116,9 +118,10 @@ class Kernels:
         return Product(self._library, lay_out(weight, scale), bias)
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """The root mean square norm of x [..., width], float32."""
-        x = x.contiguous()
-        out, width = torch.empty_like(x), x.shape[-1]
+        """The root mean square norm of x [..., width], float32, times weight float32 [width]. Raises ValueError."""
+        width = len(weight)
+        x = _float32(x, width).contiguous()
+        out = torch.empty_like(x)
         self._library.norm(x.data_ptr(), weight.data_ptr(), eps, x.numel() // width, width, out.data_ptr())
         return out
 
@@ -141,6 +144,13 @@ class Kernels:
     def past(self, tables: Tensor, lengths: Tensor, size: int, heads: tuple[int, int, int], dtype: torch.dtype) -> Past:
         """tables int64 [rows, blocks], lengths int64 [rows]; heads: of queries, of keys, and their width."""
         return Past(self._library, tables, lengths, size, heads, KINDS[dtype])
+
+
+def _float32(x: Tensor, width: int) -> Tensor:
+    """`x`, if it is [..., width] in float32: torch would raise for another, C would read past its end. Raises ValueError."""
+    if x.dtype is not torch.float32 or x.shape[-1] != width:
+        raise ValueError(f"the kernel takes float32 [..., {width}], not {x.dtype} {tuple(x.shape)}")
+    return x
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -167,7 +177,7 @@ def kernels() -> Kernels | None:
 
 @torch.inference_mode()
 def _computes_rightly(found: Kernels) -> bool:
-    """A product of each kind, with every number of rows that has code of its own; the norm; attention over two chunks."""
+    """A product of each kind, with every number of rows that has code of its own; the norm, the turn; both caches."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -189,11 +199,19 @@ def _computes_rightly(found: Kernels) -> bool:
         pairs.append((found.quantized(whole, torch.full((40,), 0.025))(x), x @ (whole.float() * 0.025).T))
     x, scale = draw(3, 48), draw(48)
     pairs.append((found.norm(x, scale, 1e-5), torch.nn.functional.rms_norm(x, (48,), scale, 1e-5)))
-    query, keys, values = draw(2, 6, 32), draw(12, 16, 2, 32), draw(12, 16, 2, 32)
-    tables, lengths = torch.randperm(12, generator=generator)[None].repeat(2, 1), torch.tensor([170, 5])
-    seen = found.past(tables, lengths, 16, (6, 2, 32), torch.float32).attend(query, keys, values)
-    for row, length in enumerate(lengths.tolist()):
-        k, v = (part[tables[row]].flatten(0, 1)[:length].transpose(0, 1) for part in (keys, values))
-        said = torch.nn.functional.scaled_dot_product_attention(query[row, :, None], k, v, enable_gqa=True)
-        pairs.append((seen[row], said.flatten()))
+    turned, cos, sin = draw(3, 2, 32), draw(3, 1, 32), draw(3, 1, 32)
+    expected = turned * cos + turned.roll(16, -1) * sin
+    pairs.append((found.rotate(turned, 2, cos, sin), expected))
+    query, tables = draw(2, 6, 32), torch.randperm(12, generator=generator)[None].repeat(2, 1)
+    lengths, slots = torch.tensor([170, 5]), torch.randperm(12 * 16, generator=generator)
+    for dtype in (torch.float32, torch.bfloat16):
+        keys, values = (torch.zeros(12, 16, 2, 32, dtype=dtype) for _ in range(2))
+        for part, put in ((keys, draw(len(slots), 2, 32)), (values, draw(len(slots), 2, 32))):
+            found.store(put, slots, part)
+            pairs.append((part.flatten(0, 1)[slots].float(), put.to(dtype).float()))
+        seen = found.past(tables, lengths, 16, (6, 2, 32), dtype).attend(query, keys, values)
+        for row, length in enumerate(lengths.tolist()):
+            k, v = (part[tables[row]].flatten(0, 1)[:length].transpose(0, 1).float() for part in (keys, values))
+            said = torch.nn.functional.scaled_dot_product_attention(query[row, :, None], k, v, enable_gqa=True)
+            pairs.append((seen[row], said.flatten()))
     return all(torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4) for ours, theirs in pairs)
