@@ -25,10 +25,10 @@ def promoting(r: RolloutNow, f: Facts) -> Move:
         return to(r, _S.VERIFYING, f"{r.to_release} has all traffic; verifying")
     if f.is_held:
         return stay(r)
-    if not r.was_promoted and f.canary.ready < (r.replicas if r.replaces else 1):
-        # All traffic is never given to a release that cannot answer (I5); one that replaces must have all its replicas.
-        if f.canary.crash_loop and r.from_release is not None:
-            return roll_back(r, f.canary.crash_loop)
+    if not r.was_promoted and f.canary.ready < needed_for_all(r, f):
+        # All traffic is never given to replicas that could not carry it (I5).
+        if (f.canary.crash_loop or f.canary.broken) and r.from_release is not None:
+            return roll_back(r, f.canary.crash_loop or f.canary.broken)
         return stay(r, Scale(r.to_release, r.replicas), message=f"waits for {r.to_release} to answer")
     # Traffic first, then the registry's aliases; the registry may lag (registry_sync) without holding traffic.
     return stay(
@@ -38,11 +38,20 @@ def promoting(r: RolloutNow, f: Facts) -> Move:
     )
 
 
+def needed_for_all(r: RolloutNow, f: Facts) -> int:
+    """Replicas that must answer before all traffic is the release's: all of them, unless it has the traffic already."""
+    rises = 100 - (f.weights or {}).get(r.to_release, 0)
+    if r.from_release is None or not (rises or r.replaces):
+        return 1
+    return r.replicas
+
+
 def verifying(r: RolloutNow, f: Facts) -> Move:
     """Judge the promoted release once more; then the rollout is complete."""
     done = Move(_S.COMPLETED, r.step, (), f"{r.to_release} is live", consumes_verdict=True)
     move = judged(r, f, passed=done)
     if move.state is _S.VERIFYING and move.effects:
         # A gateway that lost its table gets the promoted route again: the release is stable now, no canary at 100 %.
-        return replace(move, effects=(Route(stable=r.to_release, canary=None, canary_weight=0, promotes=True),))
+        again = Route(stable=r.to_release, canary=None, canary_weight=0, promotes=True)
+        return replace(move, effects=tuple(again if isinstance(one, Route) else one for one in move.effects))
     return move

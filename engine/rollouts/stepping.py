@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.rollouts.back.way import capacity_for
 from engine.rollouts.effects import Scale
 from engine.rollouts.moves import (
     fails,
@@ -34,7 +35,8 @@ def step_applying(r: RolloutNow, f: Facts) -> Move:
     if f.canary.crash_loop or f.canary.broken:
         return roll_back(r, f.canary.crash_loop or f.canary.broken)
     # Capacity before traffic (I5): no weight, no copy and no preview for a release that cannot answer as it should.
-    if f.canary.ready < (r.replicas if r.strategy is Strategy.BLUE_GREEN else 1):
+    needed = r.replicas if r.strategy is Strategy.BLUE_GREEN else capacity_for(r.replicas, r.weight)
+    if f.canary.ready < needed:
         return stay(r, Scale(r.to_release, r.replicas), message="waits for the canary's replicas")
     if r.baseline_weight and r.from_release is not None and f.baseline.ready < 1:
         return stay(r, Scale(r.from_release, r.replicas, "baseline"), message="waits for the baseline's replicas")

@@ -12,7 +12,7 @@ from engine.rollouts.machine import next_move
 from engine.rollouts.values import Facts, ReplicaFacts, RolloutNow, StepSpec
 from engine.rollouts.verdict import Verdict
 from engine.verbs import ROLLOUT_VERBS, rollout_refusal
-from state.words import Conflict, NoDataCause, PauseReason, RolloutState, VerdictKind
+from state.words import Conflict, NoDataCause, PauseReason, RolloutState, Strategy, VerdictKind
 
 S = RolloutState
 STEPS = (StepSpec("weight", 25), StepSpec("weight", 50), StepSpec("weight", 100))
@@ -36,6 +36,30 @@ def facts(**more: object) -> Facts:
 def test_case_52_no_weight_is_given_before_the_canary_answers() -> None:
     move = next_move(rollout(S.STEP_APPLYING), facts(canary=ReplicaFacts(0)))
     assert move.effects == (Scale("charlm-2", 1),)
+
+
+def test_i5_a_share_of_the_traffic_needs_its_share_of_the_replicas() -> None:
+    few = replace(rollout(S.STEP_APPLYING, 2), replicas=4, steps=(*STEPS[:2], StepSpec("weight", 75)))
+    assert next_move(few, facts(canary=ReplicaFacts(2))).effects == (Scale("charlm-2", 4),)
+    assert next_move(few, facts(canary=ReplicaFacts(3))).effects == (Route("charlm-1", "charlm-2", 75),)
+    all_of_it = replace(few, state=S.PROMOTING)
+    assert next_move(all_of_it, facts(canary=ReplicaFacts(3))).effects == (Scale("charlm-2", 4),)
+    there = facts(canary=ReplicaFacts(3), weights={"charlm-2": 100})
+    assert Route("charlm-2", None, 0, promotes=True) in next_move(all_of_it, there).effects, (
+        "it has the traffic already"
+    )
+
+
+def test_a_promotion_goes_back_when_the_files_of_its_release_are_gone() -> None:
+    lost = facts(canary=ReplicaFacts(0, broken="its bundle is gone"))
+    assert next_move(rollout(S.PROMOTING, 2), lost).state is S.ROLLING_BACK
+
+
+def test_what_made_room_goes_while_the_promoted_release_is_verified_too() -> None:
+    batch = (StepSpec("weight", 100, replicas=1),)
+    rolled = replace(rollout(S.VERIFYING, was_promoted=True), strategy=Strategy.ROLLING, steps=batch)
+    there = facts(weights={"charlm-2": 100}, stable=ReplicaFacts(2, alive=2))
+    assert next_move(rolled, there).effects == (Scale("charlm-1", 1),), "and no route that is there already"
 
 
 def test_a_step_bakes_only_once_every_worker_has_its_weight() -> None:
