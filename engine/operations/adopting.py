@@ -33,6 +33,12 @@ async def adopt(ops: Desk, request: VerbRequest, actor: Actor, seen: records.Ope
         )
     weights, _ = await ops.controller.world.standing(seen.service, seen.env)
     adoption = adopted(r, weights, actor.name)
+    if adoption.stable is not None and not ops.controller.world.ready(seen, adoption.stable):
+        raise Conflict(
+            f"{adoption.stable} has all traffic, and no replica of it that runs here answers: the next table would lose it",
+            hint=f"`airboss rollback rollout/{r.id}` returns all traffic to {r.from_release}",
+            code="not_adoptable",
+        )
     meant = await ops.store.read(lambda s: journal.splits(s, r.id))
     plan = _plan(request, seen, adoption, dict(meant[-1]) if meant else {}, nonzero(weights or {}))
     if request.dry_run:

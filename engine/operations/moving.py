@@ -229,6 +229,7 @@ async def _set_weight(ops: Desk, request: VerbRequest, actor: Actor, seen: recor
         return VerbResult(
             verb=request.verb, ref=request.ref, changed=False, message="would set it", plan=plan, revision=seen.revision
         )
+    await ops.controller.demand_no_rollback(seen, request.verb)
     if request.expect_revision not in (None, seen.revision) or not await ops.store.write(
         lambda s: records.set_weight(s, seen, weight, actor=actor.name, reason=request.reason)
     ):

@@ -134,7 +134,7 @@ class Controller:
             )
         move = apply_verb(seen.now, verb, actor, reason)
         if verb in FORWARD:
-            await self._demand_no_rollback(seen, verb)
+            await self.demand_no_rollback(seen, verb)
         urgent = move.state is RolloutState.ROLLING_BACK
         is_done, returns = await self.store.write(
             lambda s: commit_with_return(s, self.world, seen, move, actor=actor, reason=reason), urgent=urgent
@@ -194,7 +194,7 @@ class Controller:
                 self.wake.set()
                 return True
 
-    async def _demand_no_rollback(self, seen: records.Opened, verb: str) -> None:
+    async def demand_no_rollback(self, seen: records.Opened, verb: str) -> None:
         """Raise Conflict, and roll back, when that is what the world asks for at the instant of a forward verb."""
         move = next_move(seen.now, await self._facts(seen))
         if move.state is RolloutState.ROLLING_BACK:
@@ -228,8 +228,11 @@ class Controller:
     async def _one(self, intent: journal.PendingIntent) -> None:
         if 0 < intent.retry_at - time.time() < journal.LONGEST_WAIT_S:
             return
-        seen = await self.store.read(lambda s: records.opened(s, intent.rollout_id))
-        if seen is None:
+        # While the one before it was carried out, the rollout may have turned back: then this must not happen any more.
+        seen, is_wanted = await self.store.read(
+            lambda s: (records.opened(s, intent.rollout_id), journal.is_pending(s, intent.id))
+        )
+        if seen is None or not is_wanted:
             return
         try:
             async with asyncio.timeout(EFFECT_TIMEOUT_S):

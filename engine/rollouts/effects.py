@@ -84,6 +84,10 @@ class Route:
         both = {self.stable: 100 - self.canary_weight, self.canary: self.canary_weight}
         return {release: weight for release, weight in both.items() if release is not None and weight}
 
+    def reaches(self, release_id: str) -> bool:
+        """The release answers some request by it, or a copy of one."""
+        return release_id in (self.stable, self.canary, self.extras.shadow)
+
     @property
     def slug(self) -> str:
         """Tells this effect from others of the same rollout."""

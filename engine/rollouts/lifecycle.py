@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, or_, select
 
+from engine.rollouts import effects as fx
 from engine.rollouts.values import Move
-from state.models import LineageEdge, Release, Rollout, RolloutStep
+from state.models import Intent, LineageEdge, Release, Rollout, RolloutStep
 from state.words import Lifecycle, RolloutState
 
 
@@ -34,7 +35,18 @@ def follow(session: Session, row: Rollout, move: Move) -> None:
 
 
 def met_traffic(session: Session, row: Rollout) -> bool:
-    """The rollout's release was given traffic by it, or was live when it was rolled back."""
+    """The rollout meant requests, or copies of them, for its release, or it was live when it was rolled back.
+
+    A step that only waited for its replicas gave it none.
+    """
     if row.policy.get("is_rollback"):
         return True
-    return session.exec(select(RolloutStep.idx).where(RolloutStep.rollout_id == row.id)).first() is not None
+    steps = select(RolloutStep.idx).where(RolloutStep.rollout_id == row.id)
+    if (
+        session.exec(steps.where(or_(col(RolloutStep.started_at).is_not(None), RolloutStep.state == "passed"))).first()
+        is not None
+    ):
+        return True
+    routes = session.exec(select(Intent.payload).where(Intent.rollout_id == row.id, Intent.kind == "route"))
+    meant = [fx.from_json(dict(payload)) for payload in routes]
+    return any(isinstance(route, fx.Route) and route.reaches(row.to_release) for route in meant)

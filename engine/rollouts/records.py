@@ -61,7 +61,7 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
     verdict = session.exec(
         select(VerdictRecord).where(VerdictRecord.rollout_id == row.id).order_by(col(VerdictRecord.id).desc())
     ).first()
-    policy = row.policy
+    policy, waits = row.policy, successor(session, row.id)
     return Opened(
         now=RolloutNow(
             id=row.id,
@@ -76,7 +76,9 @@ def opened(session: Session, rollout_id: str) -> Opened | None:
             auto_promote=bool(policy["auto_promote"]),
             replicas=int(policy["replicas"]),
             prepare_timeout_s=float(policy["prepare_timeout"]),
-            successor=successor(session, row.id),
+            successor=waits.release_id,
+            was_going_back=waits.came_late,
+            met_traffic=row.state != RolloutState.ROLLING_BACK or lifecycle.met_traffic(session, row),
             approval_timeout_s=float(policy.get("approval_timeout", EXPIRES_AFTER_S)),
             was_promoted=stable is not None and stable.release_id == row.to_release,
             strategy=Strategy(row.strategy),
@@ -104,11 +106,21 @@ def successor_key(rollout_id: str) -> str:
     return f"{rollout_id}/{SUCCESSOR}"
 
 
-def successor(session: Session, rollout_id: str) -> str:
-    """The release that waits for the rollout to end; "" when none does."""
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """The release that waits for a rollout to end; "" when none does. `came_late`: it was going back already."""
+
+    release_id: str = ""
+    came_late: bool = False
+
+
+def successor(session: Session, rollout_id: str) -> Successor:
+    """What waits for the rollout to end."""
     query = select(Intent).where(Intent.key == successor_key(rollout_id), Intent.state == IntentState.PENDING)
     row = session.exec(query).first()
-    return str(row.payload["release"]) if row is not None else ""
+    if row is None:
+        return Successor()
+    return Successor(str(row.payload["release"]), bool(row.payload.get("came_late")))
 
 
 def known_splits(session: Session, seen: Opened) -> tuple[dict[str, int], ...]:

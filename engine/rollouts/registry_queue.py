@@ -161,7 +161,7 @@ def _reject(registry: Registry, v: Versions) -> Mapping[str, Any]:
 
 
 def _withdraw(registry: Registry, v: Versions) -> Mapping[str, Any]:
-    """Given up for another release: nothing was found against it."""
+    """Given up for another release, or before any request was meant for it: nothing was found against it."""
     return {"withdrawn": v.version, "champion": _leave(registry, v, {"airboss.stage": "Development"})}
 
 

@@ -25,9 +25,11 @@ def paused(r: RolloutNow, f: Facts) -> Move:
 
 def rolling_back(r: RolloutNow, f: Facts) -> Move:
     """Traffic to stable and read back, then capacity, then the registry. Only ever goes on."""
+    gives_way = bool(r.successor) and not r.was_going_back
     if r.from_release == r.to_release:
-        return Move(_S.SUPERSEDED if r.successor else _S.CANCELLED, r.step, (), f"{r.to_release} is live already")
-    end, word = (_S.SUPERSEDED, "withdraw") if r.successor else (_S.ROLLED_BACK, "reject")
+        return Move(_S.SUPERSEDED if gives_way else _S.CANCELLED, r.step, (), f"{r.to_release} is live already")
+    end = _S.SUPERSEDED if gives_way else _S.ROLLED_BACK
+    word = "reject" if r.met_traffic and not gives_way else "withdraw"
     then = f"; {r.successor} comes next" if r.successor else ""
     if r.from_release is None:
         return Move(end, r.step, (Scale(r.to_release, 0), RegistryMove(word, r.to_release, None)), f"withdrawn{then}")

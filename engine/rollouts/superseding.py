@@ -1,7 +1,7 @@
 """Superseding: a newer release takes the place of a rollout that is under way, always through stable.
 
-What waits is an intent in the journal: `RO/successor`. The rollout goes back first; once it has ended, superseded, the waiting
-one begins. So there are never three releases in one split, and an engine killed in between goes on where it was.
+What waits is an intent in the journal: `RO/successor`. The rollout goes back first; once it has ended (superseded, or rolled
+back where it was on its way back already), the waiting one begins. So there are never three releases in one split, and an engine killed in between goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.rollouts.values import Move
 from state import audit
 from state.config import Config
 from state.models import Intent, Rollout
-from state.words import AirbossError, Conflict, IntentState, RolloutState
+from state.words import TERMINAL_STATES, AirbossError, Conflict, IntentState, RolloutState
 
 log = logging.getLogger("airboss.rollouts")
 KIND = records.SUCCESSOR
@@ -49,21 +49,24 @@ def supersede(
             hint="let it end, then deploy",
             code="no_earlier_release",
         )
-    _wait(session, r.id, wish, policy, actor, reason)
+    _wait(session, seen, wish, policy, actor, reason)
     if r.state is not RolloutState.ROLLING_BACK:
         records.commit_move(session, seen, roll_back(r, said), actor=actor, reason=reason)
     return ""
 
 
 def _wait(
-    session: Session, rollout_id: str, wish: planning.Wish, policy: Mapping[str, Any], actor: str, reason: str
+    session: Session, seen: records.Opened, wish: planning.Wish, policy: Mapping[str, Any], actor: str, reason: str
 ) -> None:
-    key = records.successor_key(rollout_id)
+    rollout_id, key = seen.now.id, records.successor_key(seen.now.id)
     row = session.exec(select(Intent).where(Intent.key == key)).first() or Intent(
         key=key, rollout_id=rollout_id, kind=KIND, state=IntentState.PENDING, created_at=time.time()
     )
+    # What goes back for a reason of its own ends by that, whoever waits; a second successor changes nothing about it.
+    came_late = seen.now.was_going_back if seen.now.successor else seen.now.state is RolloutState.ROLLING_BACK
     row.payload = {
         "wish": asdict(wish), "policy": dict(policy), "actor": actor, "reason": reason, "release": wish.release_id,
+        "came_late": came_late,
     }  # fmt: skip
     session.add(row)
     audit.append(session, actor=actor, action="rollout.supersede", ref=f"rollout:{rollout_id}", reason=reason,
@@ -89,7 +92,7 @@ def after_superseding(session: Session, config: Config, active: Rollout, plan: P
 
 
 def start_waiting(session: Session, config: Config) -> list[str]:
-    """Begin what waited for a rollout that has ended, superseded. Returns the new rollouts' ids.
+    """Begin what waited for a rollout that has ended. Returns the new rollouts' ids.
 
     One that may not begin any more (a freeze began, its release was rejected) is refused in the audit log, by name.
     """
@@ -97,7 +100,7 @@ def start_waiting(session: Session, config: Config) -> list[str]:
     waiting = (
         select(Intent)
         .join(Rollout, col(Rollout.id) == col(Intent.rollout_id))
-        .where(Intent.kind == KIND, Intent.state == IntentState.PENDING, Rollout.state == RolloutState.SUPERSEDED)
+        .where(Intent.kind == KIND, Intent.state == IntentState.PENDING, col(Rollout.state).in_(TERMINAL_STATES))
     )
     for intent in session.exec(waiting).all():
         kept = intent.payload

@@ -55,6 +55,10 @@ class RolloutNow:
     prepare_timeout_s: float = 600.0
     successor: str = ""
     """The release that is rolled out once this rollout's traffic is back on stable; "" when none waits."""
+    was_going_back: bool = False
+    """It was on its way back already when the successor came: it is not for that one that it ends."""
+    met_traffic: bool = True
+    """Some request, or a copy of one, was meant for the release; known of a rollout that goes back."""
     approval_timeout_s: float = 24 * 3600.0
     was_promoted: bool = False
     """Traffic and aliases have moved to `to_release` already, so that a rollback must move them back."""

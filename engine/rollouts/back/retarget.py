@@ -21,6 +21,12 @@ def retarget(session: Session, seen: records.Opened, target: str, *, actor: str,
             hint=f"airboss rollback {seen.service} --env {seen.env}",
             code="active_rollout",
         )
+    if target == r.to_release:
+        raise Conflict(
+            f"{target} is what {r.id} returns from: a rollback, once begun, only goes on",
+            hint=f"name an older release, or let it return to {r.from_release}",
+            code="not_a_way_back",
+        )
     if r.from_release == target or (r.from_release and ready_replicas(session, seen.env, r.from_release)):
         raise Conflict(
             f"{r.id} returns to {r.from_release} already, and its replicas answer",

@@ -1,0 +1,148 @@
+"""Two things at one instant: a way back that crosses an effect, a successor, an older target or a weight of a hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rollout_room import ANN, BAD, NO_WORD, Processes, Room
+from sqlmodel import select
+
+from adapters.ports import ReplicaSetSpec
+from engine.rollouts.back.targets import verified_releases
+from state.models import Intent, Release, Rollout, RolloutStep
+from state.store import Store
+from state.words import Conflict, Lifecycle, RolloutState
+
+S = RolloutState
+BASELINE = """
+[service.chat]
+[environment.production]
+protected = false
+policy = "quick"
+[policy.quick]
+steps = [{ weight = 25 }, { weight = 100 }]
+approvals = 0
+baseline = true
+"""
+ROLLING = BASELINE.replace("steps = [{ weight = 25 }, { weight = 100 }]", 'strategy = "rolling"').replace(
+    "baseline = true", "prepare_timeout = 60"
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store.open(tmp_path / "state.db")
+    yield made
+    made.close()
+
+
+async def begun(room: Room, release: str, state: RolloutState) -> str:
+    """A rollout of the release that has come so far."""
+    room.counts.canary = NO_WORD
+    rollout_id = (await room.deploy(release)).ref.removeprefix("rollout/")
+    await room.until(rollout_id, state)
+    return rollout_id
+
+
+def release(room: Room, name: str) -> Release:
+    return room.store.read_now(lambda s: s.get_one(Release, name))
+
+
+class Slow(Processes):
+    """While the first set is seen to, somebody aborts."""
+
+    room: Room
+    asked: list[tuple[str, int, str]]
+
+    async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
+        self.asked.append((spec.release_id, spec.replicas, spec.role))
+        await super().ensure(spec, allow_faults=allow_faults)
+        if len(self.asked) == 1:
+            (row,) = self.room.rows()
+            await self.room.controller.verb(row.id, "rollback", ANN.name, "", None)
+
+
+async def test_an_effect_of_before_the_way_back_is_not_carried_out_after_it_began(store: Store, tmp_path: Path) -> None:
+    slow = Slow({"a": 1})
+    slow.asked = []
+    slow.room = room = Room(store, tmp_path, BASELINE, processes=slow)
+    rollout_id = (await room.deploy("b")).ref.removeprefix("rollout/")
+    for _ in range(3):
+        await room.controller.tick(rollout_id)
+        if slow.asked:
+            break
+    assert slow.asked == [("b", 1, "")], "the baseline's copies were meant before somebody aborted"
+    assert room.row(rollout_id).state == S.ROLLING_BACK
+
+
+async def test_what_was_found_bad_is_rejected_whoever_waits_for_its_place(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path)
+    first = await begun(room, "b", S.STEP_BAKING)
+    room.counts.canary = BAD
+    await room.until(first, S.ROLLING_BACK)
+    asked = asyncio.create_task(room.deploy("c", supersede=first))
+    while not room.said("rollout.supersede"):
+        await asyncio.sleep(0.01)
+    await room.until(first, S.ROLLED_BACK)
+    await room.look()
+    second = (await asked).ref.removeprefix("rollout/")
+    assert (room.row(second).to_release, room.row(second).from_release) == ("c", "a")
+    assert release(room, "b").lifecycle == Lifecycle.REJECTED
+
+
+async def test_a_rollback_does_not_return_to_the_release_it_comes_from(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path)
+    going = await begun(room, "b", S.STEP_BAKING)
+    kept = room.row(going).model_dump()
+    lived = {"id": "ro-0", "state": S.COMPLETED, "created_at": 1, "finished_at": 1}
+    room.store.write_now(lambda s: s.add(Rollout(**{**kept, **lived})))
+    room.store.write_now(lambda s: s.add(RolloutStep(rollout_id="ro-0", idx=0, kind="weight", state="passed")))
+    room.processes.broken.add("a")
+    await room.controller.verb(going, "rollback", ANN.name, "", None)
+    with pytest.raises(Conflict, match=f"b is what {going} returns from"):
+        await room.ask("rollback", "service/chat", args={"to": "b"})
+    assert room.row(going).state == S.ROLLING_BACK
+
+
+async def test_a_batch_that_never_loads_is_no_verdict_on_its_release(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path, ROLLING)
+    room.processes.broken.add("b")
+    rollout_id = await begun(room, "b", S.STEP_APPLYING)
+    await room.look()
+    await room.ask("rollout.abort", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.ROLLED_BACK)
+    assert not any("b" in split for split in room.workers.splits), "it met no request"
+    assert (release(room, "b").lifecycle, release(room, "b").rejected_reason) == (Lifecycle.DEVELOPMENT, "")
+    words = room.store.read_now(lambda s: [i.payload["move"] for i in s.exec(select(Intent)) if i.kind == "registry"])
+    assert words == ["withdraw"], "the registry says what the store says"
+    await room.deploy("b")
+
+
+async def test_a_batch_that_met_traffic_is_rejected_with_what_was_found(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path, ROLLING)
+    rollout_id = await begun(room, "b", S.STEP_BAKING)
+    await room.ask("rollout.abort", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.ROLLED_BACK)
+    assert release(room, "b").lifecycle == Lifecycle.REJECTED
+    assert room.store.read_now(lambda s: verified_releases(s, "chat", "production")) == []
+
+
+async def test_a_weight_by_hand_does_not_wipe_out_a_fail_of_the_same_instant(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path)
+    rollout_id = await begun(room, "b", S.STEP_BAKING)
+    room.counts.canary = BAD
+    with pytest.raises(Conflict, match="rolls back at this instant"):
+        await room.ask("rollout.weight", f"rollout/{rollout_id}", args={"weight": 40})
+    assert room.row(rollout_id).state == S.ROLLING_BACK
+
+
+async def test_traffic_of_a_foreign_release_that_runs_elsewhere_is_not_adopted(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path)
+    rollout_id = await begun(room, "b", S.STEP_BAKING)
+    room.workers.by_hand({"c": 100}, revision=90)
+    await room.until(rollout_id, S.PAUSED)
+    with pytest.raises(Conflict, match="no replica of it that runs here answers"):
+        await room.ask("rollout.adopt", f"rollout/{rollout_id}")
