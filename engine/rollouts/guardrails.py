@@ -22,6 +22,7 @@ RUN_ALPHA_SHARE = 0.1
 AS_BAD_RATIO = 1.5
 """Stable is as bad as the canary up to this ratio: the smallest harm the sequential test looks for."""
 
+_NEGLIGIBLE = 1e-12
 UNSAFE_CALLERS = 2
 """One caller who provokes unsafe answers rolls back nothing."""
 
@@ -67,8 +68,24 @@ def is_unsafe(canary: Unsafe, stable: Unsafe, share: float | None, alpha: float)
     if canary.callers < UNSAFE_CALLERS or share is None or share >= 1:
         return False
     total = canary.answers + stable.answers
-    chance = sum(math.comb(total, c) * share**c * (1 - share) ** (total - c) for c in range(canary.answers, total + 1))
-    return chance <= alpha
+    return share <= 0 or _at_least(canary.answers, total, share) <= alpha
+
+
+def _at_least(successes: int, trials: int, rate: float) -> float:
+    """The binomial probability of so many successes or more; 1 for what is no more than expected. `rate` within (0, 1).
+
+    From the first term upwards, each a multiple of the one before: factorials of a thousand answers are no floats.
+    """
+    if successes <= trials * rate:
+        return 1.0
+    ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
+    term = math.exp(ways + successes * math.log(rate) + (trials - successes) * math.log1p(-rate))
+    chance, odds = 0.0, rate / (1 - rate)
+    while term > chance * _NEGLIGIBLE:
+        chance += term
+        term *= (trials - successes) / (successes + 1) * odds
+        successes += 1
+    return chance
 
 
 def shared_outages(windows: Split, limit: float) -> Flags:

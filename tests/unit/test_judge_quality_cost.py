@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy.stats import binom
 
 from adapters.measures import CostPolicy, QualityCheck
-from adapters.ports import ArmCounts, ArmEvidence, Interval
+from adapters.ports import ArmCounts, ArmEvidence, Interval, Unsafe
 from engine.gateway.quality.checks import is_good
+from engine.rollouts.guardrails import is_unsafe
 from engine.rollouts.judge import JudgeInput, JudgePolicy, Verdict, judge
 from state.config import Config, Slo, parse_config
 from state.measures_config import CostConfig, QualityConfig
@@ -70,6 +72,34 @@ def test_a_canary_that_answers_worse_fails_though_no_request_does() -> None:
 def test_a_canary_that_costs_too_much_fails_though_it_is_good() -> None:
     verdict = look(policy_of(), GOOD, ArmCounts(5, 0, 0, checked=5, priced=5, dear=3))
     assert (verdict.kind, verdict.guard) == (VerdictKind.FAIL, "cost")
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "share", "is_found"),
+    [
+        ((3, 3), (0, 9), 0.1, True),
+        ((3, 1), (0, 9), 0.1, False),  # one caller
+        ((3, 3), (30, 9), 0.1, False),
+        ((8, 3), (30, 9), 0.1, True),
+        ((2, 2), (0, 0), 0.0, True),
+        ((2, 2), (0, 0), 1.0, False),
+        ((700, 9), (700, 9), 0.1, True),  # as many as a noisy check finds within hours
+        ((1_000_000, 9), (9_000_000, 9), 0.1, False),
+        ((1_010_000, 9), (8_990_000, 9), 0.1, True),
+    ],
+)
+def test_unsafe_answers_are_held_to_stables_however_many_there_are(
+    canary: tuple[int, int], stable: tuple[int, int], share: float, is_found: bool
+) -> None:
+    assert is_unsafe(Unsafe(*canary), Unsafe(*stable), share, 0.05) is is_found
+
+
+def test_chance_is_the_binomials() -> None:
+    for total, share in ((2, 0.5), (40, 0.1), (900, 0.03)):
+        for found in range(2, min(total, 60) + 1):
+            exact = binom.sf(found - 1, total, share)
+            for alpha in (0.01, 0.05, 0.2):
+                assert is_unsafe(Unsafe(found, 2), Unsafe(total - found, 2), share, alpha) is bool(exact <= alpha)
 
 
 def test_without_a_checked_answer_nothing_passes() -> None:
