@@ -15,9 +15,9 @@ from engine.gateway.exchange import Exchange, Recorder
 from engine.gateway.jobs import is_jobs
 from engine.gateway.passing import cut, pass_on
 from engine.gateway.pool import AttemptFailed, HandedOver, Pool, Replica
-from engine.gateway.quality.sampler import Sampler
+from engine.gateway.quality.sampler import CHECKED_BYTES, Sampler
 from engine.gateway.routing.circuit import Fault
-from engine.gateway.routing.compare import Sample
+from engine.gateway.routing.compare import SAMPLE_BYTES, Sample
 from engine.gateway.routing.mirror import Copy, Mirrors
 from engine.gateway.routing.traffic import Traffic
 from engine.gateway.table import Choice, pick, pick_replica
@@ -97,7 +97,8 @@ class Proxy:
         is_shown = is_checked = False
         if not exchange.call.is_probe and not is_jobs(exchange.call.path):
             is_shown, is_checked = self.mirrors.wants(exchange.call.route), self.sampler.wants(exchange.call.route)
-            exchange.sample = Sample() if is_shown or is_checked else None
+            if is_shown or is_checked:
+                exchange.sample = Sample(CHECKED_BYTES if is_checked else SAMPLE_BYTES)
         entered = self.traffic.enter(exchange.call.route)
         try:
             async with asyncio.timeout(exchange.remaining_ms() / 1000):  # checks and the cache may have used some up

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from engine.gateway.access.cache import RESULTS
 from engine.gateway.access.desk import Desk
 from engine.gateway.access.safety.review import VERDICTS, CheckKey
+from engine.gateway.quality import sampler
 from engine.gateway.table import RoutingTable
 
 
@@ -38,7 +39,7 @@ def access_metrics(desk: Desk, table: RoutingTable | None) -> Iterator[Metric]:
             if route.measures and route.measures.quality
             for backend in route.backends
             for check in route.measures.quality.checks
-            for verdict in ("pass", "fail", "error")
+            for verdict in sampler.VERDICTS
         }
     )
     checks = CounterMetricFamily(

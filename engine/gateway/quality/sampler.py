@@ -19,8 +19,10 @@ from engine.gateway.access.safety.review import CheckCounts, CheckKey
 from engine.gateway.counts import Counts, RowKey
 from engine.gateway.logs import log
 from engine.gateway.quality.checks import ASKED, is_good
-from engine.gateway.routing.compare import SAMPLE_BYTES, Sample, text_of
+from engine.gateway.routing.compare import Sample, text_of
 
+CHECKED_BYTES = 512 << 10
+"""What is kept of an answer to be checked: as events of a stream, some two thousand tokens."""
 VERDICTS = ("pass", "fail", "error")
 
 
@@ -53,6 +55,11 @@ class Sampler:
         self._lanes: dict[tuple[str, str], Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_busy(self) -> bool:
+        """Answers are looked at."""
+        return bool(self._tasks)
+
     def wants(self, route: Route) -> bool:
         """Whether this request's answer is one of the sample."""
         quality = route.measures.quality if route.measures is not None else None
@@ -65,7 +72,7 @@ class Sampler:
             return
         lane = self._lanes.setdefault((route.service, route.env), Lane())
         answer = Answer(key, quality, sample)
-        if sample.length > SAMPLE_BYTES:  # its end is not there: a format could not be told
+        if sample.length > sample.limit:  # its end is not there: a format could not be told
             self.dropped += 1
         elif lane.running < quality.concurrency:
             self._start(lane, answer)

@@ -15,15 +15,16 @@ MAX_WORDS = 256
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """What is kept of an answer while it passes: its length, and its beginning."""
+    """What is kept of an answer while it passes: its length, and its beginning, up to `limit` bytes."""
 
+    limit: int = SAMPLE_BYTES
     length: int = 0
     head: bytearray = field(default_factory=bytearray)
 
     def add(self, chunk: bytes) -> None:
         """See one chunk of the answer."""
         self.length += len(chunk)
-        if (room := SAMPLE_BYTES - len(self.head)) > 0:
+        if (room := self.limit - len(self.head)) > 0:
             self.head += chunk[:room]
 
 

@@ -13,7 +13,7 @@ from adapters.routing import Mirror
 from engine.gateway.ledger import Spool
 from engine.gateway.logs import log
 from engine.gateway.pool import Pool
-from engine.gateway.routing.compare import Sample, text_distance
+from engine.gateway.routing.compare import SAMPLE_BYTES, Sample, text_distance
 from engine.gateway.routing.shadow import SHADOW_HEADER, Heard, ShadowFailed, ask_shadow
 from engine.gateway.table import pick_replica
 from state.words import Track
@@ -136,7 +136,9 @@ class Mirrors:
     async def _write_down(self, copy: Copy, shadow: Backend, result: str, took_ms: float, heard: Heard | None) -> None:
         distance = None
         if heard is not None and heard.status == copy.status == 200:
-            distance = await asyncio.to_thread(text_distance, bytes(copy.sample.head), bytes(heard.sample.head))
+            distance = await asyncio.to_thread(
+                text_distance, bytes(copy.sample.head[:SAMPLE_BYTES]), bytes(heard.sample.head)
+            )
         self._spool.add(
             {
                 "id": copy.request_id,
