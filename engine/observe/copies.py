@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from engine.rollouts.pairs import Pair
 
 log = logging.getLogger("airboss.copies")
 KEPT_ROLLOUTS = 8
+KEPT_PAIRS = 100_000
+"""Of a rollout, the newest: more evidence than any verdict wants."""
 
 
 class Copies:
@@ -20,17 +23,19 @@ class Copies:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._read: dict[Path, int] = {}
-        self._pairs: dict[tuple[str, str, str], list[Pair]] = {}
+        self._pairs: dict[tuple[str, str, str], deque[Pair]] = {}
         self._lock = asyncio.Lock()
 
     async def pairs(self, service: str, env: str, rollout_id: str, since: float) -> Sequence[Pair]:
         """The rollout's pairs whose request began at `since` or later, oldest first."""
         async with self._lock:
-            await asyncio.to_thread(self._catch_up)
-        found = self._pairs.get((service, env, rollout_id), [])
-        return sorted((pair for pair in found if pair.at >= since), key=lambda pair: pair.at)
+            return await asyncio.to_thread(self._found, (service, env, rollout_id), since)
 
-    def _catch_up(self) -> None:
+    def _found(self, key: tuple[str, str, str], since: float) -> list[Pair]:
+        self._catch_up(key)
+        return sorted((pair for pair in self._pairs.get(key, ()) if pair.at >= since), key=lambda pair: pair.at)
+
+    def _catch_up(self, asked: tuple[str, str, str]) -> None:
         there = sorted(self._directory.glob("mirror-*.jsonl"))
         for gone in set(self._read) - set(there):
             del self._read[gone]
@@ -39,6 +44,8 @@ class Copies:
                 self._take(path)
             except OSError as error:
                 log.warning("%s cannot be read: %s; it is tried again", path, error)
+        if asked in self._pairs:
+            self._pairs[asked] = self._pairs.pop(asked)  # the last to be let go of: somebody waits for it
         while len(self._pairs) > KEPT_ROLLOUTS:
             self._pairs.pop(next(iter(self._pairs)))
 
@@ -65,4 +72,4 @@ class Copies:
             except (ValueError, KeyError, TypeError):
                 continue  # a torn line is no pair
             if key[2]:
-                self._pairs.setdefault(key, []).append(pair)
+                self._pairs.setdefault(key, deque(maxlen=KEPT_PAIRS)).append(pair)

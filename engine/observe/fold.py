@@ -247,8 +247,15 @@ def _row(boot_id: str, seq: int, t0: float, t1: float, row: Mapping[str, Any]) -
         failed=failed,
         priced=priced,
         dear=dear,
-        busy_s=float(row.get("busy_s", 0.0)),
+        busy_s=_seconds(row, "busy_s"),
     )
+
+
+def _seconds(row: Mapping[str, Any], name: str) -> float:
+    value = float(row.get(name, 0.0))
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} = {value!r} is no time")
+    return value
 
 
 def _count(row: Mapping[str, Any], name: str, default: int | None = None) -> int:

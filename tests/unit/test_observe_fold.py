@@ -120,3 +120,9 @@ def test_unsafe_answers_keep_their_callers() -> None:
     assert {name: n for name, n in folded.rows[0].codes.items() if ":" in name} == {"unsafe:ab": 2, "unsafe:cd": 1}
     refused = fold("g-1", [snapshot(1, row(requests=5, unsafe={"ab": -1}))], None)
     assert refused.refused and not refused.rows
+
+
+@pytest.mark.parametrize("busy_s", [math.nan, math.inf, -1.0, "long", None])
+def test_a_time_that_is_none_is_refused_and_stops_no_other(busy_s: object) -> None:
+    folded = fold("g-1", [snapshot(1, row(busy_s=busy_s)), snapshot(2, row(requests=3))], None)
+    assert [r.requests for r in folded.rows] == [3] and len(folded.refused) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.observe import copies as copies_module
 from engine.observe.copies import Copies
 from engine.rollouts.pairs import Pair, ShadowLimits, judge_pairs
 from engine.rollouts.verdict import JudgePolicy, Verdict
@@ -92,11 +93,15 @@ def test_as_many_pairs_as_the_policy_wants() -> None:
     assert judged(pairs(120), ShadowLimits(min_pairs=200)).kind is VerdictKind.INCONCLUSIVE
 
 
-async def test_pairs_are_read_as_they_are_written_and_a_torn_line_is_read_once_it_is_whole(tmp_path: Path) -> None:
-    line = json.dumps(
-        {"service": "chat", "env": "p", "rollout_id": "ro-1", "at": 5.0, "code": 200, "latency_ms": 1.0, "bytes": 3,
+def a_line(rollout: str, at: float) -> str:
+    return json.dumps(
+        {"service": "chat", "env": "p", "rollout_id": rollout, "at": at, "code": 200, "latency_ms": 1.0, "bytes": 3,
          "result": "ok", "shadow_code": 200, "shadow_latency_ms": 2.0, "shadow_bytes": 4, "distance": None}
     )  # fmt: skip
+
+
+async def test_pairs_are_read_as_they_are_written_and_a_torn_line_is_read_once_it_is_whole(tmp_path: Path) -> None:
+    line = a_line("ro-1", 5.0)
     file, copies = tmp_path / "mirror-w0-1.jsonl", Copies(tmp_path)
     file.write_text(line + "\n" + line[:20])
     assert len(await copies.pairs("chat", "p", "ro-1", 0.0)) == 1
@@ -105,3 +110,18 @@ async def test_pairs_are_read_as_they_are_written_and_a_torn_line_is_read_once_i
     assert len(await copies.pairs("chat", "p", "ro-1", 0.0)) == 2
     assert await copies.pairs("chat", "p", "ro-1", 6.0) == []
     assert await copies.pairs("chat", "p", "ro-2", 0.0) == []
+
+
+async def test_what_a_running_rollout_has_learned_outlives_those_that_came_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies_module, "KEPT_PAIRS", 5)
+    monkeypatch.setattr(copies_module, "KEPT_ROLLOUTS", 2)
+    file, copies = tmp_path / "mirror-w0-1.jsonl", Copies(tmp_path)
+    for rollout in ("ro-1", "ro-2", "ro-3", "ro-4"):
+        with file.open("a") as more:
+            more.writelines(a_line(rollout, float(at)) + "\n" for at in range(4))
+        assert len(await copies.pairs("chat", "p", "ro-1", 0.0)) == 4
+    with file.open("a") as more:
+        more.writelines(a_line("ro-1", float(at)) + "\n" for at in range(4, 9))
+    assert [pair.at for pair in await copies.pairs("chat", "p", "ro-1", 0.0)] == [4.0, 5.0, 6.0, 7.0, 8.0]
