@@ -162,7 +162,7 @@ class Echoes:
 def test_generate_is_measured_beside_both_dtypes_of_the_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "release_of", lambda model, to: to)
     monkeypatch.setattr(generate, "Windows", lambda model, width: SimpleNamespace(take=lambda count: [[0]] * count))
-    setup = Setup(Echoes(), Calm(0), 2, True, str(tmp_path), Path(sys.executable), None)  # type: ignore[arg-type]
+    setup = Setup(Echoes(), SimpleNamespace(wait=lambda: None), 2, True, str(tmp_path), Path(sys.executable), None)  # type: ignore[arg-type]
     found = generate.rows(setup)
     assert [(row.other_name, row.ratio, row.met) for row in found] == [
         ("transformers bfloat16", 8.0, True),
