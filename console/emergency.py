@@ -100,14 +100,16 @@ def _warmed(
 
 def read_plan(paths: Paths, service: str, env: str | None) -> Plan:
     """The plan kept for a service. Raises UsageError when several environments have one, OperationFailed when none has."""
-    found = sorted(paths.rollback.glob(f"{service}@{env or '*'}.json"))
+    # Compared as text, not as a pattern: a name with a star or a slash in it is nobody's.
+    kept = sorted(paths.rollback.glob("*@*.json"))
+    found = [path for path in kept if path.stem == f"{service}@{env or path.stem.partition('@')[2]}"]
     if len(found) > 1:
         envs = ", ".join(path.stem.partition("@")[2] for path in found)
         raise UsageError(
             f"{service} has a rollback plan in several environments: {envs}", hint="add --env ENV", code="env"
         )
     if not found:
-        others = ", ".join(path.stem for path in sorted(paths.rollback.glob("*.json"))) or "none"
+        others = ", ".join(path.stem for path in kept) or "none"
         raise OperationFailed(
             f"no rollback plan is kept for {service}{f' in {env}' if env else ''}",
             hint=f"plans are kept for: {others}; one is made once a release has a verified one before it",

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ async def import_spill(store: Store, directory: Path, config: Config) -> int:
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
             route = route_of(body)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            started = [_adoptable(one, route) for one in body.get("started") or ()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             os.replace(path, path.with_suffix(".unreadable"))
-            said = f"{path.name}: {error}"
+            said = f"{path.name}: {type(error).__name__}: {error}"
             await store.write(lambda s, m=said: _note(s, m))  # type: ignore[misc]
             continue
-        is_new = await store.write(lambda s, n=path.name, b=body, r=route: _once(s, n, b, r, config), urgent=True)  # type: ignore[misc]
+        is_new = await store.write(partial(_once, path.name, body, route, started, config), urgent=True)
         os.replace(path, path.with_suffix(".imported"))
         if not is_new:
             continue
@@ -64,12 +66,15 @@ def route_of(body: Mapping[str, Any]) -> Route:
     )
 
 
-def _once(session: Session, name: str, body: dict[str, Any], route: Route, config: Config) -> bool:
+def _once(
+    name: str, body: dict[str, Any], route: Route, started: list[Spawn], config: Config, session: Session
+) -> bool:
     """Import the record `name` unless an engine did that was killed before it could rename the file."""
     if ids.get(session, f"spill.{name}"):
         return False
     ids.put(session, f"spill.{name}", str(time.time()))
     _import(session, body, route, config)
+    session.add_all(started)
     return True
 
 
@@ -92,20 +97,18 @@ def _import(session: Session, body: dict[str, Any], route: Route, config: Config
             session, config, route.service, route.env, to, actor=actor, reason="rollback --emergency"
         )
     set_tracks(session, route)
-    for one in body.get("started") or ():
-        _adoptable(session, one, route)
     audit.append(session, actor=actor, action="rollback.emergency", ref=f"service:{route.service}",
                  reason=str(body.get("reason", "")), detail={"env": route.env, "at": body.get("at"),
                  "to": [b.release_id for b in route.backends]})  # fmt: skip
 
 
-def _adoptable(session: Session, one: Mapping[str, Any], route: Route) -> None:
+def _adoptable(one: Mapping[str, Any], route: Route) -> Spawn:
     """A row for a replica that was started without an engine: the supervisor finds it there, and ends no stray."""
-    session.add(
-        Spawn(spawn_id=str(one["spawn_id"]), kind=ChildKind.MODEL, owner=str(one["owner"]), service=route.service,
-              env=route.env, release_id=str(one["release_id"]), digest=str(one["digest"]),
-              slot=int(str(one["owner"]).rpartition("/")[2]), state="started", pid=int(one["pid"]),
-              address=str(one["address"]), started_at=time.time())
+    return Spawn(
+        spawn_id=str(one["spawn_id"]), kind=ChildKind.MODEL, owner=str(one["owner"]), service=route.service,
+        env=route.env, release_id=str(one["release_id"]), digest=str(one["digest"]),
+        slot=int(str(one["owner"]).rpartition("/")[2]), state="started", pid=int(one["pid"]),
+        address=str(one["address"]), started_at=time.time(),
     )  # fmt: skip
 
 
