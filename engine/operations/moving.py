@@ -15,7 +15,7 @@ from engine.operations.deploying import deploy
 from engine.operations.desk import Desk, env_of, noun
 from engine.operations.told import demand_unmoved, with_who
 from engine.people.freezes import demand_thawed, in_force
-from engine.people.glass import is_broken
+from engine.people.glass import still_frozen
 from engine.rollouts import planning, records
 from engine.rollouts.at_once import want_return
 from engine.rollouts.back.reading import rollback_plan
@@ -211,8 +211,10 @@ async def _pass_forward(ops: Desk, request: VerbRequest, actor: Actor, seen: rec
     if request.break_glass:
         await ops.store.write(lambda s: break_for_move(s, ops, request, actor, seen.now.id))
         return
-    if not await ops.store.read(lambda s: is_broken(s, seen.now.id)):
-        demand_thawed(await ops.store.read(lambda s: in_force(s, ops.config, seen.env, time.time())), request.verb)
+    frozen = await ops.store.read(
+        lambda s: still_frozen(s, seen.now.id, in_force(s, ops.config, seen.env, time.time()))
+    )
+    demand_thawed(frozen, request.verb)
     if request.verb == "rollout.promote_full":
         second_person_past(ops, request, actor, await ops.store.read(lambda s: s.get_one(Rollout, seen.now.id)))
 

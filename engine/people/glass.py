@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from engine.access import Actor
 from engine.people import approvals
+from engine.people.freezes import Freeze
 from state import audit
 from state.models import BrokenGlass, Rollout
 from state.people_config import PeopleConfig
@@ -39,9 +40,11 @@ def break_for_deploy(session: Session, row: Rollout, who: str, reason: str, froz
         approvals.say(session, row, who, approvals.BREAK_GLASS, reason)
 
 
-def is_broken(session: Session, rollout_id: str) -> bool:
-    """A person went past what held this rollout: a freeze no longer does."""
-    return session.exec(select(BrokenGlass.id).where(BrokenGlass.rollout_id == rollout_id).limit(1)).first() is not None
+def still_frozen(session: Session, rollout_id: str, frozen: Sequence[Freeze]) -> tuple[Freeze, ...]:
+    """What of `frozen` holds the rollout still: a person went past what was there when they broke its glass, no further."""
+    newest = select(func.max(BrokenGlass.at)).where(BrokenGlass.rollout_id == rollout_id)
+    broken_at = session.exec(newest).one()
+    return tuple(one for one in frozen if broken_at is None or one.since > broken_at)
 
 
 def unacknowledged(session: Session, service: str = "", env: str = "") -> tuple[BrokenGlass, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval, MetricsSource
 from engine.people.freezes import in_force
-from engine.people.glass import is_broken
+from engine.people.glass import still_frozen
 from engine.rollouts import journal, records
 from engine.rollouts.judge import judge
 from engine.rollouts.pairs import Pair, ShadowLimits, judge_pairs
@@ -56,7 +56,7 @@ class Lookout:
         held, frozen, tracks, known, trouble = await self.store.read(
             lambda s: (
                 bool(records.leases(s, seen.env, "hold", now.utc, seen.service)),
-                bool(in_force(s, self.config, seen.env, now.utc)) and not is_broken(s, seen.now.id),
+                bool(still_frozen(s, seen.now.id, in_force(s, self.config, seen.env, now.utc))),
                 records.track_weights(s, seen),
                 records.known_splits(s, seen),
                 journal.trouble(s, s.get_one(Rollout, r.id), now.utc),

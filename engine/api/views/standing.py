@@ -7,7 +7,7 @@ import time
 from sqlmodel import Session
 
 from engine.people.freezes import in_force
-from engine.people.glass import is_broken
+from engine.people.glass import still_frozen
 from engine.rollouts import journal, records
 from engine.rollouts.back.targets import ready_replicas
 from engine.rollouts.why import Bar, Standing, why
@@ -60,7 +60,7 @@ def _held(session: Session, row: Rollout, now: float) -> Bar | None:
 
 
 def _frozen(session: Session, config: Config, row: Rollout, now: float) -> Bar | None:
-    frozen = in_force(session, config, row.env, now)
-    if not frozen or is_broken(session, row.id):
+    frozen = still_frozen(session, row.id, in_force(session, config, row.env, now))
+    if not frozen:
         return None
     return Bar(frozen[0].by, frozen[0].reason, frozen[0].until - now)

@@ -139,3 +139,15 @@ async def test_broken_glass_goes_through_a_freeze_to_the_end(office: Any, monkey
     office.change(name, state=RolloutState.STEP_BAKING.value)
     assert (await office.ask("olga", "rollout.promote", f"rollout/{name}")).changed  # one glass a rollout
     assert [action for _, action in office.audit()].count("glass.break") == 1
+
+
+async def test_broken_glass_does_not_go_through_a_freeze_that_came_later(office: Any) -> None:
+    """Who went past the approval in the morning has not gone past the freeze of the afternoon's incident."""
+    name = await office.deploy(break_glass=True, reason="the fix of incident 12")
+    await office.tick(name)
+    office.change(name, state=RolloutState.STEP_BAKING.value)
+    await office.ask("lea", "freeze.start", "env/production", reason="incident 13")
+    ref = f"rollout/{name}"
+    with pytest.raises(Denied, match=r"frozen until .* by user:lea: incident 13"):
+        await office.ask("olga", "rollout.promote", ref)
+    assert (await office.ask("olga", "rollout.promote", ref, break_glass=True, reason="it is the fix")).changed
