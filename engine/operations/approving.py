@@ -10,6 +10,7 @@ from sqlmodel import Session
 from engine.access import Actor, impersonal
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
 from engine.operations.desk import Desk, noun
+from engine.operations.told import who_moved
 from engine.people import approvals, glass
 from engine.people.freezes import in_force
 from engine.rollouts.records import Opened
@@ -24,7 +25,7 @@ async def decide(ops: Desk, request: VerbRequest, actor: Actor, seen: Opened) ->
     if request.dry_run:
         return VerbResult(verb=request.verb, ref=ref, changed=False, message=f"would {_word(request)} {rollout_id}",
                           revision=seen.revision, plan=plan)  # fmt: skip
-    here = await ops.store.write(partial(_decide, ops, request, actor, rollout_id))
+    here = await ops.store.write(partial(_decide, ops, request, actor, seen))
     said = f"{actor.user}: {_word(request)} {rollout_id}, plan {here.plan[:12]}"
     if request.verb == "rollout.approve":
         said += f" ({here.approvals} of {here.needed} approvals)"
@@ -37,8 +38,16 @@ def _word(request: VerbRequest) -> str:
     return "break the glass for" if request.break_glass else request.verb.removeprefix("rollout.")
 
 
-def _decide(ops: Desk, request: VerbRequest, actor: Actor, rollout_id: str, session: Session) -> approvals.Gate:
-    row = session.get_one(Rollout, rollout_id)
+def _decide(ops: Desk, request: VerbRequest, actor: Actor, seen: Opened, session: Session) -> approvals.Gate:
+    row = session.get_one(Rollout, seen.now.id)
+    if (row.state, row.step) != (seen.now.state, seen.now.step):
+        # It has gone on to its next gate, or has ended, since it was read: nobody said anything of that.
+        who = who_moved(session, row.id, seen.revision)
+        raise Conflict(
+            f"{row.id} has moved since it was read: it is {row.state}" + (f"; {who}" if who else ""),
+            hint="look again, then decide",
+            code="revision_moved",
+        )
     _demand_shown_plan(request, approvals.plan_hash(session, row))
     if request.verb == "rollout.reject":
         return approvals.say(session, row, actor.name, approvals.REJECT, request.reason)

@@ -20,6 +20,8 @@ from state.words import Conflict, UsageError
 
 HOLD_S = 3600.0
 """How long a hold or a freeze lasts when nobody says."""
+LONGEST_HOLD_S = 366 * 24 * 3600.0
+"""A longer one is a slip of the hand, and its end may be no date that can be shown."""
 SILENCE_MINUTES = 60.0
 _LISTS = {"alert": "list", "silence": "silences"}
 
@@ -32,6 +34,8 @@ def lease_verb(kind: str, starts: bool) -> Callable[[Desk, VerbRequest, Actor], 
         env = known_env(ops.config, place.env if place else env_of(ops.config, request))
         ops.permit(request, actor, env, env)
         lasts_s = positive(request, "until_s", HOLD_S)
+        if lasts_s > LONGEST_HOLD_S:
+            raise UsageError(f"a {kind} lasts a year at most", hint="begin it again when it ends", code="until")
         service = _held_service(ops, request, place) if kind == "hold" else ""
         ref = f"service/{service}" if service else f"env/{env}"
         what = f"{service} in {env}" if service else env

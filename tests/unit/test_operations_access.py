@@ -201,6 +201,11 @@ async def test_a_time_that_is_no_number_is_a_usage_error(office: Office, until_s
         await office.ask(OLGA, "hold", "env/production", args={"until_s": until_s})
 
 
+async def test_a_freeze_has_an_end_that_can_be_shown(office: Office) -> None:
+    with pytest.raises(UsageError, match="a year at most"):
+        await office.ask(ANN, "freeze.start", "env/dev", args={"until_s": 1e300}, **SURE)
+
+
 @pytest.mark.parametrize("target_s", ["soon", [1], True, float("inf")])
 async def test_a_drills_record_that_status_could_not_read_is_refused(office: Office, target_s: object) -> None:
     args = {"env": "dev", "name": "kill", "outcome": "met", "measured": {}, "target_s": target_s}

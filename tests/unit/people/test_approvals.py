@@ -10,6 +10,7 @@ from engine.api.views.people import gate_view, glass_views
 from engine.api.views.rollouts import rollout_view
 from engine.observe.facts import glass_facts
 from engine.observe.rules import Facts, firing
+from engine.operations import approving
 from state.models import Rollout
 from state.words import Conflict, Denied, RolloutState, UsageError
 
@@ -184,3 +185,19 @@ async def test_skipping_every_gate_takes_a_second_person_too(office: Any) -> Non
     with pytest.raises(Denied, match="lea cannot promote full it too"):
         await office.ask("lea", "rollout.promote_full", ref(name))
     assert (await office.ask("leo", "rollout.promote_full", ref(name))).changed
+
+
+async def test_what_moved_on_while_a_person_pressed_is_not_approved_at_its_next_gate(
+    office: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await office.deploy()
+    really = approving.approval_plan
+
+    def and_then_it_moves(*given: Any) -> Any:
+        office.change(name, state=RolloutState.STEP_BAKING.value, step=2)  # the approval in the middle
+        return really(*given)
+
+    monkeypatch.setattr(approving, "approval_plan", and_then_it_moves)
+    with pytest.raises(Conflict, match="has moved since it was read: it is step_baking"):
+        await office.ask("lea", "rollout.approve", f"rollout/{name}")
+    assert ("user:lea", "rollout.approve") not in office.audit()
