@@ -189,6 +189,8 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
 
     async def delivery_list(request: Request) -> Any:
         hook, limit = request.query_params.get("hook", ""), _limit(request, 100, 1000)
+        if hook and hook not in reader.config.hook:
+            raise UsageError(f"there is no hook {hook!r}", hint="`airboss hook list` shows them", code="no_hook")
         return await store.read(lambda s: hooks.delivery_views(s, hook, limit))
 
     async def verb(request: Request) -> Any:

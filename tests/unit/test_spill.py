@@ -39,7 +39,7 @@ def test_a_record_that_is_none_is_put_aside_and_said(tmp_path: Path, body: Any) 
 
 
 @pytest.mark.parametrize(
-    "service, env", [("*", None), ("chat", "*"), ("../rollback/chat", None), ("c[h]at", None), ("", None)]
+    ("service", "env"), [("*", None), ("chat", "*"), ("../rollback/chat", None), ("c[h]at", None), ("", None)]
 )
 def test_a_plan_is_found_by_its_name_and_by_no_pattern(tmp_path: Path, service: str, env: str | None) -> None:
     paths = Paths(tmp_path)
