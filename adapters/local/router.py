@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -254,10 +256,17 @@ def set_tracks(session: Session, route: Route) -> None:
         session.add(existing)
 
 
-def _kept_revision(gateway: LocalGateway) -> int:
-    import json
-
+def kept_table(directory: Path) -> dict[str, Any]:
+    """The table that the gateway of `directory` keeps, and starts again with; empty when it has none."""
     try:
-        return int(json.loads((gateway.gateway_dir / "table.json").read_text(encoding="utf-8"))["revision"])
-    except (OSError, ValueError, KeyError, TypeError):
+        table = json.loads((directory / "table.json").read_text(encoding="utf-8"))
+        return dict(table)
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _kept_revision(gateway: LocalGateway) -> int:
+    try:
+        return int(kept_table(gateway.gateway_dir).get("revision", 0))
+    except (ValueError, TypeError):
         return 0

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from adapters.local.router import LeftAlone, LocalRouter, set_tracks
+from adapters.local.router import LeftAlone, LocalRouter, kept_table, set_tracks
 from adapters.local.spawn import Spawner
 from adapters.local.tables import split_of
 from adapters.ports import Backend, Route
@@ -52,7 +52,9 @@ class Standing:
         if marker.exists():
             facts = _facts(marker)
             served = await self._served()
-            paused = await self.store.write(lambda s: self._took_over(s, facts, served or {}))
+            if served is None:  # no worker is there yet: the first one will serve what the gateway kept
+                served = _routes(kept_table(self.router.gateway.gateway_dir))
+            paused = await self.store.write(lambda s: self._took_over(s, facts, served))
             marker.unlink()
             log.warning("the store was restored from a backup; paused: %s", ", ".join(paused) or "nothing was moving")
         body = json.loads(await self.store.read(lambda s: ids.get(s, KEY, "{}")))
@@ -141,8 +143,11 @@ class Standing:
             return None
         if not tables:
             return None
-        newest = max(tables, key=lambda table: int(table.get("revision", 0)))
-        return {(route["service"], route["env"]): dict(route) for route in newest.get("routes", ())}
+        return _routes(max(tables, key=lambda table: int(table.get("revision", 0))))
+
+
+def _routes(table: Mapping[str, Any]) -> dict[Place, dict[str, Any]]:
+    return {(route["service"], route["env"]): dict(route) for route in table.get("routes", ())}
 
 
 def _facts(marker: Path) -> dict[str, Any]:
