@@ -106,7 +106,7 @@ def evidence_of(answers: Mapping[str, Series], *, since: float, now: float, step
         if points
     ]
     # Fresh copies of stable take stable's place where they were counted in this step.
-    is_baseline = any(c.track == Track.BASELINE and c.rise(times[0], times[-1]) for c in counters)
+    is_baseline = any(c.track == Track.BASELINE and c.has_risen for c in counters)
     beside = Track.BASELINE if is_baseline else Track.STABLE
     intervals, gap = [], 0.0
     for t0, t1 in itertools.pairwise(times):
@@ -126,6 +126,11 @@ class _Counter:
     track: str
     first: int
     points: Mapping[int, float]
+
+    @property
+    def has_risen(self) -> bool:
+        """It counted between its own first point here and its last: a track of this step is scraped later than the others."""
+        return bool(self.rise(self.first, max(self.points)))
 
     def rise(self, t0: int, t1: int) -> float | None:
         """What it counted from t0 to t1, None when a point lacks. One that fell was reset and starts from nothing."""

@@ -135,3 +135,19 @@ def test_a_series_that_stands_twice_or_has_no_track_is_an_error(metrics: list[di
 async def test_a_server_that_does_not_answer_is_trouble() -> None:
     found = await PrometheusMetrics("http://127.0.0.1:9").arms("chat", "production", "ro-1", 1, 0.0)
     assert found.trouble.startswith("unreachable")
+
+
+@pytest.mark.parametrize(("last", "beside"), [(25, ArmCounts(20, 0, 0)), (5, ArmCounts(50, 0, 0))])
+def test_fresh_copies_are_the_arm_beside_from_the_step_that_started_them(last: int, beside: ArmCounts) -> None:
+    found = evidence_of(
+        answers(
+            {
+                labels("stable"): {0: 100, 5: 150, 10: 200},
+                labels("baseline"): {5: 5, 10: last},  # scraped for the first time after the step began
+                labels("canary"): {5: 5, 10: 25},
+            }
+        ),
+        since=0, now=11, step_s=5,
+    )  # fmt: skip
+    assert found.is_baseline is (last > 5)
+    assert found.intervals[-1].stable == beside
