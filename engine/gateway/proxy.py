@@ -57,14 +57,7 @@ class Proxy:
     """Relays calls. `max_inflight` bounds this worker; `retries` the times that sent work may be asked for again."""
 
     def __init__(
-        self,
-        pool: Pool,
-        recorder: Recorder,
-        mirrors: Mirrors,
-        sampler: Sampler,
-        *,
-        max_inflight: int,
-        retries: int,
+        self, pool: Pool, recorder: Recorder, mirrors: Mirrors, sampler: Sampler, *, max_inflight: int, retries: int
     ) -> None:
         self.pool = pool
         self.recorder = recorder
