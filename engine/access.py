@@ -44,7 +44,7 @@ class Actor:
         """The actor named `user`. Raises UsageError when this host knows none."""
         try:
             return cls._of(pwd.getpwnam(user))
-        except KeyError:
+        except (KeyError, ValueError):
             raise UsageError(
                 f"this host has no user {user!r}", hint="`getent passwd` lists those it has", code="no_user"
             ) from None

@@ -40,6 +40,10 @@ _STATUS: tuple[tuple[type[AirbossError], int], ...] = (
 )
 
 
+_MOST = 2**63 - 1
+"""The largest whole number that SQLite can be asked about."""
+
+
 def make_app(reader: Reader, desk: Desk) -> Starlette:
     """The application. Every answer is JSON; every error `{"error": …}` with the exit code a script will have."""
     return Starlette(routes=_routes(reader, desk), exception_handlers={AirbossError: _refused, Exception: _broke})
@@ -256,7 +260,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, str(default))
     try:
-        return int(text)
+        return max(-_MOST, min(int(text), _MOST))
     except ValueError:
         raise UsageError(f"{name} must be a whole number, not {text!r}", code="query") from None
 

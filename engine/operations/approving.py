@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from engine.access import Actor, impersonal
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
-from engine.operations.desk import Desk, noun
+from engine.operations.desk import Desk, noun, row_number
 from engine.operations.told import who_moved
 from engine.people import approvals, glass
 from engine.people.freezes import in_force
@@ -128,9 +128,9 @@ def approval_plan(session: Session, ops: Desk, request: VerbRequest, row: Rollou
 async def glass_ack(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     """Say that one has looked at what somebody else did past the rules."""
     name = noun(request, "glass")
-    if not name.isdecimal():
+    number = row_number(name)
+    if number is None:
         raise UsageError(f"{request.ref}: broken glasses have numbers", hint="`airboss break-glass list` shows them")
-    number = int(name)
     broken = await ops.store.read(lambda s: s.get(BrokenGlass, number))
     if broken is None:
         raise Conflict(

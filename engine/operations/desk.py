@@ -20,6 +20,9 @@ from state.models import Alert, Rollout, Silence
 from state.store import Store
 from state.words import UsageError
 
+MOST_DIGITS = 18
+"""Of a number of a row: SQLite's integers have 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -73,6 +76,11 @@ def env_of(config: Config, request: VerbRequest) -> str:
     )
 
 
+def row_number(name: str) -> int | None:
+    """The number of a row that `name` is; None when it is none, or one that no store can hold."""
+    return int(name) if name.isdecimal() and len(name) <= MOST_DIGITS else None
+
+
 def known_env(config: Config, env: str) -> str:
     """`env`, if the workspace has it or it is `*`. Raises UsageError naming those there are."""
     if env != EVERYWHERE and env not in config.environment:
@@ -112,10 +120,10 @@ def place_of(session: Session, ref: str) -> Place | None:
     if kind == "rollout":
         rollout = session.get(Rollout, name)
         return Place(rollout.env, rollout.service) if rollout else None
-    if kind == "alert" and name.isdecimal():
+    if kind == "alert" and row_number(name) is not None:
         alert = session.get(Alert, int(name))
         return Place(alert.env or EVERYWHERE, alert.service or alert.name) if alert else None
-    if kind == "silence" and name.isdecimal():
+    if kind == "silence" and row_number(name) is not None:
         silence = session.get(Silence, int(name))
         if silence is not None:
             matched = silence.matchers

@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from engine.access import Actor, demand, demand_everywhere
 from engine.api.schemas import VerbRequest, VerbResult
-from engine.operations.desk import Desk, noun
+from engine.operations.desk import Desk, noun, row_number
 from engine.people.hooks import outbox
 from state import audit
 from state.models import HookDelivery
@@ -54,8 +54,9 @@ async def hook_test(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult
 async def hook_redeliver(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     """Try a delivery that failed, was dropped or waits: now, under the id it had."""
     name = noun(request, "delivery")
-    row = await ops.store.read(lambda s: s.get(HookDelivery, int(name))) if name.isdecimal() else None
-    if row is None:
+    number = row_number(name)
+    row = await ops.store.read(lambda s: s.get(HookDelivery, number)) if number is not None else None
+    if row is None or number is None:
         raise Conflict(f"there is no delivery {name}", hint="`airboss hook deliveries` shows them", code="no_delivery")
     _demand(ops, row.hook, actor, request.verb)
     if row.state == outbox.DONE:
@@ -63,7 +64,7 @@ async def hook_redeliver(ops: Desk, request: VerbRequest, actor: Actor) -> VerbR
     if not request.dry_run:
 
         def write(session: Session) -> None:
-            outbox.again(session, int(name), time.time())
+            outbox.again(session, number, time.time())
             audit.append(session, actor=actor.name, action=request.verb, ref=f"delivery:{name}", reason=request.reason)
 
         await ops.store.write(write)

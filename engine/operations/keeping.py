@@ -10,7 +10,7 @@ from sqlmodel import Session
 
 from engine.access import EVERYWHERE, Actor, demand, demand_everywhere, demand_somewhere
 from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
-from engine.operations.desk import Desk, Place, env_of, known_env, noun, place_of, positive
+from engine.operations.desk import Desk, Place, env_of, known_env, noun, place_of, positive, row_number
 from engine.pipelines.catalogue import pipeline_of
 from engine.pipelines.context import run_context
 from engine.verbs import VERBS
@@ -102,7 +102,9 @@ def _joined(said: str, by: str, more: str) -> str:
 async def pipeline_run(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     name = noun(request, "pipeline")
     pipeline, service = pipeline_of(ops.config, name)
-    overrides = dict(request.args.get("set") or {})
+    overrides = request.args.get("set") or {}
+    if not isinstance(overrides, dict):
+        raise UsageError(f"set is a table of parameters, not {overrides!r}", code="set")
     # Every environment may serve what it makes: a service is not bound to some of them.
     demand_everywhere(ops.config, actor, request.verb)
     context = await ops.store.read(lambda s: run_context(s, service, ops.workspace))
@@ -139,9 +141,10 @@ async def alert_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResul
     """Acknowledge or silence an alert, or end a silence, as the environment it is in permits."""
     kind = "silence" if request.verb == "alert.unsilence" else "alert"
     name = noun(request, kind)
-    if not name.isdecimal():
+    number = row_number(name)
+    if number is None:
         raise UsageError(f"{request.ref}: {kind}s have numbers", hint="`airboss alert list` shows them")
-    number, minutes = int(name), positive(request, "minutes", SILENCE_MINUTES)
+    minutes = positive(request, "minutes", SILENCE_MINUTES)
     place = await ops.store.read(lambda s: place_of(s, request.ref))
     if place is None:
         raise Conflict(
