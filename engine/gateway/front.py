@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
-from typing import Any
 
 from aiohttp import web
 
 from adapters.ports import Route
 from engine.gateway.access.desk import Desk
 from engine.gateway.access.identity import Identity
+from engine.gateway.access.prompt import asked_in
 from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_lines, without
 from engine.gateway.exchange import Call, Exchange
 from engine.gateway.feedback import Feedback, read_feedback
@@ -115,7 +114,7 @@ class Front:
             message = f"no environment {env!r} here; there is {', '.join(table.envs()) or 'none yet'}"
             raise Refused("unknown_env", error_answer(404, "not_found", "unknown_env", message, param=ENV_HEADER))
         sent = inner_body(body) if is_jobs(rest) else body
-        asked = _asked_in(sent)
+        asked = asked_in(sent)
         model = asked.get("model") or ""
         service = service or model or (services[0] if len(services) == 1 else "")
         route = table.route(service, env)
@@ -288,19 +287,3 @@ def split_path(path: str) -> tuple[str, str, str]:
     ):
         return parts[1], parts[2], f"/{parts[3]}"
     return "", "", path
-
-
-def _asked_in(body: bytes) -> dict[str, Any]:
-    """What the body says, parsed once for all who want to know. Raises Refused unless it is an object with a fit "model"."""
-    try:
-        value: Any = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        message = f"the body is not JSON: {str(error)[:200]}"
-        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message)) from None
-    if not isinstance(value, dict):
-        message = f"the body must be a JSON object, not {type(value).__name__}"
-        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message))
-    if not isinstance(value.get("model") or "", str):
-        message = "model must be a string: the name of a service"
-        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message, param="model"))
-    return value

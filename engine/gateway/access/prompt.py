@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from engine.gateway.answers import Refused, error_answer
+
 CHARS_A_TOKEN = 4
 """What a token is taken to be long before a tokenizer has seen the text; the answer's usage puts it right."""
 DEFAULT_COMPLETION_TOKENS = 16
@@ -29,6 +31,22 @@ def body_of(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def asked_in(body: bytes) -> dict[str, Any]:
+    """What the body says, parsed once for all who want to know. Raises Refused unless it is an object with a fit "model"."""
+    try:
+        value: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        message = f"the body is not JSON: {str(error)[:200]}"
+        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message)) from None
+    if not isinstance(value, dict):
+        message = f"the body must be a JSON object, not {type(value).__name__}"
+        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message))
+    if not isinstance(value.get("model") or "", str):
+        message = "model must be a string: the name of a service"
+        raise Refused("bad_json", error_answer(400, "invalid_request", "bad_json", message, param="model"))
+    return value
 
 
 def map_texts(body: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
