@@ -129,6 +129,28 @@ class Counts:
         return ArmEvidence((both,) if canary[0] else (), 0.0, 0.0)
 
 
+class OneAlias:
+    """A registry whose champion is what a person says."""
+
+    def __init__(self) -> None:
+        self.has = {"champion": "7"}
+
+    def aliases(self, model_name: str) -> dict[str, str]:
+        return dict(self.has)
+
+    def set_alias(self, model_name: str, alias: str, version: str) -> None:
+        self.has[alias] = version
+
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        self.has.pop(alias, None)
+
+    def tag(self, model_name: str, version: str, tags: dict[str, str]) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
 @dataclass
 class Room:
     """A workspace `chat` in production, release `a` live, `b` and `c` to be rolled out."""

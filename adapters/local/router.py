@@ -26,6 +26,7 @@ from state.words import AirbossError, Conflict, Track
 
 log = logging.getLogger("airboss.router")
 REVISION_KEY = "gateway.revision"
+LEFT_ALONE_KEY = "restored.left_alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class LocalRouter:
     def mean(self, session: Session, route: Route) -> None:
         """Set the service's tracks (absolute) in the caller's transaction; `publish` then makes every worker have them."""
         set_tracks(session, route)
+        if self.left_alone:
+            end_left_alone(session, route.service, route.env)
 
     async def apply(self, route: Route, is_wanted: Callable[[Session], bool] = lambda session: True) -> int:
         """Set the service's tracks (absolute) and publish. Returns the revision every worker acknowledged.
@@ -160,6 +163,9 @@ class LocalRouter:
         return "production" if "production" in names else (names[0] if names else "")
 
     def _routes(self, session: Session) -> list[dict[str, Any]]:
+        if self.left_alone:
+            still = left_alone(session)
+            self.left_alone = {place: left for place, left in self.left_alone.items() if "@".join(place) in still}
         grouped: dict[tuple[str, str, str], list[TrackState]] = {}
         for row in session.exec(select(TrackState).order_by(col(TrackState.track).desc())):
             if row.track in tuple(Track) and row.release_id:
@@ -229,6 +235,19 @@ def _note(revision: int, session: Session) -> None:
     """Keep the revision, unless a later one was faster."""
     if revision > int(ids.get(session, REVISION_KEY, "0")):
         ids.put(session, REVISION_KEY, str(revision))
+
+
+def left_alone(session: Session) -> dict[str, Any]:
+    """`SERVICE@ENV` → what the store keeps of a service that is left alone since a restore."""
+    return dict(json.loads(ids.get(session, LEFT_ALONE_KEY, "{}")))
+
+
+def end_left_alone(session: Session, service: str, env: str) -> list[str]:
+    """From now on the record is served. Returns what is left alone still."""
+    left = left_alone(session)
+    if left.pop(f"{service}@{env}", None) is not None:
+        ids.put(session, LEFT_ALONE_KEY, json.dumps(left))
+    return sorted(left)
 
 
 def set_tracks(session: Session, route: Route) -> None:

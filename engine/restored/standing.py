@@ -16,7 +16,15 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from adapters.local.router import LeftAlone, LocalRouter, kept_table, set_tracks
+from adapters.local.router import (
+    LEFT_ALONE_KEY,
+    LeftAlone,
+    LocalRouter,
+    end_left_alone,
+    kept_table,
+    left_alone,
+    set_tracks,
+)
 from adapters.local.spawn import Spawner
 from adapters.local.tables import split_of
 from adapters.ports import Backend, Route
@@ -29,7 +37,6 @@ from state.store import Store
 from state.words import AirbossError, Conflict, Lifecycle, RolloutState, Track
 
 log = logging.getLogger("airboss.restored")
-KEY = "restored.left_alone"
 Aliases = Callable[[str], Awaitable[dict[str, str]]]
 
 
@@ -57,7 +64,7 @@ class Standing:
             paused = await self.store.write(lambda s: self._took_over(s, facts, served))
             marker.unlink()
             log.warning("the store was restored from a backup; paused: %s", ", ".join(paused) or "nothing was moving")
-        body = json.loads(await self.store.read(lambda s: ids.get(s, KEY, "{}")))
+        body = await self.store.read(left_alone)
         self.router.left_alone = {
             (one["route"]["service"], one["route"]["env"]): LeftAlone(one["recorded"], one["route"])
             for one in body.values()
@@ -70,7 +77,7 @@ class Standing:
             for (service, env), route in served.items()
             if split_of(route) != recorded.get((service, env), {})
         }
-        ids.put(session, KEY, json.dumps(kept))
+        ids.put(session, LEFT_ALONE_KEY, json.dumps(kept))
         audit.append(session, actor=str(facts.get("actor", records.ENGINE)), action="state.restore", ref="engine:engine",
                      reason=str(facts.get("reason", "")),
                      detail={"from": facts.get("from"), "kept": facts.get("kept"), "left_alone": sorted(kept)})  # fmt: skip
@@ -127,12 +134,10 @@ class Standing:
         return said
 
     def _settled(self, session: Session, verb: str, service: str, env: str, actor: str, reason: str) -> str:
-        left = json.loads(ids.get(session, KEY, "{}"))
-        left.pop(f"{service}@{env}", None)
-        ids.put(session, KEY, json.dumps(left))
+        left = end_left_alone(session, service, env)
         traffic = _traffic(session).get((service, env), {})
         audit.append(session, actor=actor, action=verb, ref=f"service:{service}", reason=reason,
-                     detail={"env": env, "traffic": traffic, "left": sorted(left)})  # fmt: skip
+                     detail={"env": env, "traffic": traffic, "left": left})  # fmt: skip
         return f"{service} in {env}: the record and the gateway have {traffic or 'nothing'}"
 
     async def _served(self) -> dict[Place, dict[str, Any]] | None:

@@ -111,6 +111,10 @@ class RegistryQueue:
                 lambda s: journal.close_intent(s, intent.id, {"skipped": "not in a registry"}, done=True)
             )
             return
+        if await self.store.read(lambda s: _is_taken_back(s, intent, effect)):
+            skipped = {"skipped": "the rollout has gone back since"}
+            await self.store.write(lambda s: journal.close_intent(s, intent.id, skipped, done=True))
+            return
         outcome = await self._move(effect, versions)
         await self.store.write(lambda s: _done(s, intent, effect, outcome))
         self.on_change(f"rollout/{intent.rollout_id}", effect.says())
@@ -171,6 +175,19 @@ _MOVES: dict[str, Callable[[Registry, Versions], Mapping[str, Any]]] = {
     "reject": _reject,
     "withdraw": _withdraw,
 }
+
+
+def _is_taken_back(session: Session, intent: journal.PendingIntent, effect: fx.RegistryMove) -> bool:
+    """A later move of the same rollout takes the aliases back: this one, tried again by then, must not give them any more."""
+    if effect.move not in ("challenger", "promote"):
+        return False
+    later = select(Intent.payload).where(
+        Intent.rollout_id == intent.rollout_id, Intent.kind == "registry", col(Intent.id) > intent.id
+    )
+    return any(
+        move["release_id"] == effect.release_id and move["move"] in ("reject", "withdraw")
+        for move in session.exec(later)
+    )
 
 
 def _versions(session: Session, rollout_id: str, effect: fx.RegistryMove) -> Versions | None:

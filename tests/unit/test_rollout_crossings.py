@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rollout_room import ANN, BAD, NO_WORD, Processes, Room
+from rollout_room import ANN, BAD, GOOD, NO_WORD, OneAlias, Processes, Room
 from sqlmodel import select
 
-from adapters.ports import ReplicaSetSpec
+from adapters.local.router import LEFT_ALONE_KEY, LeftAlone, left_alone
+from adapters.ports import Backend, ReplicaSetSpec, Route
 from engine.rollouts.back.targets import verified_releases
+from engine.rollouts.registry_queue import RegistryQueue
+from state import ids
 from state.models import Intent, Release, Rollout, RolloutStep
 from state.store import Store
 from state.words import Conflict, Lifecycle, RolloutState
@@ -146,3 +151,46 @@ async def test_traffic_of_a_foreign_release_that_runs_elsewhere_is_not_adopted(s
     await room.until(rollout_id, S.PAUSED)
     with pytest.raises(Conflict, match="no replica of it that runs here answers"):
         await room.ask("rollout.adopt", f"rollout/{rollout_id}")
+
+
+async def test_an_alias_that_waited_for_another_hand_is_not_given_to_what_was_rejected_since(
+    store: Store, tmp_path: Path
+) -> None:
+    room, registry = Room(store, tmp_path), OneAlias()
+    for version, name in enumerate("ab", start=1):
+        room.store.write_now(lambda s, n=name, v=version: setattr(s.get_one(Release, n), "model_version", str(v)))
+
+    async def answers() -> Any:
+        return registry
+
+    queue = RegistryQueue(store, answers, lambda ref, said: None)
+    rollout_id = await begun(room, "b", S.STEP_BAKING)
+    room.counts.canary = GOOD
+    await room.until(rollout_id, S.VERIFYING)
+    await queue._turn()
+    assert "somebody moved it" in room.row(rollout_id).registry_sync
+    await room.ask("rollout.abort", f"rollout/{rollout_id}")
+    await room.until(rollout_id, S.ROLLED_BACK)
+    registry.has["champion"] = "1"
+    room.store.write_now(
+        lambda s: [setattr(i, "outcome", {**i.outcome, "retry_at": 0.0}) for i in s.exec(select(Intent))]
+    )
+    await queue._turn()
+    assert (registry.has, room.row(rollout_id).registry_sync) == ({"champion": "1"}, "ok")
+
+
+async def test_a_way_back_is_served_where_a_restore_had_left_the_traffic_alone(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path, processes=Processes({"a": 1, "b": 1}))
+    back = Route("chat", "production", "local", "ro-1", (Backend("stable", "a", 100, ()),), 0.0, 0.0)
+    await room.router.publish()
+    room.workers.by_hand({"b": 100}, revision=9)
+    (served,) = room.workers.have[0]["routes"]
+    kept = {"chat@production": {"recorded": {"a": 100}, "route": served}}
+    room.store.write_now(lambda s: ids.put(s, LEFT_ALONE_KEY, json.dumps(kept)))
+    room.router.left_alone = {("chat", "production"): LeftAlone({"a": 100}, served)}
+    await room.router.recover()
+    await room.router.publish()
+    assert room.weights() == {"b": 100}, "nobody has decided"
+    await room.router.apply(back)
+    assert room.weights() == {"a": 100}
+    assert room.store.read_now(left_alone) == {}, "nor does the next engine leave it alone"

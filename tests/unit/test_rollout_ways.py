@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rollout_room import BAD, GOOD, NO_WORD, Room
+from rollout_room import BAD, GOOD, NO_WORD, OneAlias, Room
 from sqlmodel import Session, select
 
 from engine.api.views.standing import why_of
@@ -305,28 +305,6 @@ async def test_case_51_a_weight_that_is_not_read_back_is_not_baked(room: Room) -
         room.store.write_now(_due)
         await room.look(2)
     assert room.row(rollout_id).state == S.STEP_BAKING
-
-
-class OneAlias:
-    """A registry whose champion is what a person says."""
-
-    def __init__(self) -> None:
-        self.has = {"champion": "7"}
-
-    def aliases(self, model_name: str) -> dict[str, str]:
-        return dict(self.has)
-
-    def set_alias(self, model_name: str, alias: str, version: str) -> None:
-        self.has[alias] = version
-
-    def drop_alias(self, model_name: str, alias: str) -> None:
-        self.has.pop(alias, None)
-
-    def tag(self, model_name: str, version: str, tags: dict[str, str]) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
 
 
 @pytest.mark.parametrize("moved_by_hand", [True, False])
