@@ -180,7 +180,7 @@ class Room:
         self.desk = Desk(
             store=self.store, config=self.config, controller=self.controller, runner=cast(PipelineRunner, None),
             alerts=AlertBook(self.store), workspace=self.root, on_change=lambda ref, said: None, stop=lambda drains: None,
-            restored=cast(Standing, None),
+            restored=cast(Standing, None), public_url=lambda: "http://127.0.0.1:4321",
         )  # fmt: skip
 
     def _begin(self, session: Session) -> None:

@@ -68,10 +68,9 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         lambda s: changes_of_deploy(s, ops.config, service, wish.env, stable, wish.release_id)
     )
     cost = await cost_of(ops.controller.world, service, wish.env, stable, wish.release_id)
-    preview = ops.config.gateway.listen
     plan = with_changes(
         deploy_plan(
-            service, wish.env, wish.release_id, stable, policy, cost, f"http://{preview}/{wish.env}/{service}/v1/"
+            service, wish.env, wish.release_id, stable, policy, cost, f"{ops.public_url()}/{wish.env}/{service}/v1/"
         ),
         changes,
     )

@@ -38,6 +38,8 @@ class Desk:
     stop: Callable[[bool], None]
     """Stop the engine; with True, everything it serves too."""
     restored: Standing
+    public_url: Callable[[], str]
+    """Where users reach the gateway; "" while it has no port yet."""
 
     def permit(self, request: VerbRequest, actor: Actor, env: str, service: str) -> None:
         """Role, read-only mode and the confirm ladder, in this order. A dry run changes nothing and needs neither.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -14,7 +15,24 @@ import pytest
 # Test files are not a package: the workspace that the kill tests are played on is found there.
 sys.path.insert(0, str(Path(__file__).parent.parent / "chaos"))
 
-from chaos_workspace import Workspace, make_template, opened
+from chaos_workspace import SERVICE, Workspace, make_template, opened
+
+TOY = [sys.executable, "-P", "-m", "engine.bench.rollback.toy", "{port}", "{model}"]
+RPS = 100.0
+
+
+def toys(config: str) -> str:
+    """The configuration with replicas that start in a moment, a judge that few requests convince, and a baseline."""
+    served = f'[service.{SERVICE}.serving]\nbackend = "command"\ncommand = {json.dumps(TOY)}\n'
+    for told, instead in (
+        ("[policy.quick]\n", "[policy.quick]\nbaseline = true\n"),
+        ("availability = 90.0", "availability = 60.0"),
+        ("latency_share = 90.0", "latency_share = 60.0"),
+        ("min_requests = 20", "min_requests = 10"),
+    ):
+        assert told in config, told
+        config = config.replace(told, instead)
+    return config + served
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +45,10 @@ def deck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     os.environ.pop("AIRBOSS_WORKSPACE", None)
     try:
         with opened(home / "ws", make_template(tmp_path_factory.mktemp("template")), replicas=2) as workspace:
+            file = workspace.root / "airboss.toml"
+            file.write_text(toys(file.read_text()))
             workspace.serve()
-            workspace.users()
+            workspace.users(RPS)
             yield workspace
     finally:
         for name, value in before.items():

@@ -72,7 +72,7 @@ class Office:
         return Desk(
             store=self.store, config=config, controller=cast(Controller, None), runner=cast(PipelineRunner, None),
             alerts=AlertBook(self.store), workspace=Path("/nowhere/shop"), on_change=lambda ref, said: None,
-            stop=self.stops.append, restored=cast(Standing, None),
+            stop=self.stops.append, restored=cast(Standing, None), public_url=str,
         )  # fmt: skip
 
     async def ask(self, actor: Actor, verb: str, ref: str, /, **more: Any) -> VerbResult:

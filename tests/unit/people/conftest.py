@@ -132,6 +132,7 @@ def make_office(path: Path, toml: str = TOML) -> Office:
     desk = Desk(
         store=store, config=config, controller=controller, runner=cast(PipelineRunner, None), alerts=AlertBook(store),
         workspace=path, on_change=tell, stop=lambda drains: None, restored=cast(Standing, None),
+        public_url=str,
     )  # fmt: skip
 
     def fill(session: Session) -> None:
