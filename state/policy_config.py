@@ -128,7 +128,8 @@ class RollingConfig(Table):
 class ShadowConfig(Table):
     """What of the copies is judged beside errors and latency, and what a shadow rollout does when it has passed."""
 
-    min_pairs: int | None = Field(default=None, ge=1)
+    min_pairs: int | None = Field(default=None, ge=1, le=20_000)
+    """No more than are kept (`engine.rollouts.pairs.MOST_PAIRS`)."""
     max_different: float | None = Field(default=None, gt=0, lt=100)
     different_from: float = Field(default=0.5, ge=0, lt=1)
     max_length_off: float | None = Field(default=None, gt=0, lt=100)

@@ -9,16 +9,17 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.rollouts.pairs import Pair
+from engine.rollouts.pairs import MOST_PAIRS, Pair
 
 log = logging.getLogger("airboss.copies")
 KEPT_ROLLOUTS = 8
-KEPT_PAIRS = 100_000
+KEPT_PAIRS = MOST_PAIRS
 """Of a rollout, the newest: more evidence than any verdict wants."""
+READ_BYTES = 8 << 20
 
 
 class Copies:
-    """The pairs of each rollout, from `mirror-*.jsonl` in the gateway's directory. A new engine reads them again."""
+    """The newest pairs of each rollout, from `mirror-*.jsonl` in the gateway's directory. A new engine reads them again."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -41,7 +42,8 @@ class Copies:
             del self._read[gone]
         for path in there:
             try:
-                self._take(path)
+                while self._take(path):
+                    pass
             except OSError as error:
                 log.warning("%s cannot be read: %s; it is tried again", path, error)
         if asked in self._pairs:
@@ -49,13 +51,14 @@ class Copies:
         while len(self._pairs) > KEPT_ROLLOUTS:
             self._pairs.pop(next(iter(self._pairs)))
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path) -> bool:
+        """Take the next lines; whether there were any."""
         begun = self._read.get(path, 0)
         if path.stat().st_size <= begun:
-            return
+            return False
         with path.open("rb") as file:
             file.seek(begun)
-            text = file.read()
+            text = file.read(READ_BYTES)
         # The last line may be half written: it is read whole the next time.
         whole = text[: text.rfind(b"\n") + 1]
         self._read[path] = begun + len(whole)
@@ -73,3 +76,4 @@ class Copies:
                 continue  # a torn line is no pair
             if key[2]:
                 self._pairs.setdefault(key, deque(maxlen=KEPT_PAIRS)).append(pair)
+        return bool(whole)

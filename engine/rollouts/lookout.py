@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -104,7 +105,10 @@ class Lookout:
             slow_ms = float(
                 seen.policy.get("slo", {}).get("latency_p95_ms", self.config.service[seen.service].slo.latency_p95_ms)
             )
-            return judge_pairs(pairs, slow_ms, policy, shadow, step_s, time.time(), canary.crash_loop or None)
+            # Thousands of pairs take longer to judge than the loop may stand still.
+            return await asyncio.to_thread(
+                judge_pairs, pairs, slow_ms, policy, shadow, step_s, time.time(), canary.crash_loop or None
+            )
         evidence = await self.metrics.arms(seen.service, seen.env, r.id, seen.table_revision, seen.step_since.utc)
         if verifying:
             evidence = _stable_as_canary(evidence)

@@ -21,6 +21,8 @@ from state.policy_config import ShadowConfig
 from state.words import NoDataCause, VerdictKind
 
 COPY_ANSWERED = ("ok", "error")
+MOST_PAIRS = 20_000
+"""The newest that are kept and judged, so that a look at a shadow of days costs no more than one of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def judge_pairs(
     more = _limited(pairs, limits)
     policy = replace(
         policy,
-        min_requests=limits.min_pairs or policy.min_requests,
+        min_requests=min(limits.min_pairs or policy.min_requests, MOST_PAIRS),
         alpha=policy.alpha * len(METRICS) / (len(METRICS) + len(more)),
     )
     age_s = max(0.0, now - pairs[-1].at) if pairs else None

@@ -10,10 +10,10 @@ import pytest
 
 from engine.observe import copies as copies_module
 from engine.observe.copies import Copies
-from engine.rollouts.pairs import Pair, ShadowLimits, judge_pairs
+from engine.rollouts.pairs import MOST_PAIRS, Pair, ShadowLimits, judge_pairs
 from engine.rollouts.verdict import JudgePolicy, Verdict
 from state.config import Slo
-from state.policy_config import JudgeConfig
+from state.policy_config import JudgeConfig, ShadowConfig
 from state.words import NoDataCause, VerdictKind
 
 SLO = Slo(availability=90.0, latency_p95_ms=500, latency_share=90.0)
@@ -125,3 +125,26 @@ async def test_what_a_running_rollout_has_learned_outlives_those_that_came_after
     with file.open("a") as more:
         more.writelines(a_line("ro-1", float(at)) + "\n" for at in range(4, 9))
     assert [pair.at for pair in await copies.pairs("chat", "p", "ro-1", 0.0)] == [4.0, 5.0, 6.0, 7.0, 8.0]
+
+
+async def test_no_more_than_the_newest_pairs_are_kept_and_no_more_can_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = (
+        '{"service": "chat", "env": "p", "rollout_id": "ro-1", "at": %d, "code": 200, "latency_ms": 1.0, "bytes": 3, '
+        '"result": "ok", "shadow_code": 200, "shadow_latency_ms": 2.0, "shadow_bytes": 4, "distance": null}\n'
+    )
+    (tmp_path / "mirror-w0-1.jsonl").write_text("".join(line % at for at in range(110)))
+    for name, value in (
+        ("observe.copies.READ_BYTES", 1000),
+        ("observe.copies.KEPT_PAIRS", 100),
+        ("rollouts.pairs.MOST_PAIRS", 100),
+    ):
+        monkeypatch.setattr(f"engine.{name}", value)
+    found = await Copies(tmp_path).pairs("chat", "p", "ro-1", 0.0)
+    assert (len(found), found[0].at, found[-1].at) == (100, 10.0, 109.0)
+    assert ShadowConfig(min_pairs=MOST_PAIRS).min_pairs == MOST_PAIRS
+    with pytest.raises(ValueError, match="less than or equal"):
+        ShadowConfig(min_pairs=MOST_PAIRS + 1)
+    greedy = replace(POLICY, min_requests=1000)
+    assert judge_pairs(pairs(100), 500.0, greedy, NO_LIMITS, 60.0, NOW, None).kind is VerdictKind.PASS
