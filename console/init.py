@@ -50,6 +50,7 @@ judge = {{ min_requests = 50, max_minutes = 10 }}
 [policy.careful]
 strategy = "canary"
 # Copies of 5 % of the requests first, compared with what users got; then the first users. `airboss help strategies`.
+# HAProxy as the gateway copies nothing: take the mirror out there.
 steps = [{{ mirror = 5 }}, {{ weight = 5 }}, {{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100 }}]
 approvals = 1                      # people who must approve before the first step
 warm_hold = "30m"                  # the release before stays ready so long: a rollback is then a weight change
