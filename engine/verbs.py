@@ -123,6 +123,8 @@ _TABLE = (
     Verb("engine.drain", "stop the engine and everything it serves", Role.ADMIN, Confirm.NAME_AND_REASON, Confirm.YES),
 )
 VERBS = {verb.name: verb for verb in _TABLE}
+BACK = ("rollback", "rollout.abort")
+"""Verbs that mean the same from wherever their rollout has moved since it was shown: they are not refused for that."""
 
 INCLUDES: dict[Role, frozenset[Role]] = {
     Role.VIEWER: frozenset({Role.VIEWER}),

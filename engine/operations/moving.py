@@ -23,7 +23,7 @@ from engine.rollouts.back.retarget import retarget
 from engine.rollouts.back.targets import rollback_target
 from engine.rollouts.by_hand import NOT_NOW, apply_verb
 from engine.rollouts.journal import PendingIntent
-from engine.verbs import VERBS, rollout_refusal
+from engine.verbs import BACK, VERBS, rollout_refusal
 from state import audit
 from state.config import Config
 from state.models import Rollout
@@ -145,7 +145,8 @@ async def _rollout_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRe
     if seen is None:
         raise Conflict(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them", code="no_rollout")
     ops.permit(request, actor, seen.env, seen.service)
-    await ops.store.read(lambda s: demand_unmoved(s, seen, request.expect_revision))
+    if request.verb not in BACK:
+        await ops.store.read(lambda s: demand_unmoved(s, seen, request.expect_revision))
     try:
         return await _on_rollout(ops, request, actor, seen)
     except Conflict as error:

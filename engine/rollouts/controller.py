@@ -26,6 +26,7 @@ from engine.rollouts.superseding import start_waiting
 from engine.rollouts.values import Facts, Move
 from engine.rollouts.verdict import Verdict
 from engine.rollouts.world import World
+from engine.verbs import BACK
 from state.config import Config
 from state.store import Store
 from state.words import AirbossError, Conflict, RolloutState
@@ -123,31 +124,45 @@ class Controller:
 
         `seen` is the rollout as the caller has just read it.
         """
-        seen = seen or await self.store.read(lambda s: records.opened(s, rollout_id))
-        if seen is None:
-            raise Conflict(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them")
-        if expect_revision is not None and expect_revision != seen.revision:
-            raise Conflict(
-                f"{rollout_id} has moved since it was shown (revision {seen.revision}, shown {expect_revision})",
-                hint="look again, then decide",
-                code="revision_moved",
-            )
-        move = apply_verb(seen.now, verb, actor, reason)
-        if verb in FORWARD:
-            await self.demand_no_rollback(seen, verb)
-        urgent = move.state is RolloutState.ROLLING_BACK
-        is_done, returns = await self.store.write(
-            lambda s: commit_with_return(s, self.world, seen, move, actor=actor, reason=reason), urgent=urgent
-        )
-        if not is_done:
-            raise Conflict(
-                f"{rollout_id} moved at the same moment", hint="look again, then decide", code="revision_moved"
-            )
+        move, returns = await self._by_hand(rollout_id, verb, actor, reason, expect_revision, seen)
         self.return_now(rollout_id, returns)
         self.on_change(f"rollout/{rollout_id}", move.message)
         if not returns:
             self.wake.set()
         return move.message
+
+    async def _by_hand(
+        self,
+        rollout_id: str,
+        verb: str,
+        actor: str,
+        reason: str,
+        expect_revision: int | None,
+        seen: records.Opened | None,
+    ) -> tuple[Move, Sequence[journal.PendingIntent]]:
+        """Write what `verb` does. A way back is the same from wherever the rollout has moved meanwhile, and is not refused for it."""
+        while True:
+            seen = seen or await self.store.read(lambda s: records.opened(s, rollout_id))
+            if seen is None:
+                raise Conflict(f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them")
+            if verb not in BACK and expect_revision not in (None, seen.revision):
+                raise Conflict(
+                    f"{rollout_id} has moved since it was shown (revision {seen.revision}, shown {expect_revision})",
+                    hint="look again, then decide",
+                    code="revision_moved",
+                )
+            move, at = apply_verb(seen.now, verb, actor, reason), seen
+            if verb in FORWARD:
+                await self.demand_no_rollback(seen, verb)
+            write = partial(commit_with_return, world=self.world, seen=at, move=move, actor=actor, reason=reason)
+            is_done, returns = await self.store.write(write, urgent=move.state is RolloutState.ROLLING_BACK)
+            if is_done:
+                return move, returns
+            if verb not in BACK:
+                raise Conflict(
+                    f"{rollout_id} moved at the same moment", hint="look again, then decide", code="revision_moved"
+                )
+            seen = None
 
     def return_now(self, rollout_id: str, intents: Sequence[journal.PendingIntent]) -> None:
         """Publish what a way back has meant by `want_return`, beside whatever the rollout's own task is busy with."""

@@ -14,6 +14,7 @@ from sqlmodel import select
 
 from adapters.local.router import LEFT_ALONE_KEY, LeftAlone, left_alone
 from adapters.ports import Backend, ReplicaSetSpec, Route
+from engine.rollouts import records
 from engine.rollouts.back.targets import verified_releases
 from engine.rollouts.registry_queue import RegistryQueue
 from state import ids
@@ -194,3 +195,22 @@ async def test_a_way_back_is_served_where_a_restore_had_left_the_traffic_alone(s
     await room.router.apply(back)
     assert room.weights() == {"a": 100}
     assert room.store.read_now(left_alone) == {}, "nor does the next engine leave it alone"
+
+
+async def test_a_way_back_is_not_refused_because_the_rollout_moved_at_the_same_instant(
+    store: Store, tmp_path: Path
+) -> None:
+    room = Room(store, tmp_path)
+    rollout_id = await begun(room, "b", S.STEP_BAKING)
+    room.counts.canary = (5, 0)
+    shown = await room.store.read(lambda s: records.opened(s, rollout_id))
+    assert shown is not None
+    await room.ask("rollout.pause", f"rollout/{rollout_id}")
+    with pytest.raises(Conflict, match="moved") as refused:
+        await room.controller.verb(rollout_id, "rollout.promote", "user:ann", "", None, shown)
+    assert refused.value.code == "revision_moved"
+    await room.controller.verb(rollout_id, "rollback", "user:ann", "", shown.revision, shown)
+    await room.until(rollout_id, S.ROLLED_BACK)
+    assert room.weights() == {"a": 100}
+    with pytest.raises(Conflict, match="nothing to return from"):
+        await room.controller.verb(rollout_id, "rollback", "user:ann", "", None, shown)

@@ -103,16 +103,18 @@ async def test_two_people_are_told_apart_and_the_second_reads_the_firsts_name(of
     assert firsts == {"olga", "lea"}
 
 
-async def test_a_key_on_a_stale_screen_is_refused_whatever_it_means(office: Any) -> None:
+async def test_a_key_on_a_stale_screen_is_refused_unless_it_leads_back(office: Any) -> None:
     name = await office.deploy()
     office.change(name, state=RolloutState.STEP_BAKING.value, step=0)
     shown = office.row(name).revision
     await office.ask("olga", "rollout.pause", f"rollout/{name}", reason="looking")
-    for verb in ("promote", "resume", "abort", "pause"):
+    for verb in ("promote", "resume", "pause"):
         with pytest.raises(Conflict, match=r"has moved since it was shown .*user:olga was first.*paused by") as moved:
             await office.ask("lea", f"rollout.{verb}", f"rollout/{name}", expect_revision=shown)
         assert moved.value.code == "revision_moved"
     assert office.row(name).state == RolloutState.PAUSED
+    await office.ask("lea", "rollout.abort", f"rollout/{name}", expect_revision=shown)
+    assert office.row(name).state == RolloutState.ROLLING_BACK
 
 
 async def test_without_a_revision_the_second_press_finds_it_moving_and_reads_by_whom(office: Any) -> None:
