@@ -27,7 +27,7 @@ from engine.verbs import BACK, VERBS, rollout_refusal
 from state import audit
 from state.config import Config
 from state.models import Rollout
-from state.words import Conflict, UsageError
+from state.words import Conflict, Denied, UsageError
 
 
 async def rollback(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
@@ -225,6 +225,13 @@ async def _set_weight(ops: Desk, request: VerbRequest, actor: Actor, seen: recor
     weight = request.args.get("weight")
     if not isinstance(weight, int) or not 1 <= weight <= 99:
         raise UsageError(f"a weight is a whole percent from 1 to 99, not {weight!r}", hint="100 is `promote --full`")
+    most = seen.now.weight_before_gate
+    if most is not None and weight > most and not request.break_glass:
+        raise Denied(
+            f"{weight} % is refused: an approval is still to come, and the steps before it give {most} % at most",
+            hint=f"`airboss rollout weight {seen.now.id} {max(most, 1)}`, or `promote` up to the approval",
+            code="before_the_gate",
+        )
     line = PlanLine(object=f"{seen.env} traffic", field=f"to {seen.now.to_release}", before=f"{seen.now.weight} %",
                     after=f"{weight} %")  # fmt: skip
     plan = PlanView(verb=request.verb, ref=request.ref, lines=(line,), warnings=("the step's evidence begins anew",))

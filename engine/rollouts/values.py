@@ -127,6 +127,12 @@ class RolloutNow:
         """The state, or the one it will resume to."""
         return self.resume_state or self.state if self.state is RolloutState.PAUSED else self.state
 
+    @property
+    def weight_before_gate(self) -> int | None:
+        """The most that the steps before the next approval give; None when no approval is still to come."""
+        gates = [index for index, step in enumerate(self.steps) if index > self.step and step.kind == "approval"]
+        return max((step.weight for step in self.steps[: gates[0]]), default=0) if gates else None
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaFacts:

@@ -201,3 +201,22 @@ async def test_what_moved_on_while_a_person_pressed_is_not_approved_at_its_next_
     with pytest.raises(Conflict, match="has moved since it was read: it is step_baking"):
         await office.ask("lea", "rollout.approve", f"rollout/{name}")
     assert ("user:lea", "rollout.approve") not in office.audit()
+
+
+async def test_no_weight_by_hand_goes_past_an_approval_that_is_still_to_come(office: Any) -> None:
+    name = await office.deploy()
+    office.change(name, state=RolloutState.STEP_BAKING.value, step=0)
+    with pytest.raises(
+        Denied, match="an approval is still to come, and the steps before it give 25 % at most"
+    ) as refused:
+        await office.ask("olga", "rollout.weight", ref(name), args={"weight": 26})
+    assert refused.value.code == "before_the_gate"
+    await office.ask("olga", "rollout.weight", ref(name), args={"weight": 25})
+    assert office.row(name).policy["steps"][0]["value"] == 25
+
+
+async def test_a_weight_by_hand_is_free_once_the_last_approval_was_given(office: Any) -> None:
+    name = await office.deploy()
+    office.change(name, state=RolloutState.STEP_BAKING.value, step=3)
+    await office.ask("olga", "rollout.weight", ref(name), args={"weight": 60})
+    assert office.row(name).policy["steps"][3]["value"] == 60

@@ -58,7 +58,7 @@ def console(path: str) -> httpx.AsyncClient:
 
 async def press(client: httpx.AsyncClient, name: str, verb: str, revision: int | None) -> httpx.Response:
     body = {"verb": verb, "ref": f"rollout/{name}", "yes": True, "expect_revision": revision, "confirm_name": "chat",
-            "args": {"weight": 40} if verb.endswith("weight") else {}}  # fmt: skip
+            "args": {"weight": 20} if verb.endswith("weight") else {}}  # fmt: skip
     return await client.post("/v1/verbs", json=body)
 
 
