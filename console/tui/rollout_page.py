@@ -113,9 +113,10 @@ def _what(step: StepView) -> str:
 def ladder(r: RolloutView, now: float, width: int) -> list[Line]:
     lines: list[Line] = []
     over = RolloutState(r.state).is_terminal
-    for step in r.steps:
+    what_of = [f"{words(s.kind)} {s.weight} %" if s.weight else _what(s) for s in r.steps]
+    wide = min(max(map(len, what_of), default=0) + 1, max(14, width // 2))
+    for step, what in zip(r.steps, what_of, strict=True):
         current = step.idx == r.step and not over
-        what = f"{words(step.kind)} {step.weight} %" if step.weight else _what(step)
         verdict = line("  ", *sign(step.verdict.kind)) if step.verdict and not current else ()
         elapsed = (now - step.started_at) if current and step.started_at is not None else step.elapsed_s
         shown = duration(elapsed) if step.started_at is not None else ""
@@ -125,7 +126,7 @@ def ladder(r: RolloutView, now: float, width: int) -> list[Line]:
                 line(
                     mark,
                     (f"{step.idx + 1}  ", "dim"),
-                    (what.ljust(14), "strong" if current else ""),
+                    (f"{what[: wide - 1]:<{max(wide, 14)}}", "strong" if current else ""),
                     *_step_state(step, r),
                     *verdict,
                 ),

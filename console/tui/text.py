@@ -232,7 +232,7 @@ def number(value: object) -> str:
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if not math.isfinite(value):
         return str(value)
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 1000 or abs(value) >= 1e9 else f"{value:,.0f}"
 
 
 def sparkline(series: Sequence[float], width: int) -> str:

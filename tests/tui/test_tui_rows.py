@@ -94,6 +94,13 @@ def test_the_rollout_page_tells_steps_clock_weights_arms_verdict_and_plans(world
         assert max(line_width(row) for row in rollout_page(world.rollout(), world.now, width)) <= width
 
 
+def test_a_step_of_many_words_does_not_run_into_its_state(world: Any) -> None:
+    steps = world.rollout().steps
+    copies = steps[0].model_copy(update={"kind": "mirror", "weight": 0, "says": "copies of 50 %"})
+    shown = text(rollout_page(world.rollout(steps=(copies, *steps[1:])), world.now, 120))
+    assert "mirror copies of 50 % ✓ passed" in shown
+
+
 def test_a_refused_verb_says_why_where_its_plan_would_stand(world: Any) -> None:
     shown = text(rollout_page(world.rollout("rolling_back"), world.now, 120))
     assert "not now: a rollback, once begun, only goes on" in shown

@@ -19,6 +19,7 @@ from console.tui.text import (
     line,
     line_width,
     millis,
+    number,
     pad,
     percent,
     plain,
@@ -119,6 +120,7 @@ def test_numbers_read_as_a_person_writes_them() -> None:
     assert percent(math.nan) == "–"
     assert [millis(v) for v in (8.44, 412.2, 1240, None)] == ["8.4 ms", "412 ms", "1.24 s", "–"]
     assert count(1204) == "1,204"
+    assert [number(v) for v in (8.1, 44_000.0, 3.9377e25)] == ["8.1", "44,000", "3.938e+25"]
     assert [short_count(v) for v in (950, 12345, 4_500_000)] == ["950", "12.3k", "4.5M"]
 
 
