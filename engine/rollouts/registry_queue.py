@@ -152,8 +152,10 @@ def _leave(registry: Registry, v: Versions, tags: dict[str, str]) -> str | None:
     aliases = registry.aliases(v.model_name)
     if aliases.get("challenger") == v.version:
         registry.drop_alias(v.model_name, "challenger")
-    if aliases.get("champion") == v.version and v.other is not None:
-        registry.set_alias(v.model_name, "champion", v.other)
+    if v.other is not None and aliases.get("champion") in (v.version, v.other):
+        # The stage also where the alias is back already: an engine may have been killed between the two.
+        if aliases["champion"] == v.version:
+            registry.set_alias(v.model_name, "champion", v.other)
         registry.tag(v.model_name, v.other, {"airboss.stage": "Production"})
     registry.tag(v.model_name, v.version, {**tags, "airboss.rollout": v.rollout_id})
     return registry.aliases(v.model_name).get("champion")

@@ -121,6 +121,14 @@ def test_killed_at_a_sample_of_the_journals_points_everything_ends_as_without_a_
     assert sweep(store, scene, 1 + SCENES.index(scene), SAMPLE) > 60
 
 
+def test_killed_between_an_alias_and_the_stage_that_goes_with_it_both_are_right_in_the_end(store: Store) -> None:
+    whole, points = run(store, SCENES[2], 0)
+    between = [number for number, name in enumerate(points, start=1) if name == "after the alias champion"]
+    assert len(between) == 3, "the first release, the second, and the way back"
+    for crash_at in between[1:]:
+        assert run(store, SCENES[2], crash_at)[0] == whole, crash_at
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
