@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 
-import pytest
+from servers import needs_haproxy
 
 from engine.bench.programs import Programs
 from engine.bench.rollback import peers
@@ -41,7 +40,7 @@ def test_a_failed_request_or_a_broken_stream_misses_the_target() -> None:
     assert [r.name for r in made if r.met is False] == ["failed requests", "broken streams"]
 
 
-@pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
+@needs_haproxy
 def test_a_switch_under_load_is_seen_by_its_users() -> None:
     with Programs() as programs:
         proxy = peers.haproxy(programs, peers.toys(programs))

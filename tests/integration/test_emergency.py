@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from bundles import CHARS, gpt_bundle
+from servers import needs_haproxy
 from sqlmodel import Session
 from stranded import Gateway, Ran, airboss, gateway, paths, until
 
@@ -195,7 +196,7 @@ def test_on_a_full_disk_the_record_is_written_from_the_reserve(full_disk: Paths)
         deck.close()
 
 
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy here")
+@needs_haproxy
 def test_behind_haproxy_it_is_the_same_command(store: Paths, gateway: Gateway) -> None:
     gateway.table["routes"][0].pop("routing")
     (store.gateway / "table.json").write_text(json.dumps(gateway.table))

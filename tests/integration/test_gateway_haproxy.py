@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,16 +12,16 @@ from typing import Any
 import aiohttp
 import pytest
 from gateway_deck import Deck, opened_deck, until
+from servers import NO_HAPROXY, lacks_haproxy
 
 from adapters.local.haproxy.config import servers
-from adapters.local.haproxy.runtime import APT_LINE
 from adapters.ports import Backend, Route
 from engine.gateway.haproxy.counting import outcome_from
 from state.config import parse_config
 from state.words import AirbossError, BadClass, ConfigError, UsageError
 
-if shutil.which("haproxy") is None and os.environ.get("AIRBOSS_REQUIRE_SERVERS") != "1":
-    pytest.skip(f"no haproxy here: {APT_LINE}", allow_module_level=True)
+if lacks_haproxy():
+    pytest.skip(NO_HAPROXY, allow_module_level=True)
 
 MODULE = "engine.gateway.haproxy.worker"
 
