@@ -15,7 +15,7 @@ from engine_room import Room, room
 from sqlmodel import select
 
 from engine.rollouts import records
-from state import store as store_module
+from state import sqlite_file as store_module
 from state.migrate import current_revision, downgrade, upgrade
 from state.models import Audit, Rollout
 from state.store import Store

@@ -20,7 +20,8 @@ from state import audit, ids
 from state.backup import back_up, newest_good, restore
 from state.migrate import HEAD, current_revision, downgrade, upgrade
 from state.models import Rollout
-from state.store import RESERVE_BYTES, Store
+from state.sqlite_file import RESERVE_BYTES
+from state.store import Store
 from state.words import Conflict, OperationFailed, UsageError
 
 

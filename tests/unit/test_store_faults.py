@@ -19,10 +19,11 @@ import pytest
 from sqlmodel import Session
 
 from state import audit
-from state import store as store_module
+from state import sqlite_file as store_module
 from state.backup import newest_good, restore
 from state.backup_sets import take
-from state.store import Store, refuse_network_file_system
+from state.sqlite_file import refuse_network_file_system
+from state.store import Store
 from state.words import Conflict, OperationFailed, UsageError
 
 WRITER = """
