@@ -10,7 +10,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -215,9 +215,11 @@ class Store:
                 return self.database.was_committed(receipt)
         raise AssertionError("a receipt was neither known nor unknown")
 
-    def _again_when_cut(self) -> stamina.RetryContext:
-        return stamina.retry_context(
-            on=self.database.is_cut, attempts=None, timeout=CUT_RETRY_S, wait_initial=0.1, wait_max=2.0
+    def _again_when_cut(self) -> Iterator[stamina.Attempt]:
+        return iter(
+            stamina.retry_context(
+                on=self.database.is_cut, attempts=None, timeout=CUT_RETRY_S, wait_initial=0.1, wait_max=2.0
+            )
         )
 
     def _anchor(self, prev: str, head: str) -> None:

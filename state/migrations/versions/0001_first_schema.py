@@ -17,12 +17,25 @@ branch_labels = None
 depends_on = None
 
 
+REFUSED = "the audit log is append-only"
+
+
 def make_audit_append_only() -> None:
     """Triggers that refuse to change or remove a row of the audit chain."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "CREATE FUNCTION audit_refused() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION '{REFUSED}'; END $$"
+        )
+        for verb, each in (("UPDATE", "ROW"), ("DELETE", "ROW"), ("TRUNCATE", "STATEMENT")):
+            op.execute(
+                f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
+                f"FOR EACH {each} EXECUTE FUNCTION audit_refused()"
+            )
+        return
     for verb in ("UPDATE", "DELETE"):
         op.execute(
-            f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
-            f"BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+            f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit BEGIN SELECT RAISE(ABORT, '{REFUSED}'); END"
         )
 
 
@@ -413,8 +426,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for verb in ("update", "delete"):
-        op.execute(f"DROP TRIGGER audit_no_{verb}")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION audit_refused CASCADE")
+    else:
+        for verb in ("update", "delete"):
+            op.execute(f"DROP TRIGGER audit_no_{verb}")
     op.drop_table("artifact")
     with op.batch_alter_table("verdict", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_verdict_rollout_id"))
