@@ -154,6 +154,8 @@ def _file_system(place: Path) -> str:
 
 
 def _disk(context: Context) -> Iterator[Check]:
+    from console.offline import server_of
+
     free = shutil.disk_usage(context.paths.root).free
     enough = free > LOW_DISK_BYTES
     yield Check(
@@ -163,7 +165,11 @@ def _disk(context: Context) -> Iterator[Check]:
         "" if enough else "free some: releases, logs and the store grow",
     )
     reserve = context.paths.reserve
-    if context.paths.store.exists() and not (reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES):
+    if (
+        context.paths.store.exists()
+        and server_of(context.paths) is None
+        and not (reserve.exists() and reserve.stat().st_size >= RESERVE_BYTES)
+    ):
         yield Check(
             "reserve",
             "warn",
@@ -173,9 +179,9 @@ def _disk(context: Context) -> Iterator[Check]:
 
 
 def _store(context: Context) -> Iterator[Check]:
-    from console.offline import OfflineStore
+    from console.offline import OfflineStore, has_store, server_of
 
-    if not context.paths.store.exists():
+    if not has_store(context.paths):
         yield Check("store", "ok", "none yet: the first `airboss up` makes it")
         return
     store = OfflineStore.open(context.paths)
@@ -185,7 +191,8 @@ def _store(context: Context) -> Iterator[Check]:
             yield Check("store", "fail", problems, "`airboss down`, then `airboss state restore`")
             return
         chain = store.verify_audit()
-        yield Check("store", "ok", f"{context.paths.store.stat().st_size / 1024**2:.1f} MiB, sound")
+        size = f"{context.paths.store.stat().st_size / 1024**2:.1f} MiB, " if context.paths.store.exists() else ""
+        yield Check("store", "ok", f"{store.name}, readable" if server_of(context.paths) else f"{size}sound")
         yield Check(
             "audit",
             "ok" if chain["ok"] else "fail",

@@ -1,4 +1,6 @@
-"""The store, read without an engine: plain sqlite3, read-only, the same answers as the engine's read paths where it can.
+"""The store, read without an engine: plain queries, read-only, the same answers as the engine's read paths where it can.
+
+A store in PostgreSQL is read from its server, or, when that is away too, from the newest backup.
 
 What only a living engine knows (rates, budgets, measured shares) is absent here, and shown as unknown.
 """
@@ -13,16 +15,32 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from console.commands.children import serving_children
 from state.chain import walk
 from state.paths import Paths
-from state.words import OperationFailed, Unreachable, UsageError
+from state.words import AirbossError, OperationFailed, Unreachable, UsageError
+
+if TYPE_CHECKING:
+    from state.config import StateConfig
+    from state.server_rows import ServerRows
 
 _JSON_COLUMNS = frozenset(
-    {"params", "metrics", "gates", "progress", "training", "serving", "policy", "labels", "detail"}
+    {
+        "params",
+        "metrics",
+        "gates",
+        "progress",
+        "training",
+        "serving",
+        "policy",
+        "labels",
+        "detail",
+        "matchers",
+        "routing",
+    }
 )
 Row = dict[str, Any]
 
@@ -31,28 +49,52 @@ class OfflineStore:
     """Answers `get(path, params)` like the engine's client, from the store's file."""
 
     def __init__(
-        self, paths: Paths, connection: sqlite3.Connection, scratch: tempfile.TemporaryDirectory[str] | None
+        self,
+        paths: Paths,
+        connection: sqlite3.Connection | ServerRows,
+        scratch: tempfile.TemporaryDirectory[str] | None = None,
+        name: str = "",
     ) -> None:
         self._paths = paths
         self._db = connection
         self._scratch = scratch
+        self.name = name or str(paths.store)
+        """What is read, in words."""
 
     @classmethod
     def open(cls, paths: Paths) -> OfflineStore:
         """Open the workspace's store. Raises OperationFailed when there is none, or it cannot be read."""
+        if (state := server_of(paths)) is not None:
+            return cls._served(paths, state)
         if not paths.store.exists():
-            raise OperationFailed(
-                f"{paths.root} has no store yet: no engine has run here",
-                hint="`airboss up -d` starts one",
-                code="no_store",
-            )
+            raise _none_yet(paths)
         try:
-            return cls(paths, _connect(paths.store), None)
+            return cls(paths, _connect(paths.store))
         except sqlite3.OperationalError:
             # A WAL store wants a shared-memory file beside it; where that may not be written, a copy is read.
             return cls._copied(paths)
         except sqlite3.DatabaseError as error:
             raise _damaged(paths.store, error) from error
+
+    @classmethod
+    def _served(cls, paths: Paths, state: StateConfig) -> OfflineStore:
+        from state.databases import password
+        from state.server_rows import ServerRows
+
+        assert state.url is not None
+        try:
+            rows = ServerRows(state.url, password(state, paths))
+        except Unreachable as error:
+            from state.backup import newest_good
+
+            try:
+                copy = newest_good(*([state.backup.to] if state.backup.to else []), paths.backups)
+            except OperationFailed:
+                raise error from None
+            return cls(paths, _connect(copy), name=f"the backup {copy.name}, since {error.message}")
+        if not rows.has_tables():
+            raise _none_yet(paths)
+        return cls(paths, rows, name=state.url)
 
     @classmethod
     def _copied(cls, paths: Paths) -> OfflineStore:
@@ -99,7 +141,9 @@ class OfflineStore:
         ]
 
     def integrity(self) -> str:
-        """What SQLite finds wrong with the file; "" when it is sound."""
+        """What SQLite finds wrong with the file; "" when it is sound, or when a server looks after its own."""
+        if not isinstance(self._db, sqlite3.Connection):
+            return ""
         found = [str(row[0]) for row in self._db.execute("PRAGMA quick_check(5)")]
         return "" if found == ["ok"] else "; ".join(found)
 
@@ -220,7 +264,7 @@ class OfflineStore:
     def silences(self) -> list[Row]:
         """Silences in force."""
         found = self.rows("SELECT * FROM silence WHERE ends_at > ?", time.time())
-        return [{**row, "matchers": json.loads(row["matchers"])} for row in found]
+        return found
 
     def freezes(self) -> list[Row]:
         """Freezes and holds."""
@@ -303,6 +347,28 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Answer], ...] = tuple(
         (r"/v1/serving", lambda s, p: serving_children(s._paths)),
     )
 )
+
+
+def server_of(paths: Paths) -> StateConfig | None:
+    """The `[state]` table of a workspace whose records are on a server. A file that cannot be read names none."""
+    from state.config import load_config
+
+    try:
+        state = load_config(paths.root).state
+    except AirbossError:
+        return None
+    return state if state.url else None
+
+
+def has_store(paths: Paths) -> bool:
+    """Whether there is something to read without an engine."""
+    return paths.store.exists() or server_of(paths) is not None
+
+
+def _none_yet(paths: Paths) -> OperationFailed:
+    return OperationFailed(
+        f"{paths.root} has no store yet: no engine has run here", hint="`airboss up -d` starts one", code="no_store"
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from state.backup_sets import Backup, backups, take
-from state.config import CONFIG_NAME, BackupConfig
+from state.config import CONFIG_NAME, StateConfig
+from state.databases import copier
 from state.paths import Paths
 from state.words import AirbossError
 
@@ -54,9 +55,10 @@ def wrong(newest_at: float | None, every_s: float, now: float, up_since: float, 
 class BackupKeeper:
     """Makes the scheduled backups of one workspace and knows about the newest."""
 
-    def __init__(self, paths: Paths, settings: BackupConfig) -> None:
+    def __init__(self, paths: Paths, state: StateConfig) -> None:
         self.paths = paths
-        self.settings = settings
+        self.settings = state.backup
+        self._state = state
         self._up_since = time.time()
         self._error = ""
         self._looked_at = -1
@@ -103,6 +105,7 @@ class BackupKeeper:
                 config=self.paths.root / CONFIG_NAME,
                 with_bundles=self.settings.bundles,
                 keep=self.settings.keep,
+                copier=copier(self._state, self.paths),
             )
             self._error = ""
             log.info("backed up to %s", self._newest.store)

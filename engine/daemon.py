@@ -55,6 +55,7 @@ from state import audit
 from state.backup import MARKER
 from state.chain import ChainState
 from state.config import Config, load_config
+from state.databases import database
 from state.paths import Paths
 from state.store import Store
 from state.words import AirbossError, ExitCode
@@ -65,6 +66,7 @@ CHAIN_CHECK_S = 60.0
 SPILL_S = 1.0
 FILE_LOOK_S = 2.0
 BACKUP_LOOK_S = 20.0
+LEASE_LOOK_S = 1.0
 STRAY_GRACE_S = 10.0
 
 
@@ -99,7 +101,7 @@ class Engine:
         self.router = LocalRouter(self.store, self.gateway, self.runtime, self.config)
         self.registry = RegistryHost(self.supervisor, self.config.registry, self.paths)
         self.queue = RegistryQueue(self.store, self.registry.client, self._changed)
-        self.backups = BackupKeeper(self.paths, self.config.state.backup)
+        self.backups = BackupKeeper(self.paths, self.config.state)
         self.observer = Observer(
             self.store, self.config, workers=self.gateway.workers, gateway_dir=self.paths.gateway,
             public_url=lambda: self.gateway.address, visitor=lambda: self.gateway.probe, outside=self._outside, on_change=self._changed,
@@ -181,6 +183,7 @@ class Engine:
                 ("spill", self._forever(SPILL_S, self._import_spill)),
                 ("config", self._forever(FILE_LOOK_S, self.file.turn)),
                 ("chain", self._forever(CHAIN_CHECK_S, self._check_chain)),
+                ("lease", self._forever(LEASE_LOOK_S, self._check_lease)),
                 ("backups", self._forever(BACKUP_LOOK_S, self.backups.turn)),
                 ("api", api.serve(sockets=[self.listener])),
             )
@@ -201,6 +204,11 @@ class Engine:
     async def _check_chain(self) -> None:
         self.reader.chain = await self.store.read(self._verified)
 
+    async def _check_lease(self) -> None:
+        if self.store.database.lost:
+            log.error("%s: the engine ends", self.store.database.lost)
+            self.stop()
+
     async def _forever(self, seconds: float, turn: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(seconds)
@@ -217,7 +225,8 @@ class Engine:
         if self._drains:
             await self._drain()
         await self.supervisor.detach()
-        await self.store.write(self._goes_down)
+        if not self.store.database.lost:
+            await self.store.write(self._goes_down)
 
     def _goes_down(self, session: Session) -> None:
         facts = {"drained": self._drains}
@@ -268,7 +277,7 @@ class Engine:
         return {
             "registry": registry,
             "metrics": self.config.metrics.url or "embedded",
-            "state": "sqlite",
+            "state": self.store.database.name,
             "config": self.file.said,
         }
 
@@ -311,7 +320,10 @@ def run(paths: Paths) -> int:
     """Take the workspace's lock, open the store and the socket, serve. Raises AirbossError when it cannot begin."""
     config = load_config(paths.root)
     paths.make()
-    with EngineLock(paths, config.engine.socket_group) as lock, contextlib.closing(Store.open(paths.store)) as store:
+    with (
+        EngineLock(paths, config.engine.socket_group) as lock,
+        contextlib.closing(Store.open(paths.store, database(config.state, paths))) as store,
+    ):
         asyncio.run(_serve(paths, at_start(store, config), store, lock))
     return int(ExitCode.OK)
 

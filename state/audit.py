@@ -37,7 +37,8 @@ def append(
         actor=actor,
         action=action,
         ref=ref,
-        reason=reason,
+        # Text in PostgreSQL holds no NUL, and what is hashed must be what is kept.
+        reason=reason.replace("\0", "\ufffd"),
         detail=dict(detail or {}),
         prev=prev,
         hash="",

@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,17 @@ _OURS = re.compile(r"\d{8}T\d{6}-\d{6}-[\w-]+")
 """STAMP-REASON, as `back_up` names a copy: a directory for backups may hold other people's files too."""
 
 
-def back_up(path: Path, *, reason: str, directory: Path | None = None, keep: int = KEEP) -> Path:
+def back_up(
+    path: Path,
+    *,
+    reason: str,
+    directory: Path | None = None,
+    keep: int = KEEP,
+    copier: Callable[[Path], None] | None = None,
+) -> Path:
     """Copy the store at `path` into `directory` (`backups/` beside it), check the copy, prune those of the same reason.
+
+    `copier` writes the copy of a store that is no file at `path`.
 
     Returns the copy. Raises OperationFailed when the copy does not check out, OSError when the disk cannot take it.
     """
@@ -37,7 +46,10 @@ def back_up(path: Path, *, reason: str, directory: Path | None = None, keep: int
     copy = directory / f"{stamp}-{reason}.db"
     aside = copy.with_suffix(".part")
     try:
-        _copy(path, aside)
+        if copier is not None:
+            copier(aside)
+        else:
+            _copy(path, aside)
         trouble = unsound(aside)
         if trouble:
             raise OperationFailed(f"the backup of {path} did not check out ({trouble}); it was not kept")

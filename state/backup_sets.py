@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,16 +63,23 @@ class Backup:
 
 
 def take(
-    store: Path, *, reason: str, directory: Path, config: Path | None, with_bundles: bool = True, keep: int = KEEP
+    store: Path,
+    *,
+    reason: str,
+    directory: Path,
+    config: Path | None,
+    with_bundles: bool = True,
+    keep: int = KEEP,
+    copier: Callable[[Path], None] | None = None,
 ) -> Backup:
     """Make a whole backup in `directory`, check it, and prune those of the same reason beyond `keep`.
 
-    A broken audit chain, or a bundle that is gone, does not hinder it: it stands in the backup's `trouble`. Raises
+    `copier` writes the copy of a store that is no file (`state.databases.copier`). A broken audit chain, or a bundle that is gone, does not hinder it: it stands in the backup's `trouble`. Raises
     OperationFailed when the store's copy is not sound, OSError when there is no room.
     """
     with _alone(directory):
         started = time.time()
-        copy = back_up(store, reason=reason, directory=directory, keep=keep)
+        copy = back_up(store, reason=reason, directory=directory, keep=keep, copier=copier)
         try:
             made = _described(copy, reason, started, config, with_bundles)
         except BaseException:

@@ -128,16 +128,34 @@ class BackupConfig(Table):
 
 
 class StateConfig(Table):
-    """The store: SQLite in the workspace. `url` is kept for another one, which this version cannot use."""
+    """The store: SQLite in the workspace, or PostgreSQL at `url` (`postgresql://user@host/database`; see `airboss help state`).
+
+    `password` is `env:NAME` or `file:PATH`; without one the server is asked as libpq does (a password file, peer, a certificate).
+    """
 
     url: str | None = None
+    password: str | None = None
     backup: BackupConfig = BackupConfig()
 
     @field_validator("url")
     @classmethod
-    def _sqlite_alone(cls, value: str | None) -> None:
-        if value is not None:
-            raise ValueError("this version keeps its state in the workspace's SQLite file alone; take url out")
+    def _postgresql(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not re.match(r"(postgresql|postgres)(\+psycopg)?://", value):
+            raise ValueError(
+                "must be postgresql://user@host:port/database; without url the store is SQLite in the workspace"
+            )
+        if re.match(r"[^/]+//[^@/]*:[^@/]*@", value):
+            raise ValueError("holds a password: take it out, and give password = 'env:NAME' or 'file:PATH' beside it")
+        return value.replace("postgres://", "postgresql://", 1)
+
+    @field_validator("password")
+    @classmethod
+    def _reference(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("env:", "file:")):
+            raise ValueError("must be env:NAME or file:PATH")
+        return value
 
 
 class AlertsConfig(Table):

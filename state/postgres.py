@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlmodel import Session
 
 from state import engine_lease
@@ -44,7 +44,7 @@ class Postgres:
         self.url = server_url(url, password)
         self.shown = self.url.render_as_string(hide_password=True)
         self.name = f"postgresql at {self.url.host or 'its socket'}"
-        self._lease = engine_lease.mine(root)
+        self.lease = engine_lease.mine(root)
         self._lost = ""
         self._over = threading.Event()
         self._renewer: threading.Thread | None = None
@@ -91,6 +91,8 @@ class Postgres:
                 "keepalives_count": 3,
             },
         )
+        if not read_only:
+            event.listen(engine, "before_cursor_execute", _without_nul, retval=True)
         if not read_only and alone:
 
             @event.listens_for(engine, "begin")
@@ -102,7 +104,7 @@ class Postgres:
     def admit(self, session: Session) -> None:
         """Look at the lease's token in the same transaction: a write of an engine that lost it is refused."""
         there = engine_lease.read(_lease_row(session.connection(), is_kept=True))
-        if self._lost or there is None or there.token != self._lease.token:
+        if self._lost or there is None or there.token != self.lease.token:
             raise self._fenced(there)
 
     def receipt(self, session: Session) -> str:
@@ -125,7 +127,9 @@ class Postgres:
         state = getattr(error.orig, "sqlstate", None) or ""
         is_refused = state[:2] in {"28", "3D"} or "authentication failed" in str(error.orig)
         gone = state[:2] == "08" or state in {"57P01", "57P02", "57P03"}
-        return gone or error.connection_invalidated or (isinstance(error, OperationalError) and not (state or is_refused))
+        return (
+            gone or error.connection_invalidated or (isinstance(error, OperationalError) and not (state or is_refused))
+        )
 
     def is_full(self, error: Exception) -> bool:
         """Whether the server's disk is full."""
@@ -139,7 +143,7 @@ class Postgres:
         orig = getattr(error, "orig", error)
         said = str(orig).strip().splitlines()[0] if str(orig).strip() else type(orig).__name__
         state = getattr(orig, "sqlstate", None) or ""
-        if state[:2] in {"28", "3D"} or "authentication failed" in said or "does not exist" in said and not state:
+        if state[:2] in {"28", "3D"} or "authentication failed" in said or ("does not exist" in said and not state):
             return UsageError(
                 f"PostgreSQL at {self.shown} does not let us in: {said}",
                 hint="mend [state] url and password in airboss.toml, or `createuser` and `createdb -E UTF8` there",
@@ -171,9 +175,9 @@ class Postgres:
         if self._renewing is None:
             return
         try:
-            with _opening(self._renewing) as connection:
+            with opening(self._renewing) as connection:
                 there = engine_lease.read(_lease_row(connection))
-                if there is not None and there.token == self._lease.token:
+                if there is not None and there.token == self.lease.token:
                     connection.execute(text("DELETE FROM kv WHERE key = :key"), {"key": engine_lease.KEY})
         except DatabaseError as error:
             log.warning("the lease could not be given back, and ends by itself in %.0f s: %s", TTL_S, error.orig)
@@ -189,12 +193,12 @@ class Postgres:
 
         said = ""
         while True:
-            with _opening(engine) as connection:
+            with opening(engine) as connection:
                 has_tables = current_revision(connection) is not None
                 there = engine_lease.read(_lease_row(connection)) if has_tables else None
-                if engine_lease.may_take(there, self._lease, _now(connection)):
+                if engine_lease.may_take(there, self.lease, _now(connection)):
                     upgrade(connection)
-                    _write_lease(connection, replace(self._lease, ends_at=_now(connection) + TTL_S))
+                    _write_lease(connection, replace(self.lease, ends_at=_now(connection) + TTL_S))
                     return
             if there is not None and there.holder != said:
                 said = there.holder
@@ -205,13 +209,13 @@ class Postgres:
         assert self._renewing is not None
         while not self._over.wait(RENEW_S):
             try:
-                with _opening(self._renewing) as connection:
+                with opening(self._renewing) as connection:
                     there = engine_lease.read(_lease_row(connection))
-                    if there is None or there.token != self._lease.token:
+                    if there is None or there.token != self.lease.token:
                         self._lost = str(self._fenced(there))
                         log.error(self._lost)
                         return
-                    _write_lease(connection, replace(self._lease, ends_at=_now(connection) + TTL_S))
+                    _write_lease(connection, replace(self.lease, ends_at=_now(connection) + TTL_S))
             except DatabaseError as error:
                 # Nobody else can take it either while the server is away; whoever took it meanwhile is seen afterwards.
                 log.warning("the lease could not be renewed, it is tried again: %s", error.orig)
@@ -258,15 +262,32 @@ def refuse_unfit(connection: Connection, shown: str) -> None:
             hint="make one with `createdb -E UTF8 -T template0`",
         )
     if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
-        raise UsageError(f"{shown} is a standby, which nothing can be written to", hint="name the primary in [state] url")
+        raise UsageError(
+            f"{shown} is a standby, which nothing can be written to", hint="name the primary in [state] url"
+        )
 
 
 @contextmanager
-def _opening(engine: Engine) -> Iterator[Connection]:
+def opening(engine: Engine) -> Iterator[Connection]:
     """A transaction of the one engine that takes, renews or gives back the lease now."""
     with engine.begin() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({OPENING_LOCK})")
         yield connection
+
+
+def _without_nul(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> tuple[str, Any]:
+    """A program's last words may hold a NUL, which text in PostgreSQL cannot: they must not keep a rollback from being written."""
+    if isinstance(parameters, Mapping):
+        return statement, {name: _shown(value) for name, value in parameters.items()}
+    if isinstance(parameters, list | tuple):
+        return statement, [
+            {n: _shown(v) for n, v in one.items()} if isinstance(one, Mapping) else _shown(one) for one in parameters
+        ]
+    return statement, parameters
+
+
+def _shown(value: Any) -> Any:
+    return value.replace("\0", "\ufffd") if isinstance(value, str) and "\0" in value else value
 
 
 def _now(connection: Connection) -> float:
@@ -283,6 +304,8 @@ def _lease_row(connection: Connection, *, is_kept: bool = False) -> str | None:
 
 def _write_lease(connection: Connection, lease: engine_lease.EngineLease) -> None:
     connection.execute(
-        text("INSERT INTO kv (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"),
+        text(
+            "INSERT INTO kv (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        ),
         {"key": engine_lease.KEY, "value": lease.text()},
     )

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 def check(context: Context) -> Outcome:
     """The file, the chain, the reserve, the backups."""
-    from console.offline import OfflineStore
+    from console.offline import OfflineStore, server_of
     from state.backup_sets import backups as stored
 
-    paths = context.paths
+    paths, is_served = context.paths, server_of(context.paths) is not None
     store = OfflineStore.open(paths)
     try:
         problems = store.integrity()
@@ -41,12 +41,22 @@ def check(context: Context) -> Outcome:
         store.close()
     kept = stored(*directories(context))
     found = [
-        ("file", not problems, problems or f"{paths.store}, sound"),
-        ("audit chain", bool(chain["ok"]), str(chain["why"]) or f"{chain['rows']} rows, head {chain['head'][:12]}"),
         (
-            "reserve",
-            paths.reserve.exists(),
-            "laid by" if paths.reserve.exists() else "missing; the engine lays it by when there is room",
+            "server" if is_served else "file",
+            not problems,
+            problems or f"{store.name}, {'readable' if is_served else 'sound'}",
+        ),
+        ("audit chain", bool(chain["ok"]), str(chain["why"]) or f"{chain['rows']} rows, head {chain['head'][:12]}"),
+        *(
+            []
+            if is_served
+            else [
+                (
+                    "reserve",
+                    paths.reserve.exists(),
+                    "laid by" if paths.reserve.exists() else "missing; the engine lays it by when there is room",
+                )
+            ]
         ),
         ("backups", True, f"{len(kept)}, newest {kept[-1].store.name}" if kept else "none yet"),
     ]
@@ -74,10 +84,12 @@ def directories(context: Context) -> list[Path]:
 
 def backup(context: Context, *, to: Path | None) -> Outcome:
     """A whole, checked backup in the place for backups, and a second copy of the store at `to`."""
+    from console.offline import has_store
     from state.backup_sets import take
+    from state.databases import copier
 
     paths = context.paths
-    if not paths.store.exists():
+    if not has_store(paths):
         raise OperationFailed(
             f"{paths.root} has no store yet: no engine has run here", hint="`airboss up -d` starts one", code="no_store"
         )
@@ -85,9 +97,12 @@ def backup(context: Context, *, to: Path | None) -> Outcome:
         raise Conflict(f"{to} is there already; it was not touched", hint="name a new file", code="exists")
     place = directories(context)[-1]
     if context.options.dry_run:
-        return Outcome("Backup", [], blocks=(Text(f"would copy {paths.store} to {place}"),))
+        return Outcome("Backup", [], blocks=(Text(f"would copy {context.config.state.url or paths.store} to {place}"),))
     try:
-        made = take(paths.store, reason="manual", directory=place, config=paths.root / "airboss.toml")
+        made = take(
+            paths.store, reason="manual", directory=place, config=paths.root / "airboss.toml",
+            copier=copier(context.config.state, paths),
+        )  # fmt: skip
         if to is not None:
             shutil.copyfile(made.store, to)
     except OSError as error:
@@ -141,39 +156,54 @@ def _backup_item(one: Backup) -> dict[str, Any]:
 def restore(context: Context, *, copy: Path | None, with_config: bool) -> Outcome:
     """Put a backup in the store's place. The engine must be down; what stood there is kept."""
     from state.backup import newest_good, unsound
-    from state.backup import restore as put_back
     from state.backup_sets import put_bundles_back, read
 
     paths = context.paths
+    where = context.config.state.url or str(paths.store)
     chosen = _named(context, copy) if copy is not None else newest_good(*directories(context))
     if wrong := unsound(chosen):
         raise OperationFailed(f"{chosen} is no good backup: {wrong}", hint="leave FILE out to take the newest good one")
     one = read(chosen)
     if context.options.dry_run:
-        said = f"would put {chosen} ({one.audit_rows or '?'} audit rows) in the place of {paths.store}"
+        said = f"would put {chosen} ({one.audit_rows or '?'} audit rows) in the place of {where}"
         return Outcome("Restore", [{"from": str(chosen)}], blocks=(Text(said), *_config_lines(paths, one, with_config)))
     if context.is_read_only:
         raise Denied("restore changes the store, and this console is read-only", code="read_only")
     reason = _confirm(context, chosen)
     with _engine_kept_out(paths):
         facts = {"actor": f"user:{user_name()}", "uid": os.getuid(), "reason": reason, "made_at": one.made_at}
-        kept = put_back(paths.store, chosen, facts)
+        kept = _put_back(context, chosen, facts)
         if with_config and one.config.is_file():
             config = paths.root / "airboss.toml"
-            shutil.copyfile(config, kept.with_name(f"{kept.name}.airboss.toml"))
+            shutil.copyfile(config, paths.state / f"{Path(kept or 'nothing').name}.airboss.toml")
             write_whole(config, one.config.read_text(encoding="utf-8"))
         bundles = put_bundles_back(one)
     return Outcome(
         "Restore",
-        [{"from": str(chosen), "kept": str(kept), "made_at": one.made_at, "bundles": bundles}],
+        [{"from": str(chosen), "kept": kept, "made_at": one.made_at, "bundles": bundles}],
         names=(str(chosen),),
         blocks=(
-            Text(f"restored {chosen}; what stood there is kept as {kept}"),
+            Text(f"restored {chosen} into {where}" + (f"; what stood there is kept as {kept}" if kept else "")),
             *(Text(line) for line in bundles),
             *_config_lines(paths, one, with_config),
             Text("the engine will start paused and touch nothing: `airboss up -d`, then `airboss state diff`"),
         ),
     )
+
+
+def _put_back(context: Context, copy: Path, facts: dict[str, Any]) -> str:
+    """Restore into whatever the records are in. Returns where what stood there is kept: a file, or a schema of the database."""
+    paths, settings = context.paths, context.config.state
+    if settings.url is None:
+        from state.backup import restore as put_back
+
+        return str(put_back(paths.store, copy, facts))
+    from state.databases import password
+    from state.postgres import Postgres
+    from state.transfer import put_in
+
+    kept = put_in(Postgres(settings.url, paths.root, password(settings, paths)), copy, paths.store, facts)
+    return f"schema {kept}" if kept else ""
 
 
 def _named(context: Context, copy: Path) -> Path:

@@ -37,9 +37,12 @@ class Source:
         return self._offline.get(path, params or {})
 
     def _fall_back(self, error: Unreachable) -> None:
-        from console.offline import OfflineStore
+        from console.offline import OfflineStore, has_store
 
-        if self._context.engine_url or not self._context.paths.store.exists():
+        if self._context.engine_url or not has_store(self._context.paths):
             raise error
         self._offline = OfflineStore.open(self._context.paths)
-        self.notes.append(f"no engine answers; read from the store at {time.strftime('%H:%M:%SZ', time.gmtime())}")
+        place = "" if self._offline.name == str(self._context.paths.store) else f" ({self._offline.name})"
+        self.notes.append(
+            f"no engine answers; read from the store{place} at {time.strftime('%H:%M:%SZ', time.gmtime())}"
+        )

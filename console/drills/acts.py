@@ -188,6 +188,7 @@ def restore(play: Play) -> Measured:
     from console.commands.keeping import directories
     from state.backup import restore as put_back
     from state.backup_sets import backups, take, verify
+    from state.databases import copier
 
     context = play.context
     places = directories(context)
@@ -195,7 +196,12 @@ def restore(play: Play) -> Measured:
     newest = max((one.made_at for one in earlier), default=None)
     begun = time.monotonic()
     made = take(
-        context.paths.store, reason="drill", directory=places[-1], config=context.paths.root / "airboss.toml", keep=1
+        context.paths.store,
+        reason="drill",
+        directory=places[-1],
+        config=context.paths.root / "airboss.toml",
+        keep=1,
+        copier=copier(context.config.state, context.paths),
     )
     backup_s = time.monotonic() - begun
     with tempfile.TemporaryDirectory(prefix=".drill-", dir=context.paths.state) as scratch:

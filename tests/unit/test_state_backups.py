@@ -17,7 +17,7 @@ from engine.serving.models.gpt import GPTConfig
 from state import audit
 from state.backup import UNFINISHED, newest_good, restore
 from state.backup_sets import Backup, backups, put_bundles_back, take, verify
-from state.config import BackupConfig
+from state.config import BackupConfig, StateConfig
 from state.models import Release, Rollout, TrackState
 from state.paths import Paths
 from state.store import Store
@@ -220,13 +220,13 @@ def test_the_engine_makes_one_when_it_is_due_and_says_when_it_cannot(
     store: Store, paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.backups.FIRST_AFTER_S", 0.0)
-    keeper = BackupKeeper(paths, BackupConfig(every=HOUR))
+    keeper = BackupKeeper(paths, StateConfig(backup=BackupConfig(every=HOUR)))
     asyncio.run(keeper.turn())
     (made,) = backups(paths.backups)
     assert (made.reason, keeper.fact().made_at, keeper.fact().trouble) == ("scheduled", made.made_at, "")
     in_the_way = tmp_path / "file"
     in_the_way.touch()
-    stuck = BackupKeeper(paths, BackupConfig(every=HOUR, to=in_the_way / "below"))
+    stuck = BackupKeeper(paths, StateConfig(backup=BackupConfig(every=HOUR, to=in_the_way / "below")))
     asyncio.run(stuck.turn())
     assert str(in_the_way) in stuck.fact().trouble
 
@@ -259,7 +259,7 @@ def test_a_restore_killed_on_its_way_opens_nothing_and_goes_on_when_run_again(st
 
 
 def test_a_backup_made_by_hand_is_the_newest_at_once(store: Store, paths: Paths) -> None:
-    keeper = BackupKeeper(paths, BackupConfig())
+    keeper = BackupKeeper(paths, StateConfig())
     assert keeper.fact().made_at is None
     made = backed_up(paths, reason="manual")
     assert keeper.fact().made_at == made.made_at
