@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import BigInteger, Connection, Engine, Integer, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlmodel import Session
@@ -42,7 +42,7 @@ class Postgres:
 
     def __init__(self, url: str, root: Path, password: str = "") -> None:
         self.url = server_url(url, password)
-        self.shown = self.url.render_as_string(hide_password=True)
+        self.shown = self.url.set(drivername="postgresql").render_as_string(hide_password=True)
         self.name = f"postgresql at {self.url.host or 'its socket'}"
         self.lease = engine_lease.mine(root)
         self._lost = ""
@@ -83,6 +83,7 @@ class Postgres:
             connect_args={
                 "connect_timeout": CONNECT_S,
                 "application_name": "airboss",
+                "client_encoding": "UTF8",
                 "options": " ".join(settings),
                 # A server whose host died says nothing: ask after half a minute, give up after as much again.
                 "keepalives": 1,
@@ -91,6 +92,7 @@ class Postgres:
                 "keepalives_count": 3,
             },
         )
+        engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: _WholeNumber}
         if not read_only:
             event.listen(engine, "before_cursor_execute", _without_nul, retval=True)
         if not read_only and alone:
@@ -227,6 +229,12 @@ class Postgres:
             hint="this engine ends, and what it serves goes on; `airboss up -d` waits until the records are free",
             code="fenced",
         )
+
+
+class _WholeNumber(BigInteger):
+    """A whole number as SQLite has it, of 64 bits; sent with its type, as the driver wants it."""
+
+    render_bind_cast = True
 
 
 def server_url(url: str, password: str = "") -> URL:

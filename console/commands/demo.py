@@ -25,6 +25,7 @@ if TYPE_CHECKING:
             "progress on stderr, one document on stdout; exit 0 only if all acts did",
         ),
         ("airboss demo --headless --text ~/books", "on your own text"),
+        ("airboss demo --with servers.toml", "on the servers that its [registry], [metrics], [state], [alerts] name"),
     ),
 )
 @click.argument("directory", required=False, default="airboss-demo", type=click.Path(path_type=Path, file_okay=False))
@@ -33,8 +34,18 @@ if TYPE_CHECKING:
 @click.option("--no-fault", is_flag=True, help="Act 4 with a healthy release: it must not be rolled back.")
 @click.option("--cut-evidence", is_flag=True, help="With the judge's data cut off: act 3 must pause, not pass.")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end.")
+@click.option(
+    "--with", "servers", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+    help="Tables for the demo's airboss.toml: real servers in the place of what is embedded.",
+)  # fmt: skip
 def demo(
-    directory: Path, headless: bool, text: Path | None, no_fault: bool, cut_evidence: bool, keep: bool
+    directory: Path,
+    headless: bool,
+    text: Path | None,
+    no_fault: bool,
+    cut_evidence: bool,
+    keep: bool,
+    servers: Path | None,
 ) -> LocalRequest:
     """Four acts, all real: make a release from text, launch it, advance to a better one, recover from a bad one."""
     return LocalRequest(
@@ -46,6 +57,7 @@ def demo(
             "fault": not no_fault,
             "cut_evidence": cut_evidence,
             "keep": keep,
+            "servers": servers,
         },
     )
 

@@ -25,7 +25,9 @@ def run_demo(options: DemoOptions) -> int:
 
 
 def _headless(options: DemoOptions) -> int:
-    wish = DemoWish(options.directory, options.text, options.fault, options.cut_evidence, options.keep)
+    wish = DemoWish(
+        options.directory, options.text, options.fault, options.cut_evidence, options.keep, servers=options.servers
+    )
     document = play_demo(wish)
     path = write_result(Paths.of(options.directory), document)
     if options.as_json:
@@ -44,6 +46,7 @@ def _beside_the_console(options: DemoOptions) -> int:
     words += ["--text", str(options.text)] if options.text else []
     words += [] if options.fault else ["--no-fault"]
     words += ["--cut-evidence"] if options.cut_evidence else []
+    words += ["--with", str(options.servers)] if options.servers else []
     paths = Paths.of(options.directory)
     with tempfile.NamedTemporaryFile("wb", prefix="airboss-demo-", suffix=".log", delete=False) as log:
         player = subprocess.Popen(

@@ -17,3 +17,5 @@ class DemoOptions:
     cut_evidence: bool
     keep: bool
     as_json: bool
+    servers: Path | None = None
+    """A file of tables for its airboss.toml: servers in the place of what is embedded."""

@@ -35,6 +35,15 @@ class DemoWish:
     params: tuple[tuple[str, object], ...] = ()
     rps: float = RPS
     moment: Moment = nothing_special
+    servers: Path | None = None
+
+
+def _tables(servers: Path | None) -> str:
+    """The tables of the user's file. Raises UsageError when it cannot be read; what they say is checked with the rest."""
+    try:
+        return servers.read_text(encoding="utf-8") if servers is not None else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--with {servers} cannot be read: {error}", hint="make it a UTF-8 text file") from error
 
 
 def play_demo(wish: DemoWish) -> dict[str, Any]:
@@ -48,7 +57,9 @@ def play_demo(wish: DemoWish) -> dict[str, Any]:
         raise UsageError(f"--text {wish.text}: there is no such file or folder", code="no_text")
     text = wish.text.resolve() if wish.text else None
     began, began_at = time.monotonic(), time.time()
-    config = config_text(text=text, cut_evidence=wish.cut_evidence, params=dict(wish.params), rps=wish.rps)
+    config = config_text(
+        text=text, cut_evidence=wish.cut_evidence, params=dict(wish.params), rps=wish.rps, servers=_tables(wish.servers)
+    )
     paths, removed = prepare(wish.directory, config)
     if removed:
         sys.stderr.write(f"an earlier demo's state in {wish.directory} was removed\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 from console.commands.children import is_locked
+from console.offline import server_of
 from state.config import CONFIG_NAME, load_config
 from state.paths import Paths
 from state.words import Conflict, UsageError
@@ -68,15 +70,17 @@ url = "http://127.0.0.1:9"
 """
 
 
-def config_text(*, text: Path | None, cut_evidence: bool, params: dict[str, object], rps: float = RPS) -> str:
-    """The demo's airboss.toml. `params` are charlm's own (`train.steps`, …)."""
+def config_text(
+    *, text: Path | None, cut_evidence: bool, params: dict[str, object], rps: float = RPS, servers: str = ""
+) -> str:
+    """The demo's airboss.toml. `params` are charlm's own (`train.steps`, …); `servers` is TOML of the user's, put last."""
     values = {**params, **({"collect.text": str(text)} if text else {})}
     lines = "".join(f"params.{_quoted(key)} = {_toml(value)}\n" for key, value in sorted(values.items()))
     return _TEMPLATE.format(
         service=SERVICE, env=ENV, pipeline=PIPELINE, clean=CLEAN_REQUESTS_TO_PASS, rps=rps, at25=rps / 4,
         s25=CLEAN_REQUESTS_TO_PASS / (rps / 4), s50=CLEAN_REQUESTS_TO_PASS / (rps / 2), s100=CLEAN_REQUESTS_TO_PASS / rps,
         extra=64, params=lines, metrics=_CUT if cut_evidence else "",
-    )  # fmt: skip
+    ) + (f"\n# --with\n{servers.rstrip()}\n" if servers else "")  # fmt: skip
 
 
 def _quoted(key: str) -> str:
@@ -115,7 +119,23 @@ def prepare(directory: Path, text: str) -> tuple[Paths, bool]:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
     load_config(directory)
+    _refuse_used_database(Paths.of(directory))
     return Paths.of(directory), removed
+
+
+def _refuse_used_database(paths: Paths) -> None:
+    if (state := server_of(paths)) is None or state.url is None:
+        return
+    from state.databases import password
+    from state.server_rows import ServerRows
+
+    with closing(ServerRows(state.url, password(state, paths))) as rows:
+        if rows.has_tables():
+            raise UsageError(
+                f"the database at {state.url} holds a store already, and the demo begins with an empty one",
+                hint="`createdb` another one, and name it in the file given to --with",
+                code="not_empty",
+            )
 
 
 def _refuse_foreign(directory: Path) -> None:
