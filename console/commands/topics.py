@@ -202,6 +202,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "rollback": ("the way back; why a rollout waits; stuck, adopt, supersede, hold, hotfix", _room("engine.rollouts.back")),
     "emergency": ("the worst hour: rolling back without an engine, and drills for it", _room("console")),
     "state": ("the store, its backups, and putting one back", _room("state")),
+    "postgresql": ("the store on a PostgreSQL server", lambda: _readme("state", "POSTGRESQL.md").lstrip("\n")),
     "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
                   _room("engine.pipelines", "engine.pipelines.stages")),
     "observing": ("service levels, budgets, alerts and whom they tell", _room("engine.observe")),

@@ -18,7 +18,7 @@ from state.models import Artifact, Evidence, Release, Rollout, TrackState
 from state.postgres import Postgres
 from state.store import Store
 from state.words import AirbossError
-from tests.postgres_server import PostgresServer, lacks_postgres
+from tests.postgres_server import PostgresServer, needs_postgres
 
 Opened = Callable[[], Store]
 
@@ -33,7 +33,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture(
     params=[
         "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.skipif(lacks_postgres(), reason="apt-get install postgresql")),
+        pytest.param("postgresql", marks=needs_postgres),
     ]
 )
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
