@@ -11,10 +11,14 @@ from state.config_types import Table
 
 
 class GatewayConfig(Table):
-    """The data plane's public address and size. `engine = "haproxy"` drives an installed HAProxy by the same table."""
+    """The data plane's public address and size. `engine = "haproxy"` drives an installed HAProxy by the same table.
+
+    `metrics_listen = "127.0.0.1:9464"` serves Prometheus's page of the first worker there, of the second one port on, and so on.
+    """
 
     engine: Literal["airboss", "haproxy"] = "airboss"
     listen: str = "127.0.0.1:8080"
+    metrics_listen: str | None = None
     workers: int = Field(default=2, ge=1, le=32)
     max_inflight: int = Field(default=256, ge=1)
     retries: int = Field(default=1, ge=0, le=3)
@@ -45,6 +49,23 @@ class GatewayConfig(Table):
         """Host and port of `listen`."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
+
+    def metrics_address(self, index: int) -> tuple[str, int] | None:
+        """Host and port of the Prometheus page of the worker in this place; None where none is served."""
+        if self.metrics_listen is None:
+            return None
+        host, _, port = self.metrics_listen.rpartition(":")
+        return host.strip("[]"), int(port) + index
+
+    @model_validator(mode="after")
+    def _metrics(self) -> GatewayConfig:
+        if self.metrics_listen is not None:
+            host, _, port = self.metrics_listen.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) <= 65535 - self.workers:
+                raise ValueError(
+                    f"metrics_listen = {self.metrics_listen!r} must be HOST:PORT; worker 2 has the port after it, and so on"
+                )
+        return self
 
     @model_validator(mode="after")
     def _listen(self) -> GatewayConfig:

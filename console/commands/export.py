@@ -12,7 +12,10 @@ from console.commands.tree import Noun, leaf
 export = Noun(
     "export",
     help="What is here, in another program's format.",
-    examples=(("airboss export model charlm-3 --format onnx --out ./charlm-3-onnx", "checked against torch first"),),
+    examples=(
+        ("airboss export model charlm-3 --format onnx --out ./charlm-3-onnx", "checked against torch first"),
+        ("airboss export rules --out ./monitoring", "for Prometheus and Grafana"),
+    ),
 )
 
 
@@ -38,3 +41,27 @@ def model(model: str, format_: str, out: Path) -> LocalRequest:
     What was written is run and compared with torch (logits, and greedy text); if it differs nothing is kept. Exit 8.
     """
     return LocalRequest("console.commands.exporting:export", {"model": model, "format_": format_, "out": out})
+
+
+@leaf(
+    export,
+    "rules",
+    examples=(
+        ("airboss export rules", "the rule file, to read"),
+        ("airboss export rules --out ./monitoring", "rules, what to scrape, and a dashboard for Grafana"),
+        ("airboss export rules --out ./monitoring && promtool check rules ./monitoring/airboss.rules.yml", "checked"),
+    ),
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A directory; files of the same names are replaced.",
+)
+def rules(out: Path | None) -> LocalRequest:
+    """Write the services' objectives as Prometheus rules: recordings, burn-rate alerts, and alerts of the gateway itself.
+
+    They are the engine's own arithmetic: the same events, windows, factors and volume guard. With `[alerts] evaluate =
+    "prometheus"` they are the ones that alert, and the engine's burn rates are silent.
+    """
+    return LocalRequest("console.commands.exporting:rules", {"out": out})

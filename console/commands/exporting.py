@@ -1,4 +1,4 @@
-"""`export model`: the exporter is a program of its own, so that no console ever loads torch."""
+"""`export`: the exporters are programs of their own, so that no console ever loads torch, or the engine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.commands.model_source import find_bundle
-from console.output import Facts, Outcome
+from console.output import Facts, Outcome, Text
+from state.backup import write_whole
 from state.words import ERRORS_BY_EXIT, OperationFailed, TimedOut, error_from_dict
 
 if TYPE_CHECKING:
     from console.commands.context import Context
 
-MODULE = "engine.serving.export"
+MODULE, RULES_MODULE = "engine.serving.export", "engine.observe.exports"
+RULES_FILE = "airboss.rules.yml"
+RULES_TIMEOUT_S = 60.0
 TIMEOUT_S = 4 * 3600.0
 """A TensorRT engine of a large model takes long; `--timeout` shortens it."""
 
@@ -26,17 +29,8 @@ def export(context: Context, *, model: str, format_: str, out: Path) -> Outcome:
     if context.options.dry_run:
         return Outcome("Export", [], blocks=(Facts((("would export", f"{release_id} as {format_} to {out}"),)),))
     words = [str(bundle), "--digest", digest, "--format", format_, "--out", str(out.expanduser().absolute())]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", MODULE, *words],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            timeout=context.options.timeout_s or TIMEOUT_S,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise TimedOut(f"the export of {release_id} was not done after {error.timeout:g} s; it was ended") from error
-    if done.returncode:
-        raise _refusal(done)
-    manifest: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    done = _run(MODULE, words, context.options.timeout_s or TIMEOUT_S, f"the export of {release_id}")
+    manifest: dict[str, Any] = json.loads(done.splitlines()[-1])
     checked = manifest["checked"]
     facts = Facts(
         (
@@ -49,6 +43,45 @@ def export(context: Context, *, model: str, format_: str, out: Path) -> Outcome:
         )
     )
     return Outcome("Export", [{**manifest, "out": str(out)}], blocks=(facts,), names=(str(out),))
+
+
+def rules(context: Context, *, out: Path | None) -> Outcome:
+    """The files for Prometheus and Grafana, written to a directory, or the rule file shown."""
+    written = json.loads(_run(RULES_MODULE, [str(context.paths.root)], RULES_TIMEOUT_S, "the export of the rules"))
+    items = [{"name": name, "path": str(out / name) if out else None, "text": text} for name, text in written.items()]
+    if out is None:
+        return Outcome("Rules", items, blocks=(Text(written[RULES_FILE].rstrip()),), names=tuple(written))
+    if context.options.dry_run:
+        said = f"would write {', '.join(written)} to {out}"
+        return Outcome("Rules", items, blocks=(Text(said),), names=tuple(written))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in written.items():
+            write_whole(out / name, text)
+    except OSError as error:
+        raise OperationFailed(f"{out} cannot be written: {error}", hint="name another directory with --out") from error
+    facts = Facts(
+        (
+            ("rules", f"{out / RULES_FILE}: name it in Prometheus's rule_files"),
+            ("scraping", f"{out / 'airboss.scrape.yml'}: what to add to its scrape_configs"),
+            ("dashboard", f"{out / 'airboss.dashboard.json'}: import it into Grafana"),
+        )
+    )
+    return Outcome("Rules", items, blocks=(facts,), names=tuple(str(out / name) for name in written))
+
+
+def _run(module: str, words: list[str], timeout_s: float, what: str) -> str:
+    """The output of a program of ours. Raises what kept it from being done."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", module, *words],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout_s,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise TimedOut(f"{what} was not done after {error.timeout:g} s; it was ended") from error
+    if done.returncode:
+        raise _refusal(done)
+    return done.stdout
 
 
 def _refusal(done: subprocess.CompletedProcess[str]) -> Exception:

@@ -67,6 +67,11 @@ class GatewayCollector(Collector):
                     labels = (route.service, route.env, backend.release_id, backend.track, spawn_id)
                     healthy.add_metric(labels, spawn_id in proxy.pool.healthy)
         yield healthy
+        weights = GaugeMetricFamily("airboss_track_weight", "Percent of new requests the table gives.", labels=_BY)
+        for route in table.routes if table else ():
+            for backend in route.backends:
+                weights.add_metric((route.service, route.env, backend.release_id, backend.track), backend.weight)
+        yield weights
         yield from routing_metrics(proxy, table)
         yield CounterMetricFamily(
             "airboss_lines_dropped", "Ledger and count lines the disk did not take.", value=self._dropped()

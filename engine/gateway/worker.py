@@ -41,7 +41,8 @@ from engine.gateway.handoff import Handoff
 from engine.gateway.ledger import Rotated, Segments, Spool
 from engine.gateway.listening import Acceptor, raise_descriptor_limit, run
 from engine.gateway.logs import log
-from engine.gateway.metrics import GatewayCollector
+from engine.gateway.metrics import GatewayCollector, render
+from engine.gateway.metrics_port import MetricsPort
 from engine.gateway.pool import PING_EVERY_S, Pool
 from engine.gateway.proxy import Proxy
 from engine.gateway.quality.sampler import Sampler
@@ -71,6 +72,8 @@ class Settings:
     drain_s: float = DRAIN_S
     ping_every_s: float = PING_EVERY_S
     access: AccessConfig = field(default_factory=AccessConfig)
+    metrics: tuple[str, int] | None = None
+    """Where this worker's Prometheus page is served beside the admin socket."""
 
 
 class Worker:
@@ -126,6 +129,8 @@ class Worker:
         Path(self.spec.socket).unlink(missing_ok=True)
         await web.UnixSite(admin, self.spec.socket).start()
         os.chmod(self.spec.socket, 0o600)
+        metrics = MetricsPort(self.settings.metrics, lambda: render(collector))
+        metrics.open()
         handoff = Handoff(Path(self.settings.fd_socket), self.settings.listen_fd)
         handoff.open()
         server = self.door()
@@ -139,6 +144,7 @@ class Worker:
         await self._leave.wait()
         self.proxy.is_draining = True
         self.balance.leave()
+        await metrics.close()
         listening.close()  # closes this worker's copy; the socket goes on listening for the others
         await self._drain(server)
         ticking.cancel()

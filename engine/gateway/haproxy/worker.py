@@ -31,6 +31,7 @@ from engine.gateway.ledger import Rotated, Spool
 from engine.gateway.listening import raise_descriptor_limit, run
 from engine.gateway.logs import log
 from engine.gateway.metrics import of_totals, render
+from engine.gateway.metrics_port import MetricsPort
 from engine.gateway.switch import KeptTable
 from engine.gateway.table import RoutingTable, parse_table
 from state.words import AirbossError, Conflict, UsageError
@@ -97,12 +98,16 @@ class HaproxyWorker:
         Path(self.spec.socket).unlink(missing_ok=True)
         await web.UnixSite(admin, self.spec.socket).start()
         os.chmod(self.spec.socket, 0o600)
+        collector = TotalsCollector(self.counts)
+        metrics = MetricsPort(self.settings.metrics, lambda: render(collector))
+        metrics.open()
         handoff = Handoff(Path(self.settings.fd_socket), self.settings.listen_fd)
         handoff.open()
         ticking = asyncio.create_task(self._tick())
         log("serving", spawn_id=self.spec.spawn_id, engine="haproxy", pid=self.haproxy.pid)
         await self._leave.wait()
         self.is_draining = True
+        await metrics.close()
         await self.haproxy.drain(DRAIN_S)
         await asyncio.sleep(0.05)  # the last lines of its log are on their way
         ticking.cancel()
