@@ -192,6 +192,51 @@ class MetricsSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideAlert:
+    """An alert that another evaluator raised. (fingerprint, starts_at) is one occurrence; `is_quiet`: silenced or inhibited."""
+
+    fingerprint: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    starts_at: float
+    is_quiet: bool = False
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideSilence:
+    """A silence where it is kept."""
+
+    id: str
+    comment: str
+    is_over: bool
+
+
+class AlertSource(Protocol):
+    """Where others' alerts stand, ours are sent to, and silences hold."""
+
+    async def send(self, alerts: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+        """Give alerts to every peer. Returns what went wrong, by peer; "" for nothing."""
+
+    async def active(self) -> Sequence[OutsideAlert]:
+        """What is active now. Raises Unreachable: then nothing is known, which is not "nothing is active"."""
+
+    async def silences(self) -> Sequence[OutsideSilence]:
+        """Every silence that is remembered. Raises Unreachable."""
+
+    async def silence(
+        self, matchers: Mapping[str, str], *, by: str, comment: str, starts_at: float, ends_at: float
+    ) -> str:
+        """Make a silence; returns its id. Raises Unreachable, Conflict."""
+
+    async def expire(self, silence_id: str) -> None:
+        """End a silence. Raises Unreachable."""
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
     """One file of a release's bundle."""
 

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval
+from state.server_config import Credentials
 from state.words import COUNTS_AND_BAD, BadClass, NoDataCause, Track
 
 Labels = tuple[tuple[str, str], ...]
@@ -33,8 +34,18 @@ _BAD = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c] == (True, True))
 class PrometheusMetrics:
     """MetricsSource (adapters.ports) over `url`. `step_s` is the scrape interval."""
 
-    def __init__(self, url: str, *, step_s: int = 5, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        step_s: int = 5,
+        credentials: Credentials | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.url = url
+        self.trouble = ""
+        """Why the last question was not answered; "" when it was."""
+        self._credentials = credentials or Credentials()
         self.step_s = step_s
         self.clock = clock
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prometheus")
@@ -56,13 +67,26 @@ class PrometheusMetrics:
         except (Exception, TimeoutError) as error:
             # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
             said = f"{NoDataCause.UNREACHABLE}: {self.url}: {type(error).__name__}: {error}"
-            return ArmEvidence((), 0.0, None, said[:300])
+            self.trouble = said[:300]
+            return ArmEvidence((), 0.0, None, self.trouble)
+        self.trouble = ""
         return evidence_of(answers, since=since, now=now, step_s=self.step_s)
 
     def _range(self, query: str, start: float, end: float) -> dict[Labels, dict[int, float]]:
         from prometheus_api_client import PrometheusConnect
+        from requests import Session
+        from urllib3.util import Retry
 
-        client = PrometheusConnect(url=self.url, retry=None)
+        own = self._credentials
+        session = Session()
+        session.verify, session.cert = own.ca or True, own.client
+        client = PrometheusConnect(
+            url=self.url,
+            headers=own.headers or None,
+            auth=own.basic,
+            session=session,
+            retry=Retry(total=0, raise_on_status=False),
+        )
         found = client.custom_query_range(
             query=query, start_time=datetime.fromtimestamp(start, UTC), end_time=datetime.fromtimestamp(end, UTC),
             step=str(self.step_s), params={"timeout": f"{TIMEOUT_S:g}s"}, timeout=TIMEOUT_S,

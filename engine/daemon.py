@@ -21,13 +21,14 @@ from typing import Any
 import uvicorn
 from sqlmodel import Session
 
+from adapters.alertmanager import Alertmanagers
 from adapters.local.child import write_json
 from adapters.local.gateway import LocalGateway
 from adapters.local.router import LocalRouter
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
 from adapters.local.supervisor import Backoff, Supervisor
-from adapters.ports import MetricsSource
+from adapters.ports import AlertSource, MetricsSource
 from adapters.prometheus import PrometheusMetrics
 from engine.api.app import make_app
 from engine.api.events import EventHub
@@ -57,6 +58,7 @@ from state.chain import ChainState
 from state.config import Config, load_config
 from state.databases import database
 from state.paths import Paths
+from state.server_config import Credentials
 from state.store import Store
 from state.words import AirbossError, ExitCode
 
@@ -105,13 +107,14 @@ class Engine:
         self.observer = Observer(
             self.store, self.config, workers=self.gateway.workers, gateway_dir=self.paths.gateway,
             public_url=lambda: self.gateway.address, visitor=lambda: self.gateway.probe, outside=self._outside, on_change=self._changed,
-            workspace=str(self.paths.root),
+            workspace=str(self.paths.root), alert_source=self._alert_source(),
         )  # fmt: skip
         plans = PlanKeeper(
             self.store, self.config, self.paths.rollback, self.runtime.replicas,
             admin_sockets=lambda: [path for _, path in self.gateway.workers()],
         )  # fmt: skip
         self.world = World(self.store, self.runtime, self.router, self.config, plans)
+        self.prometheus = self._prometheus()
         self.controller = Controller(
             self.store,
             self.world,
@@ -145,8 +148,22 @@ class Engine:
         return await self.reader.registry_aliases(model_name)
 
     def _metrics(self) -> MetricsSource:
-        url = self.config.metrics.url
-        return PrometheusMetrics(url) if url else self.observer.metrics
+        return self.prometheus or self.observer.metrics
+
+    def _metrics_fact(self) -> tuple[AdapterFact, ...]:
+        return (AdapterFact("metrics", self.prometheus.trouble),) if self.prometheus is not None else ()
+
+    def _prometheus(self) -> PrometheusMetrics | None:
+        settings = self.config.metrics
+        if not settings.url:
+            return None
+        who = Credentials.of(settings.access, self.paths.root)
+        return PrometheusMetrics(settings.url, step_s=round(settings.step) or 1, credentials=who)
+
+    def _alert_source(self) -> AlertSource | None:
+        settings = self.config.alerts
+        who = Credentials.of(settings.alertmanager_access, self.paths.root)
+        return Alertmanagers(settings.alertmanager, who) if settings.alertmanager else None
 
     def stop(self, drains: bool = False) -> None:
         """End `serve`; with `drains`, end everything it serves too."""
@@ -276,10 +293,18 @@ class Engine:
         registry = self.queue.trouble or self.registry.state()
         return {
             "registry": registry,
-            "metrics": self.config.metrics.url or "embedded",
+            "metrics": (self.prometheus.trouble or self.prometheus.url) if self.prometheus else "embedded",
+            "alerts": self._alerts_said(),
             "state": self.store.database.name,
             "config": self.file.said,
         }
+
+    def _alerts_said(self) -> str:
+        peers = self.observer.peers
+        if peers is None:
+            return "the engine's own"
+        down = [fact.error for fact in peers.facts()]
+        return "; ".join(down) or ", ".join(self.config.alerts.alertmanager)
 
     def _outside(self) -> Outside:
         loops = []
@@ -293,7 +318,7 @@ class Engine:
         chain = self.reader.chain
         return Outside(
             crash_loops=tuple(loops),
-            adapters=(AdapterFact("registry", self.queue.trouble),),
+            adapters=(AdapterFact("registry", self.queue.trouble), *self._metrics_fact()),
             audit_trouble=self.store.anchor_trouble or ("" if chain.is_whole else chain.why),
             backup_trouble=self.backups.fact().trouble,
         )

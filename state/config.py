@@ -19,6 +19,7 @@ from state.measures_config import CostConfig, QualityConfig
 from state.people_config import PeopleConfig, Roles
 from state.policy_config import Policy
 from state.routing_config import RoutingConfig, find_loop
+from state.server_config import ServerAccess
 from state.service_access_config import AnswerCacheConfig, SafetyConfig
 from state.words import ConfigError, UsageError
 
@@ -110,9 +111,14 @@ class RegistryConfig(Table):
 
 
 class MetricsConfig(Table):
-    """Where evidence comes from: the embedded scraper unless `url` is given."""
+    """Where evidence comes from: the embedded scraper unless `url`, a Prometheus server, is given (`airboss help prometheus`).
+
+    `step` is how often it scrapes the gateway; `access` says who we are to it.
+    """
 
     url: str | None = None
+    step: Duration = 5.0
+    access: ServerAccess = ServerAccess()
 
 
 class BackupConfig(Table):
@@ -159,12 +165,19 @@ class StateConfig(Table):
 
 
 class AlertsConfig(Table):
-    """Who is told. With none of these, `doctor` says that no one is paged."""
+    """Who is told. With none of webhook, command and alertmanager, `doctor` says that no one is paged.
+
+    `alertmanager` lists every peer's address (`airboss help alertmanager`). `evaluate = "prometheus"` leaves burn rates and the canary's
+    traffic to the rules of `airboss export rules`.
+    """
 
     webhook: str | None = None
     command: tuple[str, ...] = ()
     heartbeat_url: str | None = None
     heartbeat_interval: Duration = 60.0
+    alertmanager: tuple[str, ...] = ()
+    alertmanager_access: ServerAccess = ServerAccess()
+    evaluate: Literal["engine", "prometheus"] = "engine"
 
 
 class EngineConfig(Table):

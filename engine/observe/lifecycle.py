@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from engine.observe.rules import Firing
 from state.words import AlertState, Severity
 
+OUTSIDE = "alertmanager"
+"""In an alert's label `source`: another evaluator's, which has told its people already."""
 RENOTIFY_S = 600.0
 """An unacknowledged page is told again this often."""
 RESOLVED_TOLD_S = 3_600.0
@@ -100,7 +102,9 @@ def advance(held: Mapping[str, Held], firing: Iterable[Firing], now: float, clea
     seen = {one.fingerprint: one for one in firing}
     for fingerprint, one in seen.items():
         before = held.get(fingerprint)
-        watched = replace(before, firing=one, last_seen=now) if before else Held(one, since=now, last_seen=now)
+        watched = (
+            replace(before, firing=one, last_seen=now) if before else Held(one, since=_since(one, now), last_seen=now)
+        )
         if not watched.is_raised and now - watched.since >= one.for_s:
             watched = replace(watched, is_raised=True)
             raised.append(watched)
@@ -116,6 +120,10 @@ def advance(held: Mapping[str, Held], firing: Iterable[Firing], now: float, clea
         else:
             after[fingerprint] = watched
     return Changes(after, tuple(raised), tuple(resolved), tuple(reworded))
+
+
+def _since(firing: Firing, now: float) -> float:
+    return now if firing.since is None else min(firing.since, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,8 @@ def notices(alerts: Iterable[AlertRecord], silences: Iterable[SilenceRecord], no
     quiet = tuple(silences)
     due = []
     for alert in alerts:
-        if alert.severity is Severity.INFO or is_silenced(alert, quiet, now):
+        is_theirs = alert.labels.get("source") == OUTSIDE
+        if is_theirs or alert.severity is Severity.INFO or is_silenced(alert, quiet, now):
             continue
         told = alert.notified_at
         if alert.is_active:

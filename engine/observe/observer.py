@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from adapters.local.probing import Visitor
+from adapters.ports import AlertSource
 from engine.observe.alerts import CLEAR_FOR_S, AlertBook
 from engine.observe.evidence import EmbeddedMetrics
 from engine.observe.facts import glass_facts, probe_targets, rollout_facts
@@ -21,6 +22,7 @@ from engine.observe.heartbeat import Beat, Heartbeat
 from engine.observe.lifecycle import AlertRecord, Changes
 from engine.observe.minutes import Promise, read_status
 from engine.observe.notify import Notifier
+from engine.observe.peers import Peers
 from engine.observe.prober import Prober, ProbeTarget
 from engine.observe.rates import Rates
 from engine.observe.rules import AdapterFact, CrashLoopFact, Facts, firing
@@ -51,6 +53,7 @@ class Intervals:
     notify_s: float = 2.0
     heartbeat_s: float = 1.0
     prune_s: float = 60.0
+    peers_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Observer:
         fetch: Fetch | None = None,
         intervals: Intervals | None = None,
         clear_for_s: float = CLEAR_FOR_S,
+        alert_source: AlertSource | None = None,
     ) -> None:
         self._store = store
         self._config = config
@@ -121,6 +125,7 @@ class Observer:
         self.book = AlertBook(store, clock=clock, clear_for_s=clear_for_s)
         self.prober = Prober(store, public_url, self._targets, clock=clock, visitor=visitor)
         self.notifier = Notifier(self.book, config.alerts, workspace=workspace, clock=clock)
+        self.peers = Peers(store, self.book, alert_source, workspace, clock=clock) if alert_source is not None else None
         self.heartbeat = Heartbeat(
             config.alerts.heartbeat_url, config.alerts.heartbeat_interval, self._is_well, clock=clock
         )
@@ -140,6 +145,7 @@ class Observer:
             ("notify", every.notify_s, self.notifier.tick),
             ("heartbeat", every.heartbeat_s, self.heartbeat.tick),
             ("prune", every.prune_s, self.scraper.prune),
+            *([("alertmanager", every.peers_s, self.peers.tick)] if self.peers is not None else []),
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -149,6 +155,8 @@ class Observer:
             await self.prober.close()
             await self.scraper.close()
             self.notifier.close()
+            if self.peers is not None:
+                await self.peers.close()
 
     def rates(self, service: str, env: str, window_s: float = 60.0) -> Rates:
         """What the service does now: requests/s, p95, error ratio, each also by track, over the last `window_s`."""
@@ -176,7 +184,7 @@ class Observer:
             loops=tuple(self._loops.values()),
             scrape=self.scraper.status(),
             beat=self.heartbeat.last,
-            tells_somebody=self.notifier.tells_somebody,
+            tells_somebody=self.notifier.tells_somebody or self.peers is not None,
         )
 
     async def refresh_slos(self) -> None:
@@ -215,7 +223,9 @@ class Observer:
             gateway_trouble=self.scraper.status().trouble(now, GATEWAY_DOWN_AFTER_S) if self._routed else "",
             audit_trouble=outside.audit_trouble,
             backup_trouble=outside.backup_trouble,
-            someone_is_paged=self.notifier.tells_somebody,
+            someone_is_paged=self.notifier.tells_somebody or self.peers is not None,
+            outside=self.peers.firing() if self.peers is not None else (),
+            rates_are_theirs=self._config.alerts.evaluate == "prometheus",
         )
 
     def _own_adapters(self, now: float) -> list[AdapterFact]:
@@ -226,7 +236,7 @@ class Observer:
         for worker in self.scraper.status().workers:
             is_silent = worker.silent_since is not None and now - worker.silent_since >= SILENT_AFTER_S
             found.append(AdapterFact(f"gateway worker {worker.spawn_id}", worker.error if is_silent else ""))
-        return found
+        return found + (self.peers.facts() if self.peers is not None else [])
 
     async def _targets(self) -> Sequence[ProbeTarget]:
         if time.monotonic() - self._routed_at >= TARGETS_EVERY_S:

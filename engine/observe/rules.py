@@ -41,6 +41,8 @@ class Firing:
     env: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     for_s: float = 0.0
+    since: float | None = None
+    """Since when it holds, where another evaluator knows."""
 
     @property
     def fingerprint(self) -> str:
@@ -126,15 +128,18 @@ class Facts:
     audit_trouble: str = ""
     backup_trouble: str = ""
     someone_is_paged: bool = True
+    outside: tuple[Firing, ...] = ()
+    """What another evaluator says holds."""
+    rates_are_theirs: bool = False
+    """Burn rates and the canary's traffic are Prometheus's to evaluate: each alert has one evaluator."""
 
 
 def firing(facts: Facts) -> tuple[Firing, ...]:
     """Every condition that holds, each once."""
-    found = {
-        one.fingerprint: one
-        for rule in (_burn_rates, _gateway, _crash_loops, _rollouts, _traffic, _adapters, _glasses, _record)
-        for one in rule(facts)
-    }
+    ours = (_gateway, _crash_loops, _rollouts, _adapters, _glasses, _record)
+    rates = () if facts.rates_are_theirs else (_burn_rates, _traffic)
+    found = {one.fingerprint: one for rule in (*rates, *ours) for one in rule(facts)}
+    found |= {one.fingerprint: one for one in facts.outside}
     return tuple(found.values())
 
 
@@ -312,5 +317,5 @@ def _record(facts: Facts) -> Iterator[Firing]:
         yield Firing(
             "NoOneIsPaged",
             Severity.INFO,
-            "no one is paged: set alerts.webhook or alerts.command in airboss.toml",
+            "no one is paged: set alerts.webhook, alerts.command or alerts.alertmanager in airboss.toml",
         )

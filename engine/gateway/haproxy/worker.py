@@ -50,6 +50,7 @@ class Settings:
     worker: int = 0
     max_inflight: int = 256
     retries: int = 1
+    metrics: tuple[str, int] | None = None
 
 
 class TotalsCollector(Collector):
