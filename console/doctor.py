@@ -269,7 +269,15 @@ def _can_bind(host: str, port: int) -> bool:
 
 def _paging(context: Context) -> Iterator[Check]:
     config: Config = context.config
-    if config.alerts.webhook or config.alerts.command:
-        yield Check("paging", "ok", "webhook" if config.alerts.webhook else f"command {config.alerts.command[0]}")
+    alerts = config.alerts
+    ways = [
+        *(["webhook"] if alerts.webhook else []),
+        *([f"command {alerts.command[0]}"] if alerts.command else []),
+        *(f"alertmanager {url}" for url in alerts.alertmanager),
+    ]
+    if ways:
+        yield Check("paging", "ok", ", ".join(ways))
     else:
-        yield Check("paging", "warn", "no one is paged", "set webhook or command under [alerts] in airboss.toml")
+        yield Check(
+            "paging", "warn", "no one is paged", "set webhook, command or alertmanager under [alerts] in airboss.toml"
+        )

@@ -90,7 +90,8 @@ kind = "charlm"                    # collect, snapshot, validate, train, evaluat
 listen = "{listen}"        # the address users call; port 0 takes a free one
 workers = 2
 
-[alerts]                           # with neither of these, no one is paged, and `airboss doctor` says so
+[alerts]                           # with none of these, no one is paged, and `airboss doctor` says so
+# alertmanager = ["http://127.0.0.1:9093"]
 # webhook = "https://alerts.example.org/hook"
 # command = ["/usr/local/bin/page", "oncall"]
 

@@ -1,6 +1,6 @@
 """Alertmanager beside us: it is given our alerts, its alerts are in our book, and silences made here hold there.
 
-Level-triggered: each turn sends what is active, and says again what lately ended; asks what is active there; and brings the
+Level-triggered: each turn sends what is active, and what lately ended; asks what is active there; and brings the
 silences in line. A turn that fails leaves everything as it was, and is an adapter that is down.
 """
 
@@ -26,6 +26,8 @@ RESEND_S = 60.0
 """Alerts are sent again this often, as Prometheus does."""
 KEPT_S = 4 * RESEND_S
 """How long an alert stands there without being sent again: three lost messages end nothing."""
+ENDED_AGAIN_S = 15 * 60.0
+"""An end is repeated so long, as Prometheus does: one that lay in the future by a peer's clock was not taken for one."""
 SILENCES_KEY = "alertmanager/silences"
 _SEVERITIES = {
     "critical": Severity.PAGE, "page": Severity.PAGE, "emergency": Severity.PAGE, "error": Severity.PAGE,
@@ -153,12 +155,14 @@ class Peers:
         self._sent = {a.id: self._sent[a.id] for a in told if a.id in self._sent}
 
     def _is_due(self, alert: AlertRecord, now: float) -> bool:
-        """Never sent, changed since, or about to be forgotten there; an end that every peer has taken is not said again."""
+        """Never sent, changed since, or not said for a while; ends only while they are young."""
         at, was_active, acked_by = self._sent.get(alert.id, (0.0, True, ""))
         is_active = alert.state is AlertState.ACTIVE
+        if alert.ends_at is not None and now - alert.ends_at > ENDED_AGAIN_S:
+            return False
         if not at or (was_active, acked_by) != (is_active, alert.acked_by):
             return True
-        return is_active and not 0 <= now - at < RESEND_S
+        return not 0 <= now - at < RESEND_S
 
     async def _align_silences(self) -> None:
         """Ours are made there; ended here they end there, and the other way round: where they hold is where they are ended."""
