@@ -29,7 +29,7 @@ HERE = Path("airboss.toml")
         ('[environment.e]\npolicy = "no"\n', "environment.e.policy", "no [policy.no]"),
         ('[service.a]\nprober_interval = "5 moons"\n', ":2: service.a.prober_interval", "'90s'"),
         ('[alerts]\nwebhook = "x"\n[x]\napi_token = "abc"\n', ":4: x.api_token", "secret"),
-        ('[state]\nurl = "postgresql://db/airboss"\n', ":2: state.url", "SQLite file alone"),
+        ('[state]\nurl = "mysql://db/airboss"\n', ":2: state.url", "must be postgresql:"),
         ("a = [\n", "airboss.toml", "not valid TOML"),
     ],
 )
