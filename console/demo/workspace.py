@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from contextlib import closing
 from pathlib import Path
 
@@ -57,11 +58,13 @@ warm_hold = "10m"
 
 [pipeline.{pipeline}]
 kind = "charlm"
-{params}
+{params}"""
+
+_GATEWAY = """
 [gateway]
 # Port 0 takes a free one; `airboss status` shows it.
 listen = "127.0.0.1:0"
-{metrics}"""
+"""
 
 _CUT = """
 # --cut-evidence: nobody answers at this address, so the judge has no data and must pause, never pass.
@@ -73,14 +76,30 @@ url = "http://127.0.0.1:9"
 def config_text(
     *, text: Path | None, cut_evidence: bool, params: dict[str, object], rps: float = RPS, servers: str = ""
 ) -> str:
-    """The demo's airboss.toml. `params` are charlm's own (`train.steps`, …); `servers` is TOML of the user's, put last."""
+    """The demo's airboss.toml. `params` are charlm's own (`train.steps`, …).
+
+    `servers` is TOML of the user's, put last; a [gateway] or [metrics] in it takes the place of the demo's.
+    """
     values = {**params, **({"collect.text": str(text)} if text else {})}
     lines = "".join(f"params.{_quoted(key)} = {_toml(value)}\n" for key, value in sorted(values.items()))
-    return _TEMPLATE.format(
+    written = _TEMPLATE.format(
         service=SERVICE, env=ENV, pipeline=PIPELINE, clean=CLEAN_REQUESTS_TO_PASS, rps=rps, at25=rps / 4,
         s25=CLEAN_REQUESTS_TO_PASS / (rps / 4), s50=CLEAN_REQUESTS_TO_PASS / (rps / 2), s100=CLEAN_REQUESTS_TO_PASS / rps,
-        extra=64, params=lines, metrics=_CUT if cut_evidence else "",
-    ) + (f"\n# --with\n{servers.rstrip()}\n" if servers else "")  # fmt: skip
+        extra=64, params=lines,
+    )  # fmt: skip
+    theirs = set(_tables(servers))
+    own = [
+        text for name, text in (("gateway", _GATEWAY), ("metrics", _CUT if cut_evidence else "")) if name not in theirs
+    ]
+    return "".join([written, *own, f"\n# --with\n{servers.rstrip()}\n" if servers else ""])
+
+
+def _tables(servers: str) -> dict[str, object]:
+    """The tables of the user's file. Raises UsageError when it is no TOML: its lines are not yet those of airboss.toml."""
+    try:
+        return tomllib.loads(servers)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the file given to --with is not valid TOML: {error}", hint="see https://toml.io") from error
 
 
 def _quoted(key: str) -> str:
