@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from chaos_workspace import SERVICE, Workspace, get, kill, until
 
 MakeWorkspace = Callable[..., Workspace]
@@ -23,6 +24,7 @@ def table() -> str:
     )
 
 
+@pytest.mark.deep
 def test_a_foreign_replica_is_served_adopted_and_replaced_like_one_of_ours(workspace: MakeWorkspace) -> None:
     ws = workspace()
     config = ws.root / "airboss.toml"

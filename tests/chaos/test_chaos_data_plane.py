@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, free_port, kill, say, until
+import pytest
+from chaos_workspace import CANARY, RPS, STABLE, WHOLE_PATH, Workspace, free_port, kill, say, until
 
 MakeWorkspace = Callable[..., Workspace]
 AIRBOSS = Path(sys.executable).with_name("airboss")
@@ -57,6 +58,7 @@ def test_a_killed_replica_is_out_within_a_second_and_comes_back_as_a_new_one(wor
     ws.assert_serves_only(STABLE, replicas=2)
 
 
+@pytest.mark.deep
 def test_a_canary_that_keeps_dying_is_rolled_back_as_a_crash_loop(workspace: MakeWorkspace) -> None:
     ws = workspace()
     ws.serve()
@@ -106,8 +108,8 @@ def test_killed_gateway_workers_refuse_nobody_and_come_back_with_the_table(works
         until(lambda now=now: users.answered_since(now) > 20, "users are answered")  # type: ignore[misc]
         broken = users.seen().failed - before.failed
         say(f"{count} worker(s) killed: {broken} request(s) inside broke, {most_inside} were in flight")
-        # A request sent on a connection in the instant of its end was in the worker's socket: hence the two beside.
-        assert broken <= most_inside + 2, users.seen()
+        # Requests sent in the instant of a worker's end were in its socket: an eighth of a second of them, beside those seen.
+        assert broken <= most_inside + round(RPS / 8), users.seen()
     report = users.stop()
     assert set(report.by_status) <= {"200", "connection"}, report
     assert not any("Cannot connect" in error for error in report.errors), report.errors

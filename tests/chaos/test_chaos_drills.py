@@ -34,6 +34,7 @@ def drill(ws: Workspace, *words: str, code: int = 0) -> dict[str, Any]:
     return dict(item)
 
 
+@pytest.mark.deep
 def test_a_rollback_and_a_restore_are_drilled_and_the_last_ones_age_is_on_the_screen(workspace: MakeWorkspace) -> None:
     ws = workspace()
     ws.serve()

@@ -104,6 +104,7 @@ def test_killed_while_rolling_back_it_only_continues_back(workspace: MakeWorkspa
     assert release["lifecycle"] == "Rejected" and "it looks wrong" in release["rejected_reason"]
 
 
+@pytest.mark.deep
 def test_killed_around_the_start_of_a_server_there_is_exactly_one_in_the_end(workspace: MakeWorkspace) -> None:
     ws = workspace()
     crashes = ("after commit&rollout planned", "after the start of a model")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, until
 
 from adapters.mlflow_registry import MlflowRegistry
@@ -39,6 +40,7 @@ def register(ws: Workspace, data: Path) -> None:
     registry.close()
 
 
+@pytest.mark.deep
 def test_killed_between_two_aliases_the_registry_still_ends_with_the_live_release(
     workspace: MakeWorkspace, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from chaos_workspace import CANARY, STABLE, Workspace, get, until
 
 MakeWorkspace = Callable[..., Workspace]
@@ -27,6 +28,7 @@ def airboss(ws: Workspace, *words: str, code: int = 0) -> Any:
     return json.loads(done.stdout)["items"]
 
 
+@pytest.mark.deep
 def test_after_a_restore_users_stay_where_they_are_until_a_person_settles_it(workspace: MakeWorkspace) -> None:
     ws = workspace()
     ws.serve()

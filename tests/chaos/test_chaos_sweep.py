@@ -24,6 +24,7 @@ SHARDS = 5
 KILLS = 4
 
 
+@pytest.mark.deep
 def test_killed_again_and_again_at_later_points_a_rollout_ends_as_if_nothing_had_been(
     workspace: MakeWorkspace,
 ) -> None:
@@ -50,6 +51,7 @@ def test_killed_again_and_again_at_later_points_a_rollout_ends_as_if_nothing_had
     assert {p.pid for p in ws.gateways()} == gateways
 
 
+@pytest.mark.deep
 def test_an_engine_that_was_frozen_goes_on_and_no_user_notices(workspace: MakeWorkspace) -> None:
     """Case 23: SIGSTOP stands for a host that slept, with the difference that users come all the while."""
     ws = workspace()

@@ -122,7 +122,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(30)
 
 
-@pytest.fixture(params=["direct", "worker", pytest.param("server", marks=pytest.mark.long)])
+@pytest.fixture(params=["direct", "worker", pytest.param("server", marks=pytest.mark.deep)])
 def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     from adapters.mlflow_registry import MlflowRegistry
 
