@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,8 @@ class ArmEvidence:
     gap_s: float
     age_s: float | None
     trouble: str = ""
+    trouble_s: float = math.inf
+    """For how long it has had nothing to say; one answer that failed to come is not yet a loss."""
     unsafe_stable: Unsafe = Unsafe()
     unsafe_canary: Unsafe = Unsafe()
     is_baseline: bool = False

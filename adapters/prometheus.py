@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +27,7 @@ Series = Mapping[Labels, Mapping[int, float]]
 """Labels → {Unix second: counter}."""
 
 TIMEOUT_S = 5.0
+UNASKED_S = 60.0
 _COUNTED = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c][0])
 _BAD = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c] == (True, True))
 
@@ -46,6 +47,8 @@ class PrometheusMetrics:
         self.trouble = ""
         """Why the last question was not answered; "" when it was."""
         self._credentials = credentials or Credentials()
+        self._silent: dict[tuple[str, str], tuple[float, float]] = {}
+        """Of each service that had nothing to say when last asked: since when, and when that was."""
         self.step_s = step_s
         self.clock = clock
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prometheus")
@@ -68,9 +71,19 @@ class PrometheusMetrics:
             # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
             said = f"{NoDataCause.UNREACHABLE}: {self.url}: {type(error).__name__}: {error}"
             self.trouble = said[:300]
-            return ArmEvidence((), 0.0, None, self.trouble)
+            return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
         self.trouble = ""
-        return evidence_of(answers, since=since, now=now, step_s=self.step_s)
+        return self._lasting((service, env), evidence_of(answers, since=since, now=now, step_s=self.step_s), now)
+
+    def _lasting(self, where: tuple[str, str], evidence: ArmEvidence, now: float) -> ArmEvidence:
+        """With how long its trouble has lasted."""
+        since, last = self._silent.pop(where, (now, now))
+        if not evidence.trouble:
+            return evidence
+        # What was not asked for a while may have been well in between.
+        since = since if 0 <= now - last <= UNASKED_S else now
+        self._silent[where] = (since, now)
+        return replace(evidence, trouble_s=now - since)
 
     def _range(self, query: str, start: float, end: float) -> dict[Labels, dict[int, float]]:
         from prometheus_api_client import PrometheusConnect

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,10 @@ class Load:
 
     def stop(self) -> dict[str, Any]:
         """End it and return its last report. Raises OperationFailed when it left without one."""
+        deadline = time.monotonic() + STOP_S
+        # Before its first line it does not yet know how to end in order.
+        while self.process.poll() is None and self.latest() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:

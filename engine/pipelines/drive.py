@@ -7,6 +7,7 @@ still lives is adopted; everything else is done again. Cancelling the task stops
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from engine.pipelines.cache import OutputsChanged
 from engine.pipelines.records import RunRecord, StageRecord
 from engine.pipelines.spec import StageSpec
 from engine.pipelines.workshop import Workshop
-from state.words import OperationFailed, RunState
+from state.words import AirbossError, OperationFailed, RunState
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10
@@ -33,6 +34,7 @@ class Drive:
         self._shop = shop
         self._run = run
         self._maker = Maker(shop, run)
+        self._warming: asyncio.Task[None] | None = None
 
     async def to_end(self) -> None:
         """Bring every stage to its end, make the release, close the run. Raises RunIsOver when somebody ended it."""
@@ -59,7 +61,18 @@ class Drive:
             return Done(spec.name, RunState.SKIPPED, why)
         if record.state.is_good and (kept := await self._kept(spec, record)):
             return kept
+        self._warm_registry(spec)
         return await self._try_until_over(spec, inputs, record)
+
+    def _warm_registry(self, spec: StageSpec) -> None:
+        """The registry takes seconds to come up: it does so while the stage before the one that asks it runs."""
+        stages = self._run.plan.pipeline.stages
+        if self._warming is None and any(spec.name in later.needs and later.uses_registry for later in stages):
+            self._warming = asyncio.create_task(self._registry_up())
+
+    async def _registry_up(self) -> None:
+        with contextlib.suppress(AirbossError):  # whoever needs it asks again, and says so then
+            await self._shop.registry_socket()
 
     async def _kept(self, spec: StageSpec, record: StageRecord) -> Done | None:
         """The finished stage's outputs, or None when they are gone or modified."""

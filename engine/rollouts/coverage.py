@@ -15,7 +15,7 @@ Finding = tuple[NoDataCause, str]
 def unusable(given: JudgeInput) -> Finding | None:
     """Why the counts must not be used at all: the source's own trouble, or numbers that cannot be counts."""
     evidence = given.evidence
-    if evidence.trouble:
+    if evidence.trouble and not is_unheard(given):
         return _cause_of(evidence.trouble), f"the metrics source has nothing to say: {evidence.trouble}"
     moments = (given.elapsed_s, evidence.gap_s, 0.0 if evidence.age_s is None else evidence.age_s)
     if not _are_finite(moments) or evidence.gap_s < 0:
@@ -27,6 +27,13 @@ def unusable(given: JudgeInput) -> Finding | None:
             if problem := _problem(counts):
                 return NoDataCause.NOT_A_NUMBER, f"{arm}'s counts cannot be: {problem}"
     return None
+
+
+def is_unheard(given: JudgeInput) -> bool:
+    """The source has said nothing for a moment, for less than `no_data_after_s`: a scrape to come, an answer that was lost."""
+    evidence = given.evidence
+    is_broken = _cause_of(evidence.trouble) is NoDataCause.NOT_A_NUMBER
+    return bool(evidence.trouble) and not is_broken and evidence.trouble_s < given.policy.no_data_after_s
 
 
 def missing(given: JudgeInput) -> Finding | None:

@@ -13,7 +13,7 @@ from adapters.ports import ArmCounts, Interval
 from engine.rollouts import wording
 from engine.rollouts.bounds import requests_to_pass
 from engine.rollouts.checks import MetricFinding, examine, measured_split
-from engine.rollouts.coverage import covered_s, missing, since_last_hole, unusable
+from engine.rollouts.coverage import covered_s, is_unheard, missing, since_last_hole, unusable
 from engine.rollouts.guardrails import is_unsafe
 from engine.rollouts.planned import POWER_RATIO, seconds_to_find
 from engine.rollouts.verdict import (
@@ -48,6 +48,10 @@ def judge(given: JudgeInput) -> Verdict:
         return Verdict(VerdictKind.FAIL, wording.sentence(f"crash loop: {given.crash_loop}"), guard="crash_loop")
     if broken := unusable(given):
         return _no_data(*broken)
+    if is_unheard(given):
+        evidence, patience = given.evidence, policy.no_data_after_s
+        text = f"the metrics source has said nothing for {evidence.trouble_s:.0f} s, and {patience:.0f} s are allowed: {evidence.trouble}"
+        return Verdict(VerdictKind.INCONCLUSIVE, wording.sentence(text), guard="no_data")
     intervals = given.evidence.intervals
     findings = tuple(
         examine(metric, intervals, policy, has_stable_arm=given.has_stable_arm) for metric in policy.metrics

@@ -50,6 +50,18 @@ def given(intervals: tuple[Interval, ...], **changes: object) -> JudgeInput:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("why", ["unreachable: timeout", "series_missing: airboss_requests_total has no series here"])
+def test_a_source_that_says_nothing_for_a_moment_is_waited_for_and_then_it_is_no_data(why: str) -> None:
+    def said(silent_s: float) -> VerdictKind:
+        silence = ArmEvidence((), 0.0, None, trouble=why, trouble_s=silent_s)
+        return judge(given((), evidence=silence, elapsed_s=600.0)).kind
+
+    assert (said(0.0), said(59.0)) == (VerdictKind.INCONCLUSIVE, VerdictKind.INCONCLUSIVE)
+    assert (said(60.0), said(math.inf)) == (VerdictKind.NO_DATA, VerdictKind.NO_DATA)
+    crazy = ArmEvidence((), 0.0, None, trouble="not_a_number: a counter is not a number", trouble_s=0.0)
+    assert judge(given((), evidence=crazy)).kind is VerdictKind.NO_DATA, "what is no count is not waited for"
+
+
 def test_a_clean_canary_passes_below_the_objective_after_the_arithmetic_says_so() -> None:
     wanted = requests_to_pass(POLICY.error_limit, POLICY.alpha / 2)
     assert 75 <= wanted <= 120

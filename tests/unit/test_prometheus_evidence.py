@@ -137,6 +137,21 @@ async def test_a_server_that_does_not_answer_is_trouble() -> None:
     assert found.trouble.startswith("unreachable")
 
 
+async def test_trouble_lasts_from_the_first_question_that_was_not_answered_and_what_was_not_asked_is_forgotten() -> (
+    None
+):
+    now = [1000.0]
+    source = PrometheusMetrics("http://127.0.0.1:9", clock=lambda: now[0])
+
+    async def silent_s(at: float, service: str = "chat") -> float:
+        now[0] = at
+        return (await source.arms(service, "production", "ro-1", 1, at - 10)).trouble_s
+
+    assert [await silent_s(1000.0), await silent_s(1020.0), await silent_s(1050.0)] == [0.0, 20.0, 50.0]
+    assert await silent_s(1051.0, "other") == 0.0
+    assert await silent_s(9000.0) == 0.0
+
+
 @pytest.mark.parametrize(("last", "beside"), [(25, ArmCounts(20, 0, 0)), (5, ArmCounts(50, 0, 0))])
 def test_fresh_copies_are_the_arm_beside_from_the_step_that_started_them(last: int, beside: ArmCounts) -> None:
     found = evidence_of(
