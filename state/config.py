@@ -30,12 +30,16 @@ GOVERNED = ("roles", "people", "policy", "environment", "freeze")
 
 
 class Slo(Table):
-    """What a service promises. `availability` and `latency_share` are percents of requests in the window."""
+    """What a service promises. `availability` and `latency_share` are percents of requests in the window.
+
+    A spent budget freezes forward changes of the service (break-glass apart, and never a rollback) unless `freeze_when_spent = false`.
+    """
 
     availability: float = Field(default=99.5, gt=0, lt=100)
     latency_p95_ms: float = Field(default=800, gt=0)
     latency_share: float = Field(default=95.0, gt=0, lt=100)
     window_d: float = Field(default=28, gt=0)
+    freeze_when_spent: bool = True
 
     @property
     def error_limit(self) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from adapters.local.probing import Visitor
 from adapters.ports import AlertSource
+from engine.observe import budgets
 from engine.observe.alerts import CLEAR_FOR_S, AlertBook
 from engine.observe.evidence import EmbeddedMetrics
 from engine.observe.facts import glass_facts, probe_targets, rollout_facts
@@ -195,6 +196,14 @@ class Observer:
                 status = await self._store.read(ask)
                 if status.elapsed_s > 0 or (service, env) in self._slos:
                     self._slos[(service, env)] = status
+        await self._freeze_what_is_spent()
+
+    async def _freeze_what_is_spent(self) -> None:
+        now = self._clock()
+        frozen = {name for name, settings in self._config.service.items() if settings.slo.freeze_when_spent}
+        wanted = budgets.spent(status for status in self.slos() if status.service in frozen)
+        if budgets.is_due(wanted, await self._store.read(lambda s: budgets.in_force(s, now)), now):
+            await self._store.write(lambda s: budgets.align(s, wanted, now))
 
     async def judge_alerts(self) -> Changes:
         """Gather the facts, apply the rules, write what changed."""

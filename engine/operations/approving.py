@@ -55,7 +55,7 @@ def _decide(ops: Desk, request: VerbRequest, actor: Actor, seen: Opened, session
     past = second_person_past(ops, request, actor, row)
     if not request.break_glass:
         return approvals.say(session, row, actor.name, approvals.APPROVE, request.reason)
-    past = (f"{here.needed - here.approvals} more approval(s)", *past, *frozen_past(session, ops, row.env))
+    past = (f"{here.needed - here.approvals} more approval(s)", *past, *frozen_past(session, ops, row.env, row.service))
     glass.break_glass(session, row, actor.name, request.verb, request.reason, past)
     return approvals.say(session, row, actor.name, approvals.BREAK_GLASS, request.reason)
 
@@ -87,15 +87,15 @@ def second_person_past(ops: Desk, request: VerbRequest, actor: Actor, row: Rollo
     return tuple(past)
 
 
-def frozen_past(session: Session, ops: Desk, env: str) -> tuple[str, ...]:
+def frozen_past(session: Session, ops: Desk, env: str, service: str) -> tuple[str, ...]:
     """The freezes that a broken glass goes past."""
-    return tuple(one.sentence for one in in_force(session, ops.config, env, time.time()))
+    return tuple(one.sentence for one in in_force(session, ops.config, env, service, time.time()))
 
 
 def break_for_move(session: Session, ops: Desk, request: VerbRequest, actor: Actor, rollout_id: str) -> None:
     """A hand that moves a rollout on through a freeze, or its own without a second person."""
     row = session.get_one(Rollout, rollout_id)
-    past = frozen_past(session, ops, row.env)
+    past = frozen_past(session, ops, row.env, row.service)
     if request.verb == "rollout.promote_full":
         past = (*second_person_past(ops, request, actor, row), *past)
     glass.break_glass(session, row, actor.name, request.verb, request.reason, past)

@@ -54,7 +54,7 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     ops.permit(request, actor, wish.env, service)
     if wish.break_glass:
         env = wish.env
-        wish = replace(wish, past=await ops.store.read(lambda s: frozen_past(s, ops, env)))
+        wish = replace(wish, past=await ops.store.read(lambda s: frozen_past(s, ops, env, service)))
     active = await ops.store.read(lambda s: planning.active_rollout(s, service, wish.env))
     if request.dry_run and active is not None and active.to_release != wish.release_id:
         wish = replace(wish, supersedes=active.id)

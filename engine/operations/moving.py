@@ -213,7 +213,7 @@ async def _pass_forward(ops: Desk, request: VerbRequest, actor: Actor, seen: rec
         await ops.store.write(lambda s: break_for_move(s, ops, request, actor, seen.now.id))
         return
     frozen = await ops.store.read(
-        lambda s: still_frozen(s, seen.now.id, in_force(s, ops.config, seen.env, time.time()))
+        lambda s: still_frozen(s, seen.now.id, in_force(s, ops.config, seen.env, seen.service, time.time()))
     )
     demand_thawed(frozen, request.verb)
     if request.verb == "rollout.promote_full":

@@ -57,7 +57,7 @@ class Lookout:
         held, frozen, tracks, known, trouble = await self.store.read(
             lambda s: (
                 bool(records.leases(s, seen.env, "hold", now.utc, seen.service)),
-                bool(still_frozen(s, seen.now.id, in_force(s, self.config, seen.env, now.utc))),
+                bool(still_frozen(s, seen.now.id, in_force(s, self.config, seen.env, seen.service, now.utc))),
                 records.track_weights(s, seen),
                 records.known_splits(s, seen),
                 journal.trouble(s, s.get_one(Rollout, r.id), now.utc),

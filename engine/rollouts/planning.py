@@ -86,7 +86,7 @@ def check_deploy(session: Session, config: Config, wish: Wish) -> str | None:
             code="rejected",
         )
     if not wish.break_glass:
-        demand_thawed(in_force(session, config, wish.env, time.time()), "deploy")
+        demand_thawed(in_force(session, config, wish.env, wish.service, time.time()), "deploy")
     active = active_rollout(session, wish.service, wish.env)
     if active is not None and active.id == wish.supersedes:
         if active.to_release == wish.release_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ _S = RolloutState
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A hold or a freeze: whose, why, and how long yet."""
+    """A hold or a freeze: whose, why, and how long yet; infinite for one that ends by what it waits for."""
 
     holder: str
     reason: str
@@ -21,7 +22,8 @@ class Bar:
 
     def says(self) -> str:
         """By whom, for how long, why."""
-        return f"by {self.holder} for {duration(self.left_s)} more" + (f" ({self.reason})" if self.reason else "")
+        lasts = "until it recovers" if math.isinf(self.left_s) else f"for {duration(self.left_s)} more"
+        return f"by {self.holder} {lasts}" + (f" ({self.reason})" if self.reason else "")
 
 
 @dataclass(frozen=True, slots=True)

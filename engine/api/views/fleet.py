@@ -44,7 +44,7 @@ def fleet_row(
     stable = next((t.release_id for t in tracks if t.track == "stable"), None)
     mine = [a for a in alerts if a.service == service and a.env in ("", env)]
     holds = records.leases(session, env, "hold", now, service)
-    freezes = in_force(session, config, env, now)
+    freezes = in_force(session, config, env, service, now)
     glass = unacknowledged(session, service, env)
     return FleetRow(
         service=service, env=env, protected=config.environment[env].protected, release_id=stable,

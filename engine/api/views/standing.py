@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from sqlmodel import Session
 
-from engine.people.freezes import in_force
+from engine.people.freezes import BUDGET, in_force
 from engine.people.glass import still_frozen
 from engine.rollouts import journal, records
 from engine.rollouts.back.targets import ready_replicas
@@ -60,7 +61,8 @@ def _held(session: Session, row: Rollout, now: float) -> Bar | None:
 
 
 def _frozen(session: Session, config: Config, row: Rollout, now: float) -> Bar | None:
-    frozen = still_frozen(session, row.id, in_force(session, config, row.env, now))
+    frozen = still_frozen(session, row.id, in_force(session, config, row.env, row.service, now))
     if not frozen:
         return None
-    return Bar(frozen[0].by, frozen[0].reason, frozen[0].until - now)
+    first = frozen[0]
+    return Bar(first.by, first.reason, math.inf if first.kind == BUDGET else first.until - now)
