@@ -17,6 +17,7 @@ from state.haproxy_limits import beyond_haproxy, carried
 from state.hook_config import Hook
 from state.measures_config import CostConfig, QualityConfig
 from state.people_config import PeopleConfig, Roles
+from state.pipeline_config import PipelineConfig
 from state.policy_config import Policy
 from state.routing_config import RoutingConfig, find_loop
 from state.server_config import ServerAccess
@@ -98,13 +99,6 @@ class Environment(Table):
     policy: Name = "careful"
     allow_faults: bool = False
     read_only: bool = False
-
-
-class PipelineConfig(Table):
-    """A pipeline of the built-in stages (`kind = "charlm"`); its parameters are the stages' own."""
-
-    kind: Literal["charlm"] = "charlm"
-    params: dict[str, Any] = Field(default_factory=dict)
 
 
 class RegistryConfig(Table):

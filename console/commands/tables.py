@@ -166,7 +166,11 @@ def pipelines(items: Sequence[Item], filter: str = "") -> Outcome:
         "Pipeline",
         items,
         ("PIPELINE", "KIND", "STAGES"),
-        lambda i: (i["name"], i.get("kind", NONE), " > ".join(stage_name(s) for s in i.get("stages") or ()) or NONE),
+        lambda i: (
+            i["name"],
+            i.get("kind", NONE),
+            i.get("trouble") or " > ".join(stage_name(s) for s in i.get("stages") or ()) or NONE,
+        ),
         lambda i: f"pipeline/{i['name']}",
         filter=filter,
         empty="no pipelines",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -170,7 +171,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         return await store.read(lambda s: records.lineage(s, ref, forward=forward))
 
     async def pipelines(request: Request) -> Any:
-        return [_pipeline(reader, name) for name in reader.config.pipeline]
+        return await asyncio.to_thread(lambda: [_pipeline(reader, name) for name in reader.config.pipeline])
 
     async def registry(request: Request) -> Any:
         return await reader.registry_aliases(request.path_params["model"])
@@ -287,11 +288,11 @@ def _release(session: Session, release_id: str) -> Any:
 
 
 def _pipeline(reader: Reader, name: str) -> dict[str, Any]:
-    pipeline, service = pipeline_of(reader.config, name)
-    return {
-        "name": name,
-        "kind": reader.config.pipeline[name].kind,
-        "service": service,
-        "stages": [stage.name for stage in pipeline.stages],
-        "params": dict(pipeline.values),
-    }
+    shown = {"name": name, "kind": reader.config.pipeline[name].kind}
+    try:
+        pipeline, service = pipeline_of(reader.config, name, reader.paths.root)
+    except UsageError as error:
+        return {**shown, "service": "", "stages": [], "params": {}, "trouble": error.message}
+    params = {**{param.name: param.default for param in pipeline.params}, **pipeline.values}
+    needs = {stage.name: list(stage.needs) for stage in pipeline.stages}
+    return {**shown, "service": service, "stages": list(needs), "needs": needs, "params": params, "trouble": ""}

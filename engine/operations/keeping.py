@@ -101,7 +101,7 @@ def _joined(said: str, by: str, more: str) -> str:
 
 async def pipeline_run(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     name = noun(request, "pipeline")
-    pipeline, service = pipeline_of(ops.config, name)
+    pipeline, service = await asyncio.to_thread(pipeline_of, ops.config, name, ops.workspace)
     overrides = request.args.get("set") or {}
     if not isinstance(overrides, dict):
         raise UsageError(f"set is a table of parameters, not {overrides!r}", code="set")

@@ -21,6 +21,7 @@ from engine.pipelines.records import RunRecord, StageRecord
 from engine.pipelines.spec import Pipeline, StageSpec
 from engine.pipelines.stage import PROGRESS_NAME
 from engine.pipelines.stage_records import Attempt
+from engine.pipelines.stages.command import put_in_place
 from engine.pipelines.workshop import Workshop, end_group, sweep_group
 from state.digests import text_sha256
 from state.words import AirbossError, ChildKind, RunState
@@ -161,6 +162,8 @@ class Maker:
             return None
         state = RunState.CACHED if task.spec.cached else RunState.SUCCEEDED
         await asyncio.to_thread(self._note_hit, task, manifest)
+        if task.spec.in_place:
+            await asyncio.to_thread(put_in_place, task.place.out, Path(str(self._run.plan.context["workspace"])))
         return Outcome(state, result=task.place.result(), output=manifest.digest)
 
     def _start(self, task: Task, socket: str | None, number: int) -> Child:

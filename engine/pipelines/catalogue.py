@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.pipelines.charlm import charlm
+from engine.pipelines.declared import declared
+from engine.pipelines.dvc_project import read_project
 from engine.pipelines.spec import Pipeline
 from state.config import Config
 from state.words import UsageError
 
 
-def pipeline_of(config: Config, name: str) -> tuple[Pipeline, str]:
-    """The pipeline `name` with the file's parameters, and the service its releases are for.
+def pipeline_of(config: Config, name: str, root: Path) -> tuple[Pipeline, str]:
+    """The pipeline `name` with the file's parameters, and the service its releases are for: "" for one that makes none.
 
-    Raises UsageError when the workspace has none of that name, or none of its services takes it.
+    `root` is the workspace. Blocks: a DVC project's files are read. Raises UsageError when the workspace has no pipeline of
+    that name, when it cannot be read, or when it makes releases that no service takes.
     """
     settings = config.pipeline.get(name)
     if settings is None:
@@ -20,11 +25,17 @@ def pipeline_of(config: Config, name: str) -> tuple[Pipeline, str]:
             hint=f"airboss.toml has: {', '.join(config.pipeline) or 'none'}",
             code="no_pipeline",
         )
+    if settings.kind == "charlm":
+        pipeline = charlm(name, settings.params)
+    elif settings.kind == "stages":
+        pipeline = declared(name, settings, str(root))
+    else:
+        pipeline = read_project(name, root, settings.path)
     service = next((key for key, value in config.service.items() if value.pipeline == name), None)
-    if service is None:
+    if service is None and any(stage.makes_release for stage in pipeline.stages):
         raise UsageError(
             f"no service takes releases of the pipeline {name!r}",
             hint=f'write pipeline = "{name}" under [service.NAME] in airboss.toml',
             code="no_service_of_pipeline",
         )
-    return charlm(name, settings.params), service
+    return pipeline, service or ""

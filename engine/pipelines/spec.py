@@ -97,7 +97,8 @@ class StageSpec:
     `entry` is `package.module:function`. `reads` names the parts of the run's context that the stage's outputs depend
     on: a cached stage gets only those (and `workspace`), and they are in its key. `sources` names the parameters that
     are paths to data outside, whose content is in the key. `cached=False` is for stages with effects outside their
-    output directory. `required_gates` must be among the gates the stage reports, else it is refused.
+    output directory. `required_gates` must be among the gates the stage reports, else it is refused. `in_place` outputs
+    belong at their paths in the workspace, and are put there also when kept ones are used.
     """
 
     name: str
@@ -113,6 +114,7 @@ class StageSpec:
     reads: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     required_gates: tuple[str, ...] = ()
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +134,9 @@ class Pipeline:
     def __post_init__(self) -> None:
         seen: set[str] = set()
         for stage in self.stages:
-            if stage.name in seen or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", stage.name):
+            if stage.name in seen or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_@-]*", stage.name):
                 raise UsageError(
-                    f"pipeline {self.name}: stage name {stage.name!r} is taken or not of a-z, 0-9, '-', '_'"
+                    f"pipeline {self.name}: stage name {stage.name!r} is taken or not of letters, digits, '-', '_', '@'"
                 )
             if not _ENTRY.fullmatch(stage.entry):
                 raise UsageError(

@@ -1,0 +1,47 @@
+"""Numbers out of the metric files that a command writes: JSON, YAML or TOML, nested names joined by dots."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from state.words import OperationFailed
+
+
+def read_metrics(workspace: Path, paths: Sequence[str]) -> dict[str, float]:
+    """Every number in the files, by dotted name; of several files, with the file's name before it where they collide.
+
+    Raises OperationFailed for a file that is not there or cannot be read.
+    """
+    found: dict[str, float] = {}
+    for path in paths:
+        for name, value in _numbers(read_table(workspace / path)):
+            found[name if name not in found else f"{path}:{name}"] = value
+    return found
+
+
+def read_table(path: Path) -> Any:
+    """The content of a JSON, YAML or TOML file. Raises OperationFailed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return json.loads(text)
+        return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except FileNotFoundError:
+        raise OperationFailed(f"{path} is not there", hint="the stage names it among its metrics or params") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OperationFailed(f"{path} cannot be read: {said}", hint="JSON, YAML or TOML by its ending") from error
+
+
+def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield prefix or "value", float(value)

@@ -1,0 +1,99 @@
+"""`[pipeline.NAME]` of airboss.toml: the built-in one, stages of one's own, or a DVC project."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from state.config_types import Duration, Name, Table
+
+_GATE = re.compile(r"(?:(warning):\s*)?([\w./:-]+)\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
+_ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def parse_gate(text: str) -> tuple[str, str, float, bool]:
+    """(metric, op, limit, blocking) of `accuracy >= 0.9` or `warning: size_mb <= 100`. Raises ValueError."""
+    found = _GATE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(
+            f"gate {text!r} must be 'METRIC >= NUMBER' (<=, <, >=, >), with 'warning: ' before it if it may not stop"
+        )
+    return found[2], found[3], float(found[4]), found[1] is None
+
+
+class StageConfig(Table):
+    """A stage of one's own: a command, run by the shell in the workspace, or a Python function (`entry = "module:function"`).
+
+    `deps` and `outs` are paths in the workspace (`cwd`, where given); a dep that is another stage's out makes this stage need it. `params`
+    names the pipeline's parameters that it depends on; the command gets them as $PARAM_NAME, an entry in its context.
+    `metrics` are JSON, YAML or TOML files that it writes; `gates` look at them.
+    """
+
+    command: str | None = None
+    entry: str | None = None
+    needs: tuple[str, ...] = ()
+    deps: tuple[str, ...] = ()
+    outs: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    cwd: str = "."
+    timeout: Duration = 3600.0
+    retries: int = Field(default=0, ge=0, le=20)
+    backoff: Duration = 1.0
+    cached: bool = True
+    registry: bool = False
+    release: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> StageConfig:
+        if (self.command is None) == (self.entry is None):
+            raise ValueError("a stage has a command or an entry: one of them")
+        if self.entry is not None and not _ENTRY.fullmatch(self.entry):
+            raise ValueError(f"entry = {self.entry!r} must be module:function")
+        if self.entry is not None and (self.outs or self.metrics or self.gates or self.cwd != "."):
+            raise ValueError(
+                "outs, metrics, gates and cwd are a command's; an entry writes below its own directory and returns them"
+            )
+        if self.command is not None and (self.registry or self.release):
+            raise ValueError("registry and release are an entry's: a command cannot make a release")
+        return self
+
+    @field_validator("deps", "outs", "metrics")
+    @classmethod
+    def _inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            if path.startswith(("/", "~")) or ".." in path.split("/"):
+                raise ValueError(f"{path!r} must be a path inside the workspace")
+        return value
+
+    @field_validator("gates")
+    @classmethod
+    def _gates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for gate in value:
+            parse_gate(gate)
+        return value
+
+
+class PipelineConfig(Table):
+    """What makes a release, or anything else: `kind = "charlm"`, the built-in stages; `"stages"`, those in its `stage` table;
+    `"dvc"`, the `dvc.yaml` in the directory `path`.
+
+    `params` are charlm's own; of other kinds, values of one's own that stages name.
+    """
+
+    kind: Literal["charlm", "stages", "dvc"] = "charlm"
+    params: dict[str, Any] = Field(default_factory=dict)
+    stage: dict[Name, StageConfig] = Field(default_factory=dict)
+    path: str = "."
+
+    @model_validator(mode="after")
+    def _fits(self) -> PipelineConfig:
+        if self.stage and self.kind != "stages":
+            raise ValueError('a stage table goes with kind = "stages"')
+        if self.kind == "stages" and not self.stage:
+            raise ValueError('kind = "stages" needs [pipeline.NAME.stage.STAGE] tables')
+        return self
