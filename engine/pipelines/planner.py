@@ -149,9 +149,12 @@ def changes(before: Ingredients | None, after: Ingredients) -> str:
         return "first run"
     said = [f"entry {before.entry} → {after.entry}"] if before.entry != after.entry else []
     said += ["code changed"] if before.code != after.code else []
-    said += [f"{name} {_short(old)} → {_short(new)}" for name, old, new in _differing(before.params, after.params)]
+    said += [
+        f"{name.removeprefix('param:')} {_short(old)} → {_short(new)}"
+        for name, old, new in _differing(before.params, after.params)
+    ]
     said += [f"input {name} changed" for name, _, _ in _differing(before.inputs, after.inputs)]
-    said += [f"source {name} changed" for name, _, _ in _differing(before.sources, after.sources)]
+    said += [f"source {name.removeprefix('dep:')} changed" for name, _, _ in _differing(before.sources, after.sources)]
     said += [
         f"{name} {_short(old)} → {_short(new)}" for name, old, new in _differing(before.environment, after.environment)
     ]

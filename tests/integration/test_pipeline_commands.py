@@ -279,7 +279,7 @@ async def test_a_strangers_dvc_project_runs_unchanged(bench: Bench) -> None:
     pipeline, _ = pipeline_of(config, "theirs", bench.root)
     (bench.root / "theirs" / "raw.csv").write_text("z\n")
     plan = await bench.runner.plan(pipeline, context={"workspace": str(bench.root)})
-    assert plan[0].why == "source dep:theirs/raw.csv changed"
+    assert plan[0].why == "source theirs/raw.csv changed"
 
 
 @pytest.mark.parametrize(
