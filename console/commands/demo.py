@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--cut-evidence", is_flag=True, help="With the judge's data cut off: act 3 must pause, not pass.")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end.")
 @click.option(
-    "--with", "servers", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+    "--with", "servers", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Tables for the demo's airboss.toml: real servers in the place of what is embedded.",
 )  # fmt: skip
 def demo(
