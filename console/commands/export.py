@@ -49,7 +49,6 @@ def model(model: str, format_: str, out: Path) -> LocalRequest:
     examples=(
         ("airboss export rules", "the rule file, to read"),
         ("airboss export rules --out ./monitoring", "rules, what to scrape, and a dashboard for Grafana"),
-        ("airboss export rules --out ./monitoring && promtool check rules ./monitoring/airboss.rules.yml", "checked"),
     ),
 )
 @click.option(
