@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from console.commands.requests import LocalRequest
-from console.commands.tree import Noun, leaf
+from console.commands.tree import DURATION, Noun, leaf
 
 export = Noun(
     "export",
@@ -15,6 +15,7 @@ export = Noun(
     examples=(
         ("airboss export model charlm-3 --format onnx --out ./charlm-3-onnx", "checked against torch first"),
         ("airboss export rules --out ./monitoring", "for Prometheus and Grafana"),
+        ("airboss export incident --since 3h --service chat --out ./incidents", "what happened, for the review"),
     ),
 )
 
@@ -64,3 +65,38 @@ def rules(out: Path | None) -> LocalRequest:
     "prometheus"` they are the ones that alert, and the engine's burn rates are silent.
     """
     return LocalRequest("console.commands.exporting:rules", {"out": out})
+
+
+@leaf(
+    export,
+    "incident",
+    examples=(
+        ("airboss export incident", "the last two hours, as Markdown"),
+        ("airboss export incident --since 6h --until 2h --service chat --env production", "a stretch of one service"),
+        ("airboss export incident --since 3h --out ./incidents", "Markdown and JSON, in a directory"),
+    ),
+)
+@click.option(
+    "--since",
+    "since_s",
+    type=DURATION,
+    default="2h",
+    show_default=True,
+    metavar="T",
+    help="Where it begins, before now.",
+)
+@click.option("--until", "until_s", type=DURATION, default="0s", metavar="T", help="Where it ends, before now.")
+@click.option("--service", metavar="SERVICE", help="Of this service alone.")
+@click.option("-e", "--env", help="Of this environment alone.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write Markdown and JSON there."
+)
+def incident(since_s: float, until_s: float, service: str | None, env: str | None, out: Path | None) -> LocalRequest:
+    """Write down what happened: alerts, rollouts with their verdicts, service levels, a timeline, and what people did as a script.
+
+    It is read from the record, with or without an engine.
+    """
+    return LocalRequest(
+        "console.commands.incident:export",
+        {"since_s": since_s, "until_s": until_s, "service": service, "env": env, "out": out},
+    )

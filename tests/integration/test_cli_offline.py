@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -330,3 +331,14 @@ def test_down_says_what_still_serves(gateway: Gateway, paths: Paths) -> None:
     assert ran.code == 0
     assert "still running" in ran.out
     assert "g-0" in ran.out
+
+
+def test_an_incident_is_written_from_the_store_alone(store: Paths, tmp_path: Path) -> None:
+    hours = f"{int((time.time() - AT) / 3600) + 1}h"
+    ran = airboss(
+        "export", "incident", "--since", hours, "--service", "chat", "--out", str(tmp_path / "i"), cwd=store.root
+    )
+    assert ran.code == 0, ran.err
+    (text,) = (tmp_path / "i").glob("*.md")
+    assert "CanaryFailing" in text.read_text() and "ro-2" in text.read_text()
+    assert airboss("export", "incident", "--since", "1h", "--until", "2h", cwd=store.root).code == 2
