@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from console.commands.format import NONE, clock, percent, span
 from console.output import Outcome, Text, plain
@@ -19,10 +19,11 @@ from state.words import OperationFailed, UsageError
 
 if TYPE_CHECKING:
     from console.commands.context import Context
-    from console.commands.source import Source
 
 Item = Mapping[str, Any]
 PAGE = 5000
+SINCE_S = 7200.0
+"""How far back a report goes that the console writes."""
 FORWARD = {"step_applying", "promoting", "verifying", "completed"}
 
 
@@ -36,21 +37,32 @@ def export(
         raise UsageError("--until must be later than --since", hint="such as --since 3h --until 1h: both before now")
     now = time.time()
     found = gather(Source(context), now - since_s, now - until_s, service=service or "", env=env or "")
-    text = markdown(found)
     if out is None:
-        return Outcome("Incident", [found], blocks=(Text(text.rstrip()),), names=(found["title"],))
-    stem = f"incident-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(found['until']))}"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / f"{stem}.md", text)
-        write_whole(out / f"{stem}.json", json.dumps(plain(found), indent=2, sort_keys=True) + "\n")
-    except OSError as error:
-        raise OperationFailed(f"{out} cannot be written: {error}", hint="name another directory with --out") from error
-    paths = (str(out / f"{stem}.md"), str(out / f"{stem}.json"))
+        return Outcome("Incident", [found], blocks=(Text(markdown(found).rstrip()),), names=(found["title"],))
+    paths = write(found, out)
     return Outcome("Incident", [{**found, "paths": list(paths)}], blocks=(Text("\n".join(paths)),), names=paths)
 
 
-def gather(source: Source, since: float, until: float, *, service: str, env: str) -> dict[str, Any]:
+def write(found: Item, out: Path) -> tuple[str, str]:
+    """Write the report as Markdown and JSON into the directory `out`; returns both paths. Raises OperationFailed."""
+    stem = f"incident-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(found['until']))}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / f"{stem}.md", markdown(found))
+        write_whole(out / f"{stem}.json", json.dumps(plain(found), indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise OperationFailed(f"{out} cannot be written: {error}", hint="name another directory with --out") from error
+    return str(out / f"{stem}.md"), str(out / f"{stem}.json")
+
+
+class Answers(Protocol):
+    """The engine's client, or whoever answers in its place."""
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The JSON at `path`."""
+
+
+def gather(source: Answers, since: float, until: float, *, service: str, env: str) -> dict[str, Any]:
     """What the record has of [since, until], of one service and environment or of all."""
     rollouts = [
         one
@@ -87,7 +99,7 @@ def gather(source: Source, since: float, until: float, *, service: str, env: str
     }  # fmt: skip
 
 
-def _audit(source: Source) -> list[Item]:
+def _audit(source: Answers) -> list[Item]:
     """The newest audit rows, oldest first."""
     return sorted(source.get("/v1/audit", {"limit": PAGE}), key=lambda one: int(one["id"]))
 

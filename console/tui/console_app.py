@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from console.tui import acts, crash, line_requests
 from console.tui.acting_app import ActingApp, fault_words
 from console.tui.acts import VerbCall
 from console.tui.keymap import LISTS, VIEW_TITLES
+from console.tui.past import Past
 from console.tui.scene import Frame, Interest, Item, Lost
 from console.tui.screens.base import ConsoleScreen
 from console.tui.screens.lists import ListScreen
@@ -30,6 +32,7 @@ from console.tui.screens.pick import Entry, PickScreen, help_entries, palette_en
 from console.tui.screens.run import RunScreen
 from console.tui.terminal import Watchdog
 from console.tui.theme import THEMES, choose_theme
+from console.tui.visits import Visit, Visits
 from console.tui.widgets.prompt import Prompt
 from console.tui.widgets.tight import tightened
 from engine.api.schemas import RunView
@@ -68,6 +71,8 @@ class ConsoleApp(ActingApp):
     ) -> None:
         super().__init__(client_factory, read_only=read_only)
         self._latest: Frame | None = None
+        self._past = Past()
+        self._visits = Visits()
         self._reported: dict[str, str] = {}
         self._first_view = view if view in LISTS else "fleet"
         self._lists: dict[str, ListScreen] = {}
@@ -94,6 +99,7 @@ class ConsoleApp(ActingApp):
             self._watchdog = Watchdog(hung_up)
             self._watchdog.start()
         await self.push_screen(self._list(self._first_view))
+        self._visits.note(Visit(self._first_view))
         self.poller.start()
 
     async def on_unmount(self) -> None:
@@ -146,6 +152,7 @@ class ConsoleApp(ActingApp):
             self.scene = replace(self.scene, lost=seen)
         else:
             self._latest = seen
+            self._past.note(seen)
             frame = self.scene.frame if self.scene.held and self.scene.frame is not None else seen
             self.scene = replace(self.scene, frame=frame, lost=None)
         if isinstance(self.screen, ConsoleScreen):
@@ -158,7 +165,17 @@ class ConsoleApp(ActingApp):
     def toggle_hold(self) -> None:
         """Hold the screen still, or show what is."""
         held = not self.scene.held
+        self._past.let_go()
         self.scene = replace(self.scene, held=held, frame=self.scene.frame if held else self._latest)
+        self.console_screen.apply()
+
+    def step_in_time(self, how: int) -> None:
+        """Hold the screen and show what was seen before, or after."""
+        frame = self._past.step(self.scene.frame, how)
+        if frame is None:
+            self.say("nothing earlier was seen by this console" if how < 0 else "this is the newest; f goes on")
+            return
+        self.scene = replace(self.scene, held=True, frame=frame)
         self.console_screen.apply()
 
     def set_env(self, env: str | None) -> None:
@@ -174,8 +191,10 @@ class ConsoleApp(ActingApp):
             self.install_screen(self._lists[view], view)
         return self._lists[view]
 
-    async def show_view(self, view: str, *, filter: str = "", env: str | None = None) -> None:
+    async def show_view(self, view: str, *, filter: str = "", env: str | None = None, noted: bool = True) -> None:
         """Leave all pages and show a list."""
+        if noted:
+            self._visits.note(Visit(view))
         while len(self.screen_stack) > 2:
             await self.pop_screen()
         target = self._list(view)
@@ -194,8 +213,26 @@ class ConsoleApp(ActingApp):
         else:
             self.say("this is the top; q or ctrl+q leaves the console (nothing that runs is stopped)")
 
-    def open_item(self, item: Item) -> None:
+    async def revisit(self, how: int) -> None:
+        """Where one was before, or after."""
+        visit = self._visits.go(how)
+        if visit is None:
+            self.say("this is where it began" if how < 0 else "there is nothing ahead")
+            return
+        await self.show_view(visit.view, noted=False)
+        if visit.ref:
+            self.open_lineage(visit.ref, noted=False)
+        elif visit.item is not None:
+            self.open_item(visit.item, noted=False)
+
+    def _visited(self, item: Item | None = None, ref: str = "") -> None:
+        lists = [screen.view for screen in self.screen_stack if isinstance(screen, ListScreen)]
+        self._visits.note(Visit(lists[-1] if lists else self._first_view, item, ref))
+
+    def open_item(self, item: Item, *, noted: bool = True) -> None:
         """Into a rollout, a run, or any other object; from the fleet into the service's rollout if it has one."""
+        if noted:
+            self._visited(item)
         snapshot = self.scene.snapshot
         rollout = acts.rollout_of(item, snapshot) if snapshot is not None else None
         if rollout is not None:
@@ -217,8 +254,10 @@ class ConsoleApp(ActingApp):
         else:
             self.open_item(found)
 
-    def open_lineage(self, ref: str) -> None:
+    def open_lineage(self, ref: str, *, noted: bool = True) -> None:
         """What something was made from."""
+        if noted:
+            self._visited(ref=ref)
         self.push_screen(LineageScreen(ref, self.console_screen.tab))
 
     def open_help(self, *, palette: bool) -> None:
@@ -236,6 +275,26 @@ class ConsoleApp(ActingApp):
             await self.console_screen.action_key(entry.key_id)
         elif entry is not None:
             self.console_screen.query_one(Prompt).open("command", entry.command)
+
+    @work(group="incident", exclusive=True, exit_on_error=False)
+    async def write_incident(self, item: Item | None) -> None:
+        """A report of the last two hours, of the service under the cursor if there is one, where this console runs."""
+        self.say("writing the incident report …")
+        service, env = str(getattr(item, "service", "") or ""), str(getattr(item, "env", "") or "")
+        try:
+            paths = await asyncio.to_thread(self._incident, service, env)
+        except (AirbossError, OSError) as error:
+            self.say(fault_words(error) if isinstance(error, AirbossError) else f"✗ {error}", "bad")
+            return
+        self.say(f"✓ {paths[0]}, and .json beside it", "ok")
+
+    def _incident(self, service: str, env: str) -> tuple[str, str]:
+        from console.commands.incident import SINCE_S, gather, write
+
+        now = time.time()
+        with self._factory() as client:
+            found = gather(client, now - SINCE_S, now, service=service, env=env)
+        return write(found, crash.report_dir(os.environ) / "incidents")
 
     def copy(self, text: str) -> None:
         """Into the clipboard of the terminal, wherever that is."""

@@ -166,6 +166,8 @@ KEYS: tuple[Key, ...] = (
         rank=10,
     ),
     Key("back", ("escape",), "esc", "back", "clear the filter, else go up", "go", rank=60),
+    Key("visit_back", ("less_than_sign",), "<", "", "where one was before", "go"),
+    Key("visit_forth", ("greater_than_sign",), ">", "", "and forth again", "go"),
     Key("quit", ("q",), "q", "quit", "go back; on a view: leave the console (nothing stops running)", "go"),
     Key("view_1", ("1",), "1", "fleet", "services by environment", "go"),
     Key("view_2", ("2",), "2", "rollouts", "rollouts, the newest first", "go"),
@@ -211,6 +213,11 @@ KEYS: tuple[Key, ...] = (
         rank=50,
     ),
     Key("hold", ("f",), "f", "hold", "hold the screen still; again: go on", "look"),
+    Key("earlier", ("comma",), ",", "", "a step back in time, up to half an hour; the screen is held", "look"),
+    Key("later", ("full_stop",), ".", "", "a step forth in time", "look"),
+    Key(
+        "incident", ("e",), "e", "incident", "write an incident report of the last two hours: Markdown and JSON", "look"
+    ),
     Key(
         "copy", ("c",), "c", "copy", "copy the object's reference (OSC 52: through SSH into your own clipboard)", "look"
     ),

@@ -49,6 +49,15 @@ class Console(Protocol):
     def toggle_hold(self) -> None:
         """Hold the screen still, or let it go on."""
 
+    def step_in_time(self, how: int) -> None:
+        """Show what was seen before (-1) or after (1)."""
+
+    async def revisit(self, how: int) -> None:
+        """Where one was before (-1) or after (1)."""
+
+    def write_incident(self, item: Item | None) -> object:
+        """Write a report of the last two hours."""
+
     def set_env(self, env: str | None) -> None:
         """Show one environment, or all."""
 

@@ -193,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             )
         elif parts == ["lineage"]:
             self._answer((FORWARD if query.get("forward") == "1" else LINEAGE).model_dump_json())
-        elif parts == ["alerts"]:
-            self._answer("[" + ",".join(a.model_dump_json() for a in world.alerts) + "]")
+        elif parts in (["alerts"], ["rollouts"], ["slos"]):
+            self._answer("[" + ",".join(a.model_dump_json() for a in getattr(world, parts[0])) + "]")
         elif parts == ["audit"]:
             self._answer("[" + ",".join(a.model_dump_json() for a in world.audit) + "]")
         else:

@@ -177,6 +177,12 @@ class ConsoleScreen(Screen[None]):
             self.query_one(Prompt).open("command")
         elif key_id == "hold":
             console.toggle_hold()
+        elif key_id in ("earlier", "later"):
+            console.step_in_time(-1 if key_id == "earlier" else 1)
+        elif key_id in ("visit_back", "visit_forth"):
+            await console.revisit(-1 if key_id == "visit_back" else 1)
+        elif key_id == "incident":
+            console.write_incident(item)
         elif key_id == "all_envs":
             console.set_env(None)
         elif item is None:
