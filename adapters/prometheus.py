@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.ports import ArmCounts, ArmEvidence, Interval
 from state.server_config import Credentials
 from state.words import COUNTS_AND_BAD, BadClass, NoDataCause, Track
+
+if TYPE_CHECKING:
+    from requests import Response
 
 Labels = tuple[tuple[str, str], ...]
 """All labels of a series but its name, sorted."""
@@ -67,6 +70,9 @@ class PrometheusMetrics:
             asked = [loop.run_in_executor(self._threads, self._range, query, since, now) for query in queries.values()]
             async with asyncio.timeout(TIMEOUT_S * 2):
                 answers = dict(zip(queries, await asyncio.gather(*asked), strict=True))
+        except _NoAnswer as error:
+            self.trouble = f"{error.cause}: {self.url} {error}"[:300]
+            return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
         except (Exception, TimeoutError) as error:
             # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
             said = f"{NoDataCause.UNREACHABLE}: {self.url}: {type(error).__name__}: {error}"
@@ -93,6 +99,7 @@ class PrometheusMetrics:
         own = self._credentials
         session = Session()
         session.verify, session.cert = own.ca or True, own.client
+        session.hooks["response"].append(_look_at)
         client = PrometheusConnect(
             url=self.url,
             headers=own.headers or None,
@@ -105,6 +112,35 @@ class PrometheusMetrics:
             step=str(self.step_s), params={"timeout": f"{TIMEOUT_S:g}s"}, timeout=TIMEOUT_S,
         )  # fmt: skip
         return series_by_labels(found)
+
+
+class _NoAnswer(Exception):
+    """An answer that must not be used; the text says what it was and what to do."""
+
+    def __init__(self, cause: NoDataCause, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+def _look_at(response: Response, *_: Any, **__: Any) -> None:
+    """Refuse what the library would take, or say in its own words: a login page, a refusal, a part of the answer.
+
+    An answer with `warnings` lacks what a store behind the server did not give (remote read, Thanos, Mimir): whole by its form, and
+    short of the errors that would have failed a canary.
+    """
+    status = response.status_code
+    if status in (401, 403):
+        raise _NoAnswer(NoDataCause.UNREACHABLE, f"does not let us in ({status}): see [metrics] access in airboss.toml")
+    try:
+        body = response.json()
+    except ValueError:
+        text = f"answered {status} with no JSON: a proxy's page? see [metrics] url in airboss.toml"
+        raise _NoAnswer(NoDataCause.UNREACHABLE, text) from None
+    said = body if isinstance(body, dict) else {}
+    if status >= 400 or said.get("status") != "success":
+        raise _NoAnswer(NoDataCause.UNREACHABLE, f"answered {status}: {said.get('error', 'no reason given')}")
+    if warnings := said.get("warnings"):
+        raise _NoAnswer(NoDataCause.PARTIAL, f"gave a part of the answer: {warnings[0]}")
 
 
 def series_by_labels(found: list[Mapping[str, Any]]) -> dict[Labels, dict[int, float]]:

@@ -226,6 +226,8 @@ class NoDataCause(StrEnum):
     GAP = "gap"
     NOT_A_NUMBER = "not_a_number"
     SERIES_MISSING = "series_missing"
+    PARTIAL = "partial"
+    """The source answered with a part of what it has, and said so."""
 
 
 class Lifecycle(StrEnum):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 
 import pytest
+from aiohttp import web
 
 from adapters.ports import ArmCounts
 from adapters.prometheus import Labels, PrometheusMetrics, Series, evidence_of, series_by_labels
@@ -166,3 +169,44 @@ def test_fresh_copies_are_the_arm_beside_from_the_step_that_started_them(last: i
     )  # fmt: skip
     assert found.is_baseline is (last > 5)
     assert found.intervals[-1].stable == beside
+
+
+GOOD = {
+    "metric": {"track": "stable", "instance": "w0", "code": "ok"},
+    "values": [[1000, "1"], [1005, "5"], [1010, "9"]],
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (200, {"status": "success", "warnings": ["remote read: 1 of 2 stores failed"], "data": {"result": [GOOD]}},
+         "partial: .* gave a part of the answer: remote read: 1 of 2 stores failed"),
+        (200, "<html>Sign in</html>", "unreachable: .* answered 200 with no JSON: a proxy's page"),
+        (401, "", r"unreachable: .* does not let us in \(401\): see \[metrics\] access"),
+        (503, {"status": "error", "error": "query timed out"}, "unreachable: .* answered 503: query timed out"),
+        (500, "boom", "unreachable: .* answered 500 with no JSON"),
+        (200, {"status": "success", "data": {"result": []}}, "series_missing"),
+    ],
+)  # fmt: skip
+async def test_an_answer_that_is_none_or_a_part_is_no_evidence_and_says_what_to_do(
+    status: int, body: object, says: str
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        text = body if isinstance(body, str) else json.dumps(body)
+        return web.Response(
+            status=status, text=text, content_type="text/html" if isinstance(body, str) else "application/json"
+        )
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        source = PrometheusMetrics(f"http://127.0.0.1:{runner.addresses[0][1]}", clock=lambda: 1012.0)
+        found = await source.arms("chat", "production", "ro-1", 1, 1000.0)
+    finally:
+        await runner.cleanup()
+    assert not found.intervals
+    assert re.match(says, found.trouble), found.trouble
