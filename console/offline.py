@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from console.commands.children import serving_children
 from state.chain import walk
+from state.log_files import tail
 from state.paths import Paths
 from state.words import AirbossError, OperationFailed, Unreachable, UsageError
 
@@ -241,6 +242,20 @@ class OfflineStore:
             "is_over": True,
         }
 
+    def replica_logs(self, params: Mapping[str, Any], service: str) -> list[Row]:
+        """What the service's replicas wrote, newest replica first, from their files."""
+        env, begins = str(params.get("env") or ""), str(params.get("replica") or "")
+        found = self.rows(
+            "SELECT spawn_id AS id, env, release_id, state, started_at, ended_at, end_cause FROM spawn"
+            " WHERE kind = 'model' AND service = ? AND (? = '' OR env = ?) ORDER BY started_at DESC LIMIT 200",
+            service,
+            env,
+            env,
+        )
+        wanted = [row for row in found if row["id"].startswith(begins)][:12]
+        lines = int(params.get("tail") or 50)
+        return [{**row, "text": tail(self._paths.logs / f"{row['id']}.log", lines)} for row in wanted]
+
     def releases(self) -> list[Row]:
         """Releases, newest first."""
         return [self._release(row) for row in self.rows("SELECT * FROM release ORDER BY created_at DESC LIMIT 500")]
@@ -344,6 +359,7 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Answer], ...] = tuple(
         (r"/v1/audit/verify", lambda s, p: s.verify_audit()),
         (r"/v1/drills", lambda s, p: s.drills()),
         (r"/v1/lineage", lambda s, p: s.lineage(p)),
+        (r"/v1/services/([^/]+)/logs", lambda s, p, name: s.replica_logs(p, name)),
         (r"/v1/serving", lambda s, p: serving_children(s._paths)),
     )
 )

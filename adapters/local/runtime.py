@@ -44,6 +44,16 @@ class LocalRuntime:
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 
+    def restart(self, spawn_id: str) -> None:
+        """Have a new process in the place of the replica `spawn_id`, beside the caller."""
+        for place in self.supervisor.of("model"):
+            if place.child.spec.spawn_id == spawn_id:
+                task = asyncio.create_task(
+                    self.supervisor.restart(place.slot.owner, DRAIN_S), name=f"restart {place.slot.owner}"
+                )
+                self._draining.add(task)
+                task.add_done_callback(self._draining.discard)
+
     async def observe(self, service: str, env: str) -> Sequence[ReplicaStatus]:
         """Every replica of the service in the environment."""
         return [status_of(place) for place in self._places(service, env)]

@@ -138,6 +138,17 @@ class Supervisor:
         self.places.pop(owner, None)
         self.on_change(owner)
 
+    async def restart(self, owner: str, grace_s: float) -> None:
+        """Drain the process of the place `owner` and start a new one in it. Deliberate: it counts as no death."""
+        place = self.places.get(owner)
+        if place is None or not place.is_wanted:
+            return
+        place.is_wanted = False
+        self.on_change(owner)  # it is out of the table before it refuses its first request
+        await self.unwant(owner, grace_s)
+        await self.want(place.slot)
+        self.on_change(owner)
+
     def of(self, kind: str) -> list[Place]:
         """The places of one kind, in slot order."""
         return sorted((p for p in self.places.values() if p.slot.kind == kind), key=lambda p: p.slot.owner)

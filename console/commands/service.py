@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from console.commands.refs import name_of, ref_of
+from console.commands.refs import name_of, ref_of, verb_request
 from console.commands.requests import LocalRequest, ViewRequest
 from console.commands.tree import DURATION, Noun, leaf
 
@@ -59,6 +61,46 @@ def capacity(name: str, env: str | None, window: float) -> ViewRequest:
     Measured at the replicas by the engine. Headroom supposes that a replica stays as fast when more is going on in it.
     """
     return ViewRequest("capacity", env=env, ref=ref_of("service", name), args={"window_s": window})
+
+
+@leaf(
+    service,
+    "restart",
+    acting=True,
+    examples=(
+        ("airboss service restart chat m-7a2b --env production --yes", "a sick replica; its streams finish first"),
+        ("airboss service restart chat m-7a2b --env production --dry-run", "which process it would be"),
+    ),
+)
+@click.argument("name")
+@click.argument("replica")
+@click.option("-e", "--env", help="In this environment (needed where there are several).")
+@click.option("--force", is_flag=True, help="Also the only one that answers: nobody does until the new one is up.")
+def restart(name: str, replica: str, env: str | None, force: bool) -> Any:
+    """End REPLICA of SERVICE gently and start another in its place. A beginning of its id is enough.
+
+    It is out of the routing table before it refuses anything, and it counts as no death: a crash loop is something else.
+    """
+    return verb_request("service.restart", ref_of("service", name), replica=replica, force=force or None, env=env)
+
+
+@leaf(
+    service,
+    "logs",
+    examples=(
+        ("airboss service logs chat", "the last lines of each replica, those that ended too"),
+        ("airboss service logs chat m-7a2b --tail 500", "one replica's"),
+    ),
+)
+@click.argument("name")
+@click.argument("replica", required=False)
+@click.option("-e", "--env", help="In this environment.")
+@click.option(
+    "--tail", type=click.IntRange(1, 100_000), default=50, show_default=True, metavar="N", help="Lines of each."
+)
+def logs(name: str, replica: str | None, env: str | None, tail: int) -> ViewRequest:
+    """What the replicas of SERVICE wrote: the living ones, and the last that ended, newest first."""
+    return ViewRequest("service-logs", env=env, ref=ref_of("service", name), args={"replica": replica, "tail": tail})
 
 
 @leaf(

@@ -15,6 +15,7 @@ from console.commands import (
     people_tables,
     tables,
 )
+from console.commands.format import clock
 from console.commands.refs import name_of
 from console.commands.requests import ViewRequest
 from console.commands.source import Source
@@ -151,6 +152,24 @@ def _service(request: ViewRequest, source: Source, _context: Context) -> Outcome
     return describe_service.service(rows, replicas)
 
 
+def _service_logs(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    name = name_of(request.ref)
+    params = {"env": request.env, "replica": request.args.get("replica"), "tail": request.args["tail"]}
+    items = source.get(f"/v1/services/{name}/logs", params)
+    if not items:
+        which = f" called {params['replica']!r}" if params["replica"] else ""
+        raise OperationFailed(
+            f"no replica of {name}{which} is known",
+            hint="`airboss service replicas` shows those that live",
+            code="not_found",
+        )
+    parts = []
+    for one in items:
+        ended = f", ended {clock(one['ended_at'])}: {one['end_cause']}" if one.get("ended_at") else ""
+        parts.append(f"==> {one['id']} ({one['release_id']} in {one['env']}, {one['state']}{ended}) <==\n{one['text']}")
+    return Outcome("ReplicaLog", items, blocks=(Text("\n".join(parts)),), names=[one["id"] for one in items])
+
+
 def _capacity(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     params = {"env": request.env, "window_s": int(request.args["window_s"])}
     return capacity.capacity(source.get(f"/v1/services/{name_of(request.ref)}/capacity", params))
@@ -263,6 +282,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "service": _service,
     "serving": _serving,
     "capacity": _capacity,
+    "service-logs": _service_logs,
     "rollouts": _rollouts,
     "rollout": _rollout,
     "why": _why,

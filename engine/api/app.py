@@ -22,6 +22,7 @@ from engine.api.schemas import DifferenceView, VerbRequest
 from engine.api.views import drills, hooks, people, records, rollouts
 from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
+from engine.api.views.replica_logs import replica_logs
 from engine.operations.desk import Desk
 from engine.operations.door import do
 from engine.pipelines.catalogue import pipeline_of
@@ -143,6 +144,12 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     async def serving(request: Request) -> Any:
         return reader.serving()
 
+    async def service_logs(request: Request) -> Any:
+        asked = request.query_params
+        lines = max(1, _number(request, "tail", 50))
+        name, env, replica = request.path_params["name"], asked.get("env", ""), asked.get("replica", "")
+        return await store.read(lambda s: replica_logs(s, reader.paths.logs, name, env, replica, lines))
+
     async def capacity(request: Request) -> Any:
         name, env = request.path_params["name"], request.query_params.get("env", "")
         window_s = float(_number(request, "window_s", 300))
@@ -236,6 +243,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/slos": slos,
         "/v1/serving": serving,
         "/v1/services/{name}/capacity": capacity,
+        "/v1/services/{name}/logs": service_logs,
         "/v1/audit": audit_list,
         "/v1/audit/verify": audit_verify,
         "/v1/drills": drill_list,

@@ -14,6 +14,7 @@ from engine.operations.governing import config_apply
 from engine.operations.hooking import hook_redeliver, hook_test
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
 from engine.operations.moving import rollback, rollout_verb
+from engine.operations.replicas import restart
 from engine.operations.settling import settle
 from engine.verbs import VERBS
 from state.words import UsageError
@@ -48,6 +49,7 @@ HANDLERS: dict[str, Handler] = {
     "alert.silence": alert_verb,
     "alert.unsilence": alert_verb,
     "note": note,
+    "service.restart": restart,
     "drill.start": drilling.start,
     "drill.finish": drilling.finish,
     "state.adopt": settle,

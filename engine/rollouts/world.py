@@ -49,6 +49,9 @@ class Replicas(Protocol):
     def replicas(self, service: str, env: str) -> list[ReplicaStatus]:
         """Every replica there."""
 
+    def restart(self, spawn_id: str) -> None:
+        """A new process in the place of this replica, begun and not waited for."""
+
     async def probe(self, spec: ReplicaSetSpec) -> str | None:
         """One token of each."""
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, RPS, STABLE, WHOLE_PATH, Workspace, free_port, kill, say, until
+from chaos_workspace import CANARY, ENV, RPS, SERVICE, STABLE, WHOLE_PATH, Workspace, free_port, kill, say, until
+
+from state.words import Conflict
 
 MakeWorkspace = Callable[..., Workspace]
 AIRBOSS = Path(sys.executable).with_name("airboss")
@@ -134,3 +136,33 @@ def test_killed_gateway_workers_refuse_nobody_and_come_back_with_the_table(works
     assert report.failed == 0, report
     ws.assert_in_order()
     ws.assert_serves_only(CANARY)
+
+
+@pytest.mark.deep
+def test_a_replica_is_restarted_under_users_and_none_of_them_notices(workspace: MakeWorkspace) -> None:
+    ws = workspace(replicas=2)
+    ws.serve()
+    both = until(lambda: len(ws.ready(STABLE)) == 2 and {row["spawn_id"] for row in ws.ready(STABLE)}, "both are ready")
+    until(lambda: both == healthy(ws), "both are healthy in the gateway")
+    users = ws.users()
+    sick, other = sorted(both)
+    said = ws.ask("service.restart", f"service/{SERVICE}", env=ENV, replica=sick, reason="it answers nonsense")
+    assert sick in said.message
+
+    def successor() -> set[str]:
+        return {row["spawn_id"] for row in ws.ready(STABLE)} - both
+
+    (new,) = until(lambda: len(successor()) == 1 and successor(), "another is in its place")
+    until(lambda: {other, new} == healthy(ws), "both are healthy again")
+    before = users.seen()
+    until(lambda: users.answered_since(before) > 20, "users go on")
+    report = users.stop()
+    assert report.failed == 0, report
+    (row,) = ws.rows("SELECT * FROM spawn WHERE spawn_id = ?", sick)
+    assert (row["desired"], row["state"]) == ("stop", "ended"), "deliberate: it counts as no death"
+    (audited,) = ws.rows("SELECT * FROM audit WHERE action = 'service.restart'")
+    assert audited["reason"] == "it answers nonsense" and sick in audited["detail"]
+    with pytest.raises(Conflict, match=f"no replica of {SERVICE} in {ENV} is called"):
+        ws.ask("service.restart", f"service/{SERVICE}", env=ENV, replica=sick)
+    ws.assert_in_order()
+    ws.assert_serves_only(STABLE, replicas=2)

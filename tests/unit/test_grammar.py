@@ -53,6 +53,8 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("alert ack 3", "alert.ack", "alert/3", {}),
     ("alert silence 3 --for 90m", "alert.silence", "alert/3", {"minutes": 90}),
     ("alert unsilence 2", "alert.unsilence", "silence/2", {}),
+    ("service restart chat m-7a --env dev --force", "service.restart", "service/chat",
+     {"replica": "m-7a", "env": "dev", "force": True}),
     ("note rollout/ro-3 'slow index'", "note", "rollout/ro-3", {"text": "slow index"}),
 ]  # fmt: skip
 
