@@ -78,7 +78,8 @@ class Database(Protocol):
 class Store:
     """Sessions and transactions over one database. Make it with `Store.open`."""
 
-    def __init__(self, path: Path, database: Database) -> None:
+    def __init__(self, path: Path, database: Database | None = None) -> None:
+        database = database or SqliteFile(path)
         self.path = path
         """The SQLite file; with another database, where it would be: the audit log's anchor and the plans lie beside it."""
         self.database = database
