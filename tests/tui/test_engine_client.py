@@ -93,7 +93,7 @@ def test_strange_answers_are_sentences(tmp_path: Path, answer: bytes | None, kin
 
 def test_events_arrive_as_they_happen_and_the_end_is_told(engine: Any) -> None:
     with EngineClient.at_socket(engine.socket_path) as client:
-        stream = client.events()
+        stream = client.events(after=engine.world.seq)
         threading.Timer(0.2, engine.change).start()
         assert next(stream).seq == 2
         engine.stop()
@@ -107,7 +107,7 @@ async def test_the_asynchronous_client_does_the_same(engine: Any, tmp_path: Path
         result = await client.verb(VerbRequest(verb="rollback", ref="service/chat", dry_run=True))
         assert result.plan is not None
         threading.Timer(0.2, engine.change).start()
-        async for event in client.events():
+        async for event in client.events(after=engine.world.seq):
             assert event.seq == 2
             break
     async with EngineClient.at_socket(tmp_path / "no.sock").asynchronous() as client:

@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts == ["status"]:
             self._answer(world.status.model_dump_json())
         elif parts == ["events"]:
-            self._events()
+            self._events(int(query.get("after", 0)))
         elif parts[0] == "rollouts" and len(parts) == 2:
             found = next((r for r in world.rollouts if r.id == parts[1]), None)
             self._answer(found.model_dump_json()) if found else self._missing(parts[1])
@@ -216,12 +216,12 @@ class _Handler(BaseHTTPRequestHandler):
             404,
         )
 
-    def _events(self) -> None:
+    def _events(self, after: int) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
-        seq = self.fake.world.seq
+        seq = after or self.fake.world.seq
         try:
             while self.fake.is_up:
                 new = self.fake.wait_for_change(seq, 0.5)
