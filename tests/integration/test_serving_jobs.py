@@ -55,6 +55,12 @@ def show(server: Served, job: dict[str, Any]) -> dict[str, Any]:
     return seen
 
 
+def in_the_batch(server: Served, job: dict[str, Any]) -> None:
+    """Wait until it is computed: a job "runs" as soon as it is in line, where a better class still passes it."""
+    until(lambda: show(server, job), lambda seen: seen["status"] == "running")
+    until(lambda: server.client.get("/ready").json(), lambda seen: seen["running"] == 1)
+
+
 def ended(server: Served, job: dict[str, Any]) -> dict[str, Any]:
     return until(lambda: show(server, job), lambda seen: seen["status"] not in ("queued", "running"))
 
@@ -88,7 +94,7 @@ def test_a_job_that_cannot_be_meant_is_refused_when_it_is_sent(server: Served, a
 
 def test_cancelled_jobs_free_their_place_and_classes_go_in_order(server: Served) -> None:
     running = submit(server, LONG, **{"class": "background"})
-    until(lambda: show(server, running), lambda seen: seen["status"] == "running")
+    in_the_batch(server, running)
     last = submit(server, SHORT, **{"class": "background"})
     first = submit(server, SHORT, **{"class": "interactive"})
     dropped = submit(server, LONG)
@@ -104,7 +110,7 @@ def test_cancelled_jobs_free_their_place_and_classes_go_in_order(server: Served)
 
 def test_a_class_fills_its_share_of_the_queue_and_no_more(server: Served) -> None:
     holding = submit(server, LONG, **{"class": "interactive"})
-    until(lambda: show(server, holding), lambda seen: seen["status"] == "running")
+    in_the_batch(server, holding)
     waiting = [submit(server, SHORT, **{"class": "background"}) for _ in range(2)]
     until(lambda: server.client.get("/ready").json(), lambda seen: seen["in_flight"] == 3)
     asked = {**SHORT, "max_tokens": 1}
