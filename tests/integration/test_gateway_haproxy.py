@@ -89,6 +89,24 @@ async def test_weights_change_in_the_running_haproxy_under_load_and_no_request_f
     assert await deck.total(["w0"], "errors") == 0
 
 
+async def test_a_worker_that_is_late_counts_every_request_when_it_is_back(deck: Deck) -> None:
+    await serve(deck, 1, 0)
+    worker = (await handshake(deck))["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        async with aiohttp.ClientSession() as session:
+            answers = [(await ask(session, f"{deck.url}/v1/completions"))[0] for _ in range(200)]
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert answers == [200] * 200
+
+    async def all_counted() -> bool:
+        return await deck.total(["w0"], "requests") == 200
+
+    await until(all_counted)
+    assert (await handshake(deck))["unread_log_lines"] == 0
+
+
 async def _has(seen: list[Any], number: int) -> bool:
     return len(seen) >= number
 

@@ -28,7 +28,7 @@ class Settings:
 
     listen_fd: int
     admin_socket: str
-    log_socket: str
+    log_fd: int
     max_inflight: int
     retries: int
     drain_s: float
@@ -104,7 +104,7 @@ global
   nbthread 1
   hard-stop-after {s.drain_s:.0f}s
   stats socket {s.admin_socket} mode 600 level admin
-  log {s.log_socket} format raw local0
+  log fd@{s.log_fd} format raw local0
 defaults
   mode http
   log global

@@ -111,7 +111,7 @@ class Haproxy:
         if self.pid:
             words += ["-sf", str(self.pid)]
         log = self._directory / "haproxy.log"
-        child = self._spawn(words, settings.listen_fd, log)
+        child = self._spawn(words, (settings.listen_fd, settings.log_fd), log)
         runtime = Runtime(socket)
         await self._until_up(child, runtime, log)
         if self._child is not None:
@@ -121,11 +121,11 @@ class Haproxy:
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch(), name="haproxy")
 
-    def _spawn(self, words: Sequence[str], listen_fd: int, log: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, words: Sequence[str], fds: Sequence[int], log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as file:
             return subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self._env,
-                pass_fds=(listen_fd,), preexec_fn=_finish_with_parent,
+                pass_fds=fds, preexec_fn=_finish_with_parent,
             )  # fmt: skip
 
     async def _until_up(self, child: subprocess.Popen[bytes], runtime: Runtime, log: Path) -> None:

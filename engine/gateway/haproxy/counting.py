@@ -1,19 +1,26 @@
-"""HAProxy's log, one datagram a request, into the same counters that a worker of our own fills."""
+"""HAProxy's log, one line a request, into the same counters that a worker of our own fills.
+
+It comes through a pipe. A Unix datagram socket holds `net.unix.max_dgram_qlen` datagrams (10), and HAProxy drops what
+does not fit: a worker late by a few milliseconds lost counts. A pipe holds thousands of lines, and keeps those of a
+HAProxy that has ended.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import socket
+import fcntl
+import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from engine.gateway.counts import Counts, Result, RowKey
 from engine.gateway.passing import outcome_of
 from engine.gateway.table import RoutingTable
 from state.words import BadClass, Track
 
-RECEIVE_BYTES = 4 << 20
+PIPE_BYTES = 1 << 20
+"""What an ordinary user may ask for (`fs.pipe-max-size`): about 15,000 lines."""
+READ_BYTES = 64 << 10
 NO_SERVER = "<NOSRV>"
 
 
@@ -31,7 +38,7 @@ def outcome_from(status: int, ended: str, server: str) -> BadClass:
     return outcome_of(status)
 
 
-class LogCounter(asyncio.DatagramProtocol):
+class LogCounter:
     """Counts each line under the table served when it comes: HAProxy does not know of revisions."""
 
     def __init__(self, counts: Counts, table: Callable[[], RoutingTable | None]) -> None:
@@ -40,16 +47,16 @@ class LogCounter(asyncio.DatagramProtocol):
         self._counts = counts
         self._table = table
 
-    def datagram_received(self, data: bytes, addr: object) -> None:
+    def count(self, line: bytes) -> None:
         """One line: status, active ms, ms to the answer's head, termination state, backend, server."""
         try:
-            status, active, head, ended, backend, server = data.decode().split()
+            status, active, head, ended, backend, server = line.decode().split()
             key, slow_ms = self._whose(backend, server)
             outcome = outcome_from(int(status), ended, server)
             ttft_s = int(head) / 1000 if outcome is BadClass.OK and int(head) >= 0 else None
             self._counts.record(key, Result(outcome, max(0, int(active)) / 1000, ttft_s, 0, 0), slow_ms)
         except (ValueError, LookupError):
-            if b" public " not in data and b" nowhere " not in data:  # refused before it was routed: nobody's request
+            if b" public " not in line and b" nowhere " not in line:  # refused before it was routed: nobody's request
                 self.unread += 1
 
     def _whose(self, backend: str, server: str) -> tuple[RowKey, float]:
@@ -66,13 +73,31 @@ class LogCounter(asyncio.DatagramProtocol):
         return row, route.slow_ms
 
 
-async def listen(path: Path, counter: LogCounter) -> asyncio.DatagramTransport:
-    """Receive HAProxy's log on a Unix socket at `path`."""
-    with suppress(FileNotFoundError):
-        path.unlink()
-    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-    receiver.bind(str(path))
-    path.chmod(0o600)
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: counter, sock=receiver)
-    return transport
+class LogPipe:
+    """The pipe that every HAProxy of a worker writes to; `count` gets each line. A line is written whole (PIPE_BUF)."""
+
+    def __init__(self, count: Callable[[bytes], None]) -> None:
+        self._count = count
+        self._rest = b""
+        self._reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(OSError):  # the user has too many pipes: the size that the system gives will do
+            fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def open(self) -> None:
+        """Count what comes, from now on."""
+        asyncio.get_running_loop().add_reader(self._reader, self.read)
+
+    def read(self) -> None:
+        """Count every line that is there now."""
+        with suppress(BlockingIOError):
+            while data := os.read(self._reader, READ_BYTES):
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                for line in lines:
+                    self._count(line)
+
+    def close(self) -> None:
+        """Count what was left, and close both ends."""
+        self.read()
+        asyncio.get_running_loop().remove_reader(self._reader)
+        os.close(self._reader)
+        os.close(self.writer)

@@ -26,7 +26,7 @@ from adapters.local.haproxy.runtime import find_binary
 from engine.gateway.answers import json_answer
 from engine.gateway.counts import Counts
 from engine.gateway.handoff import Handoff
-from engine.gateway.haproxy.counting import LogCounter, listen
+from engine.gateway.haproxy.counting import LogCounter, LogPipe
 from engine.gateway.ledger import Rotated, Spool
 from engine.gateway.listening import raise_descriptor_limit, run
 from engine.gateway.logs import log
@@ -81,7 +81,7 @@ class HaproxyWorker:
         self.counts = Counts(spec.spawn_id, time.time())
         self.counter = LogCounter(self.counts, lambda: self.table)
         self.kept = KeptTable(directory)
-        self._log_socket = Path(f"{spec.socket}.l")
+        self._log_pipe = LogPipe(self.counter.count)
         binary, env = find_binary()
         self.haproxy = Haproxy(binary, env, own, f"{spec.socket}.h", self._settings_of, self._restarted)
         self._leave = asyncio.Event()
@@ -92,7 +92,7 @@ class HaproxyWorker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
-        receiving = await listen(self._log_socket, self.counter)
+        self._log_pipe.open()
         await self._serve_kept_table()
         admin = web.AppRunner(self._app(), access_log=None)
         await admin.setup()
@@ -110,14 +110,13 @@ class HaproxyWorker:
         self.is_draining = True
         await metrics.close()
         await self.haproxy.drain(DRAIN_S)
-        await asyncio.sleep(0.05)  # the last lines of its log are on their way
         ticking.cancel()
+        self._log_pipe.close()
         self._close_interval()
         await asyncio.to_thread(self._disk.shutdown)
-        receiving.close()
         handoff.close()
         await admin.cleanup()
-        for path in Path(self.spec.socket).parent.glob(f"{Path(self.spec.socket).name}.[hl]*"):
+        for path in Path(self.spec.socket).parent.glob(f"{Path(self.spec.socket).name}.h*"):
             path.unlink(missing_ok=True)
         log("left")
         return 0
@@ -158,7 +157,7 @@ class HaproxyWorker:
     def _settings_of(self, admin_socket: str) -> HaproxySettings:
         own = self.settings
         return HaproxySettings(
-            own.listen_fd, admin_socket, str(self._log_socket), own.max_inflight, own.retries, DRAIN_S
+            own.listen_fd, admin_socket, self._log_pipe.writer, own.max_inflight, own.retries, DRAIN_S
         )
 
     def _restarted(self, why: str) -> None:
@@ -200,6 +199,7 @@ class HaproxyWorker:
             "engine": "haproxy",
             "haproxy_pid": self.haproxy.pid,
             "haproxy_restarts": self.restarts,
+            "unread_log_lines": self.counter.unread,
         }
         return json_answer({**self.spec.identity(), **facts})
 
