@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from console.commands.refs import name_of, ref_of
+from console.commands.refs import name_of, ref_of, verb_request
 from console.commands.requests import LocalRequest, ViewRequest
 from console.commands.tree import Noun, leaf
 
@@ -63,3 +65,25 @@ def diff(before: str, after: str) -> ViewRequest:
 def verify(release_id: str) -> LocalRequest:
     """Hash every file of a release's bundle and compare."""
     return LocalRequest("console.commands.bundles:verify", {"release_id": name_of(ref_of("release", release_id))})
+
+
+@leaf(
+    release,
+    "stage",
+    acting=True,
+    examples=(
+        (
+            "airboss release stage charlm-3 rejected --reason 'learned from leaked data' --yes",
+            "nobody deploys it by mistake",
+        ),
+        ("airboss release stage charlm-3 development --reason 'the data was cleared' --yes", "it may go out again"),
+    ),
+)
+@click.argument("release_id", metavar="RELEASE")
+@click.argument("stage", type=click.Choice(("development", "staging", "archived", "rejected")))
+def stage(release_id: str, stage: str) -> Any:
+    """Say what RELEASE is good for, here and in the registry's tag. A registrar's verb: it moves no traffic.
+
+    A rejected release is not deployed, save with --force. One that serves, or is being rolled out, keeps its stage.
+    """
+    return verb_request("release.stage", ref_of("release", release_id), stage=stage)

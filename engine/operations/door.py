@@ -14,6 +14,7 @@ from engine.operations.governing import config_apply
 from engine.operations.hooking import hook_redeliver, hook_test
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
 from engine.operations.moving import rollback, rollout_verb
+from engine.operations.registering import stage
 from engine.operations.replicas import restart
 from engine.operations.settling import settle
 from engine.verbs import VERBS
@@ -34,6 +35,7 @@ HANDLERS: dict[str, Handler] = {
     **{name: rollout_verb for name in VERBS if name.startswith("rollout.")},
     "deploy": deploy,
     "rollback": rollback,
+    "release.stage": stage,
     "hold": lease_verb("hold", True),
     "unhold": lease_verb("hold", False),
     "freeze.start": lease_verb("freeze", True),

@@ -106,7 +106,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RegistryMove:
-    """What the registry must say: `challenger`, `promote`, `reject` or `withdraw` for `release_id`, with the release before it."""
+    """What the registry must say: `challenger`, `promote`, `reject` or `withdraw` for `release_id`, with the release before it.
+
+    Or a stage that a hand has set, by its name (`Archived`).
+    """
 
     move: str
     release_id: str

@@ -54,6 +54,12 @@ def intend(session: Session, row: Rollout, effect: fx.Effect) -> None:
         session.add(known)
 
 
+def intend_stage(session: Session, move: fx.RegistryMove, at: float) -> None:
+    """Write that the registry must follow what a hand has said of a release; no rollout asks for it."""
+    session.add(Intent(key=f"{move.release_id}/{move.slug}/{at:.6f}", kind=move.kind, payload=fx.to_json(move),
+                       state=IntentState.PENDING, created_at=at))  # fmt: skip
+
+
 def commanded(session: Session, rollout_id: str) -> dict[str, int]:
     """release → replicas as the rollout asked for them last, whether or not it has them yet."""
     query = select(Intent).where(Intent.rollout_id == rollout_id, Intent.kind == "scale")

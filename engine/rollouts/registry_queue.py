@@ -21,7 +21,7 @@ from engine.rollouts import journal, records
 from state import audit
 from state.models import Intent, Release, Rollout
 from state.store import Store
-from state.words import AirbossError, Conflict, IntentState
+from state.words import AirbossError, Conflict, IntentState, Lifecycle
 
 log = logging.getLogger("airboss.registry")
 DISPUTED_S = 15.0
@@ -86,7 +86,7 @@ class RegistryQueue:
                     # another model waits for it.
                     why = str(error)
                     if await self.store.write(lambda s, i=intent, w=why: _disputed(s, i, w)):  # type: ignore[misc]
-                        self.on_change(f"rollout/{intent.rollout_id}", why)
+                        self.on_change(_about(intent, "/"), why)
                     continue
                 await self._failed(intent.id, str(error))
                 raise
@@ -94,6 +94,8 @@ class RegistryQueue:
     async def _move(self, effect: fx.RegistryMove, versions: Versions) -> Mapping[str, Any]:
         registry = await self.registry()
         try:
+            if effect.move in _STAGES:
+                return await asyncio.to_thread(_stage, registry, versions, effect.move)
             return await asyncio.to_thread(_MOVES[effect.move], registry, versions)
         finally:
             registry.close()
@@ -117,7 +119,14 @@ class RegistryQueue:
             return
         outcome = await self._move(effect, versions)
         await self.store.write(lambda s: _done(s, intent, effect, outcome))
-        self.on_change(f"rollout/{intent.rollout_id}", effect.says())
+        self.on_change(_about(intent, "/"), effect.says())
+
+
+def _about(intent: journal.PendingIntent, between: str) -> str:
+    """Whose move it is: a rollout's, or of a release alone when a hand has set its stage."""
+    if intent.rollout_id or not isinstance(intent.effect, fx.RegistryMove):
+        return f"rollout{between}{intent.rollout_id}"
+    return f"release{between}{intent.effect.release_id}"
 
 
 def _challenger(registry: Registry, v: Versions) -> Mapping[str, Any]:
@@ -171,6 +180,15 @@ def _withdraw(registry: Registry, v: Versions) -> Mapping[str, Any]:
     return {"withdrawn": v.version, "champion": _leave(registry, v, {"airboss.stage": "Development"})}
 
 
+def _stage(registry: Registry, v: Versions, stage: str) -> Mapping[str, Any]:
+    """What a hand has said of a release that serves nowhere."""
+    if registry.aliases(v.model_name).get("challenger") == v.version:
+        registry.drop_alias(v.model_name, "challenger")
+    registry.tag(v.model_name, v.version, {"airboss.stage": stage, "airboss.reject_reason": v.reason[:5000]})
+    return {"version": v.version, "stage": stage}
+
+
+_STAGES = frozenset(Lifecycle)
 _MOVES: dict[str, Callable[[Registry, Versions], Mapping[str, Any]]] = {
     "challenger": _challenger,
     "promote": _promote,
@@ -204,7 +222,7 @@ def _versions(session: Session, rollout_id: str, effect: fx.RegistryMove) -> Ver
         release.model_version,
         other.model_version if other is not None and same_model and other.model_version else None,
         rollout_id,
-        rollout.message if rollout else "",
+        rollout.message if rollout else release.rejected_reason,
     )
 
 
@@ -220,7 +238,7 @@ def _drift(session: Session, intent: journal.PendingIntent, why: str) -> None:
     if row is not None:
         row.state, row.outcome = IntentState.FAILED, {"error": why}
         session.add(row)
-    audit.append(session, actor=records.ENGINE, action="registry.drift", ref=f"rollout:{intent.rollout_id}", reason=why)
+    audit.append(session, actor=records.ENGINE, action="registry.drift", ref=_about(intent, ":"), reason=why)
     _sync_state(session, intent.rollout_id, why)
 
 
@@ -230,9 +248,7 @@ def _disputed(session: Session, intent: journal.PendingIntent, why: str) -> bool
     is_new = row is not None and row.outcome.get("error") != why
     journal.close_intent(session, intent.id, {"error": why, "retry_at": time.time() + DISPUTED_S}, done=False)
     if is_new:
-        audit.append(
-            session, actor=records.ENGINE, action="registry.drift", ref=f"rollout:{intent.rollout_id}", reason=why
-        )
+        audit.append(session, actor=records.ENGINE, action="registry.drift", ref=_about(intent, ":"), reason=why)
         _sync_state(session, intent.rollout_id, why)
     return is_new
 

@@ -26,6 +26,7 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("rollback chat", "rollback", "service/chat", {}),
     ("rollback service/chat --to charlm-1 --env dev", "rollback", "service/chat", {"to": "charlm-1", "env": "dev"}),
     ("rollback rollout/ro-3", "rollback", "rollout/ro-3", {}),
+    ("release stage charlm-3 archived", "release.stage", "release/charlm-3", {"stage": "archived"}),
     ("rollout promote ro-3", "rollout.promote", "rollout/ro-3", {}),
     ("rollout promote ro-3 --full", "rollout.promote_full", "rollout/ro-3", {}),
     ("rollout weight rollout/ro-3 40", "rollout.weight", "rollout/ro-3", {"weight": 40}),
