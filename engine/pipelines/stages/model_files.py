@@ -39,8 +39,7 @@ def load_model(folder: Path, device: torch.device) -> tuple[GPT, CharTokenizer]:
     try:
         config = GPTConfig.from_json(_read(folder / CONFIG_NAME))
         tokenizer = CharTokenizer.from_json(_read(folder / TOKENIZER_NAME))
-        with torch.device("meta"):
-            model = GPT(config)
+        model = GPT(config)  # not on the meta device: its random initialisation imports torch's compiler, 1.5 s
         model.load_state_dict(load_file(folder / WEIGHTS_NAME), strict=True, assign=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())

@@ -200,12 +200,12 @@ def shards_of(batch: int, threads: int) -> int:
 @contextlib.contextmanager
 def repeatable(seed: int) -> Iterator[None]:
     """Seeded, deterministic algorithms, one thread an operator; what was set before is set again after."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports all of the compiler
     torch.manual_seed(seed)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_deterministic_debug_mode(before[1])
