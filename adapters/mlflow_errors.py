@@ -17,13 +17,17 @@ from state.words import AirbossError, OperationFailed, Unreachable
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 _UNREACHABLE_CODES = frozenset({"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"})
 _UNREACHABLE_WORDS = (
-    "failed with exception",  # MLflow's own words around a connection error, after its retries
+    "failed with exception",  # MLflow's own words around a connection error
+    "failed with timeout exception",
     "Max retries exceeded",
     "Connection refused",
     "database is locked",
     "failed with error code 5",
     "failed with error code 429",
 )
+_SLOW_WORDS = ("failed with timeout exception", "Read timed out", "ConnectTimeout", "ReadTimeout")
+_TLS_WORDS = ("CERTIFICATE_VERIFY_FAILED", "SSLError", "TLSV13_ALERT", "TLSV1_ALERT", "PEM lib")
+_STATUS = re.compile(r"too many (\d{3}) error responses|failed with error code (\d{3})")
 _DAMAGED_WORDS = (
     "file is not a database",
     "database disk image is malformed",
@@ -34,6 +38,7 @@ _DENIED_WORDS = ("failed with error code 401", "failed with error code 403", "PE
 _NO_JSON_WORDS = ("not in a valid JSON format",)
 _CAUSE = re.compile(r"\[Errno -?\d+\] [^'\")]+|(?:Read|Connect)Timeout|timed out")
 _LONGEST = 300
+_SERVER_LOG = "see the MLflow server's log; a proxy in front of it says the same when it is gone"
 
 
 def check_database(path: Path) -> None:
@@ -71,9 +76,7 @@ def clear_errors(what: str) -> Iterator[None]:
     except (requests.exceptions.RequestException, TimeoutError, ConnectionError) as error:
         if isinstance(error, requests.exceptions.JSONDecodeError):
             raise _no_mlflow(what) from error
-        raise Unreachable(
-            f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached"
-        ) from error
+        raise _no_answer(what, error) from error
     except (mlflow.exceptions.MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         raise as_airboss(what, error) from error
     except ValueError as error:
@@ -87,15 +90,33 @@ def as_airboss(what: str, error: Exception) -> AirbossError:
         return OperationFailed(f"{what}: {_brief(error)}", hint="look at what the registry has", code="not_found")
     if any(word in text for word in _DENIED_WORDS) or code in _DENIED_WORDS:
         return OperationFailed(
-            f"{what}: MLflow denies it: {_brief(error)}", hint="renew the registry's credentials", code="auth"
+            f"{what}: MLflow denies it: {_brief(error)}",
+            hint="see [registry] access in airboss.toml, and what that account may do (EDIT on the model)",
+            code="auth",
         )
     if any(word in text for word in _DAMAGED_WORDS):
         return _damaged(what, _brief(error))
     if any(word in text for word in _NO_JSON_WORDS):
         return _no_mlflow(what)
-    if code in _UNREACHABLE_CODES or any(word in text for word in _UNREACHABLE_WORDS):
-        return Unreachable(f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached")
+    if code in _UNREACHABLE_CODES or any(word in text for word in (*_UNREACHABLE_WORDS, *_TLS_WORDS)):
+        return _no_answer(what, error)
+    if code == "INTERNAL_ERROR" and type(error).__name__ == "RestException":
+        return Unreachable(f"{what}: the MLflow server met an error of its own: {_brief(error)}", hint=_SERVER_LOG)
     return OperationFailed(f"{what}: {_brief(error)}", hint="see the registry worker's log")
+
+
+def _no_answer(what: str, error: Exception) -> AirbossError:
+    """Nothing came that says yes or no: down, slow, not to be trusted, or an error of the server's own."""
+    text = f"{type(error).__name__}: {error}"
+    if any(word in text for word in _TLS_WORDS):
+        hint = "see [registry] access in airboss.toml: ca has the authority of the server's certificate, cert and key are ours"
+        return Unreachable(f"{what}: the certificates do not agree: {_brief(error)}", hint=hint)
+    if any(word in text for word in _SLOW_WORDS):
+        hint = "see the MLflow server's load and its database, or raise [registry] timeout"
+        return Unreachable(f"{what}: the MLflow server did not answer in time: {_brief(error)}", hint=hint)
+    if status := _STATUS.search(text):
+        return Unreachable(f"{what}: the MLflow server answered {status.group(1) or status.group(2)}", hint=_SERVER_LOG)
+    return Unreachable(f"{what}: {_brief(error)}", hint="see that the MLflow server runs and can be reached")
 
 
 def _damaged(what: str, why: str) -> AirbossError:

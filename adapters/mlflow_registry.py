@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapters.mlflow_access import TIMEOUT_S, prepare
 from adapters.mlflow_errors import check_database, clear_errors, is_missing
 from adapters.ports import ModelVersion, Registration
 from state.digests import FileDigest, bundle_digest, canonical_json, hash_tree, text_sha256
+from state.server_config import Credentials
 from state.words import Conflict, OperationFailed, UsageError
 
 if TYPE_CHECKING:
@@ -37,30 +39,27 @@ ABANDONED = "airboss.abandoned"
 TRAINING = "training"
 READY_TIMEOUT_S = 60
 _ALIAS = re.compile(r"(?!latest\Z)(?!v\d+\Z)[A-Za-z0-9_-]{1,255}", re.IGNORECASE)
-_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
 
 
 class MlflowRegistry:
     """`adapters.ports.Registry` on MLflow. Not for several threads at once; the registry worker takes turns.
 
     Give `mlflow_dir` for an embedded registry (a SQLite file and an artifacts folder in it), or `url` for a server's.
-    Nothing global is set but, where unset, MLflow's environment variables for telemetry, timeouts, logs and progress bars.
+    Nothing global is set but MLflow's environment variables (`adapters.mlflow_access`): one server a process.
     Opening creates or migrates the embedded store. Raises Unreachable or OperationFailed.
     """
 
-    def __init__(self, *, mlflow_dir: Path | None = None, url: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        mlflow_dir: Path | None = None,
+        url: str | None = None,
+        credentials: Credentials | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         if (mlflow_dir is None) == (url is None):
             raise UsageError("a registry is either embedded (mlflow_dir) or a server (url)")
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
+        self._certificate = prepare(credentials, timeout_s)
         self._artifacts: Path | None = None
         if mlflow_dir is not None:
             mlflow_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,7 +142,10 @@ class MlflowRegistry:
             return _value(self._client.get_model_version(model_name, version))
 
     def close(self) -> None:
-        """Nothing to let go of: MLflow keeps its connections, one pool a store, for the life of the process."""
+        """Let the certificate go; MLflow keeps its connections, one pool a store, for the life of the process."""
+        if self._certificate is not None:
+            os.close(self._certificate)
+            self._certificate = None
 
     def _ensure_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException

@@ -1,7 +1,7 @@
 """The registry worker: the one process that has MLflow loaded. `python -P -m adapters.registry_worker SPEC.json`.
 
 It answers `GET /admin/handshake` from the first moment, while MLflow (seconds, 230 MB) is still being imported, and
-`POST /call` {"method", "args"} one call at a time in one thread. Payload of its spec: {"mlflow_dir": path} or {"url": …}.
+`POST /call` {"method", "args"} one call at a time in one thread. Payload of its spec: {"mlflow_dir": path} or {"url", "root", "access", "timeout_s"}.
 A registry that cannot be opened does not end the worker: each call tries again and says why it cannot.
 """
 
@@ -31,8 +31,10 @@ from starlette.routing import Route
 
 from adapters.local import private_socket
 from adapters.local.child import ChildSpec, run_child
+from adapters.mlflow_access import TIMEOUT_S
 from adapters.ports import ModelVersion, Registry
 from adapters.registry_client import CALL_PATH, HANDSHAKE_PATH, registration_from_wire
+from state.server_config import Credentials, ServerAccess
 from state.words import AirbossError, ExitCode, OperationFailed, UsageError
 
 DRAIN_S = 60
@@ -74,7 +76,12 @@ class RegistryHost:
     def _call(self, method: str, args: Mapping[str, Any]) -> Any:
         began = time.monotonic()
         given = arguments(method, args)
-        result = getattr(self._open(), method)(**given)
+        try:
+            result = getattr(self._open(), method)(**given)
+        except AirbossError as error:
+            if error.code == "auth":
+                self._registry = None  # opened anew by the next call, with the secrets as they are then
+            raise
         _log("call", method=method, seconds=round(time.monotonic() - began, 3))
         return asdict(result) if isinstance(result, ModelVersion) else result
 
@@ -91,14 +98,23 @@ class RegistryHost:
         try:
             from adapters.mlflow_registry import MlflowRegistry
 
-            directory, url = self._payload.get("mlflow_dir"), self._payload.get("url")
-            self._registry = MlflowRegistry(mlflow_dir=Path(directory) if directory else None, url=url)
+            self._registry = MlflowRegistry(**_place(self._payload))
         except AirbossError as error:
             self.trouble = error.message
             raise
         self.trouble = ""
         _log("registry open", seconds=round(time.monotonic() - began, 3))
         return self._registry
+
+
+def _place(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What the registry is opened with. Secrets are read now, so that a renewed one counts. Raises UsageError."""
+    if directory := payload.get("mlflow_dir"):
+        return {"mlflow_dir": Path(directory)}
+    access = ServerAccess.model_validate(payload.get("access", {}))
+    root = Path(payload.get("root", "."))
+    timeout_s = float(payload.get("timeout_s", TIMEOUT_S))
+    return {"url": payload["url"], "credentials": Credentials.of(access, root), "timeout_s": timeout_s}
 
 
 METHODS = ("register", "aliases", "set_alias", "drop_alias", "tag", "version")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from adapters.local.supervisor import Place, Slot, Supervisor
 from adapters.ports import Registry
 from adapters.registry_client import RegistryClient
-from state.config import RegistryConfig
+from state.digests import canonical_json, text_sha256
 from state.paths import Paths
+from state.registry_config import RegistryConfig
+from state.secret import env_names
 from state.words import Unreachable
 
 MODULE = "adapters.registry_worker"
@@ -40,7 +43,7 @@ class RegistryHost:
 
     async def client(self) -> Registry:
         """The registry, behind its worker."""
-        return RegistryClient(Path(await self.socket()), call_timeout_s=self.config.timeout)
+        return RegistryClient(Path(await self.socket()), call_timeout_s=call_timeout_s(self.config.timeout))
 
     async def adopt(self) -> None:
         """Watch again the worker that an earlier engine left alive."""
@@ -54,6 +57,29 @@ class RegistryHost:
         return "up" if place.is_ready else "starting"
 
     async def _place(self) -> Place:
-        payload = {"url": self.config.url} if self.config.url else {"mlflow_dir": str(self.paths.mlflow)}
-        slot = Slot(OWNER, "registry", MODULE, payload=lambda spawn_id: payload, digest="registry")
+        payload, access = self._payload(), self.config.access
+        # The digest is the configuration's: a worker for another server is not adopted.
+        slot = Slot(
+            OWNER, "registry", MODULE, payload=lambda spawn_id: payload,
+            digest=text_sha256(canonical_json(payload))[:16], passed_env=env_names(access.token, access.password),
+        )  # fmt: skip
         return await self.supervisor.want(slot)
+
+    def _payload(self) -> dict[str, Any]:
+        if not self.config.url:
+            return {"mlflow_dir": str(self.paths.mlflow)}
+        access = self.config.access.model_dump(exclude_none=True)
+        return {
+            "url": self.config.url,
+            "root": str(self.paths.root),
+            "access": access,
+            "timeout_s": self.config.timeout,
+        }
+
+
+def call_timeout_s(request_timeout_s: float) -> float:
+    """How long one call of the port may take: the few requests it makes, each with its own limit, and a margin.
+
+    The worker's own answer says what was slow; this limit is for a worker that hangs.
+    """
+    return 3 * request_timeout_s + 5

@@ -19,6 +19,7 @@ from state.measures_config import CostConfig, QualityConfig
 from state.people_config import PeopleConfig, Roles
 from state.pipeline_config import PipelineConfig
 from state.policy_config import Policy
+from state.registry_config import RegistryConfig
 from state.routing_config import RoutingConfig, find_loop
 from state.server_config import ServerAccess
 from state.service_access_config import AnswerCacheConfig, SafetyConfig
@@ -99,13 +100,6 @@ class Environment(Table):
     policy: Name = "careful"
     allow_faults: bool = False
     read_only: bool = False
-
-
-class RegistryConfig(Table):
-    """The model registry: embedded MLflow unless `url` is given."""
-
-    url: str | None = None
-    timeout: Duration = 20.0
 
 
 class MetricsConfig(Table):

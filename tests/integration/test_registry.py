@@ -25,6 +25,7 @@ from adapters.ports import ModelFile, Registration, Registry
 from adapters.registry_client import RegistryClient
 from state.digests import bundle_digest, hash_tree
 from state.words import Conflict, OperationFailed, Unreachable, UsageError
+from tests.mlflow_server import mlflow_server
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 90.0
@@ -96,30 +97,8 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", f"sqlite:///{home}/m.db", "--artifacts-destination", str(home / "artifacts")]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        )
-    try:
-        end = time.monotonic() + DEADLINE_S
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 @pytest.fixture(params=["direct", "worker", pytest.param("server", marks=pytest.mark.deep)])
@@ -403,10 +382,9 @@ def test_a_worker_that_hangs_is_unreachable_in_time(tmp_path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
-def test_a_login_page_is_no_registry_and_a_closed_port_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_page_is_no_registry_and_a_closed_port_is_unreachable() -> None:
     from adapters.mlflow_registry import MlflowRegistry
 
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with _login_page() as url, pytest.raises(Unreachable, match="does not speak MLflow"):
         MlflowRegistry(url=url)
     with pytest.raises(Unreachable, match="Connection refused"):
