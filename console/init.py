@@ -101,7 +101,7 @@ workers = 2
 
 # Everything below works embedded; one line each swaps in a server.
 # [registry]
-# url = "http://mlflow.example.org:5000"      # access = { token = "env:MLFLOW_TOKEN" }
+# url = "http://mlflow.example.org:5000"      # access = {{ token = "env:MLFLOW_TOKEN" }}
 # [metrics]
 # url = "http://prometheus.example.org:9090"
 """

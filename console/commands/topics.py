@@ -206,6 +206,8 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
                   _room("engine.pipelines", "engine.pipelines.stages")),
     "observing": ("service levels, budgets, alerts and whom they tell", _room("engine.observe")),
+    "mlflow": ("MLflow: its own or a server, what is written there, what happens while it is away",
+               lambda: _readme("adapters", "MLFLOW.md").lstrip("\n")),
     "prometheus": ("Prometheus: scraping the gateway, rules and a dashboard, evidence for the judge",
                    lambda: _readme("adapters", "PROMETHEUS.md").lstrip("\n")),
     "alertmanager": ("Alertmanager: our alerts there, its alerts here, silences",
