@@ -5,16 +5,16 @@ The language is in `airboss help scripts`. Nothing here imports the console's sc
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from console.commands import expressions
 from console.commands.conditions import Condition
 from console.commands.grammar import HelpWanted, LocalRequest, Parsed, ViewRequest, duration, parse_args, split
+from console.commands.script_lines import LAST, UNKNOWN, Line, assignment, expand, field_path, read, stops_at_failure
 from console.output import Outcome
 from engine.verbs import VERBS, Confirm
 from state.words import AirbossError, UsageError
@@ -23,28 +23,12 @@ if TYPE_CHECKING:
     from console.commands.context import Context
     from console.commands.requests import Options
 
-LAST = "LAST"
-_UNKNOWN = "1"
-"""Stands for a value that only running will tell, while the script is checked: a name, a number and a weight at once."""
-_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*)|(\$))")
-_LET = re.compile(r"let\s+([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 _NOT_IN_SCRIPTS = {
     "console.cli:open_console": "the console",
     "console.script:run_script_file": "a script",
     "console.commands.demo:play": "the demo",
     "console.commands.serving:serve": "`serve`",
 }
-Word = Literal["verb", "set", "let", "wait", "expect", "on-failure", "echo", "sleep"]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line: where it stands, what it says, what kind it is, and the text behind its first word."""
-
-    number: int
-    text: str
-    word: Word
-    rest: str
 
 
 @dataclass(slots=True)
@@ -54,50 +38,6 @@ class Wait:
     ref: str
     condition: Condition
     timeout_s: float | None
-
-
-def read(source: str) -> list[Line]:
-    """The lines of a script; comments and empty lines are left out, a trailing backslash joins two."""
-    found: list[Line] = []
-    begin, held = 0, ""
-    for number, raw in enumerate(source.splitlines(), start=1):
-        begin = begin if held else number
-        if raw.rstrip().endswith("\\"):
-            held += raw.rstrip()[:-1] + " "
-            continue
-        text, held = (held + raw).strip(), ""
-        if text and not text.startswith("#"):
-            found.append(_line(begin, _without_comment(text)))
-    if held:
-        raise UsageError(f"line {begin}: the last line ends in a backslash")
-    return found
-
-
-def _line(number: int, text: str) -> Line:
-    first, _, rest = text.partition(" ")
-    words: dict[str, Word] = {
-        "set": "set",
-        "let": "let",
-        "wait": "wait",
-        "expect": "expect",
-        "on-failure": "on-failure",
-        "echo": "echo",
-        "sleep": "sleep",
-    }
-    return Line(number, text, words.get(first, "verb"), rest.strip())
-
-
-def _without_comment(text: str) -> str:
-    """`text` up to a # that stands after a space and outside quotation marks."""
-    quote = ""
-    for at, ch in enumerate(text):
-        if quote:
-            quote = "" if ch == quote else quote
-        elif ch in "'\"":
-            quote = ch
-        elif ch == "#" and at and text[at - 1].isspace():
-            return text[:at].rstrip()
-    return text
 
 
 @dataclass
@@ -125,7 +65,7 @@ class Script:
             name, value = assignment(line)
             if value.startswith("{"):
                 field_path(value, known)
-                value = _UNKNOWN
+                value = UNKNOWN
             else:
                 value = expand(value, known)
             known[name] = self.settings.get(name, value)
@@ -133,7 +73,7 @@ class Script:
             stops_at_failure(line)
         elif line.word == "expect":
             # $LAST is no path before the script runs; a rollout's stands for it.
-            expressions.parse(expand(line.rest, {**known, LAST: f"rollout/{_UNKNOWN}"}))
+            expressions.parse(expand(line.rest, {**known, LAST: f"rollout/{UNKNOWN}"}))
         elif line.word == "wait":
             self.wait(line, {LAST: "", **known}, is_check=True)
         elif line.word == "sleep":
@@ -141,7 +81,7 @@ class Script:
         elif line.word == "echo":
             expand(line.rest, {LAST: "", **known})
         elif not (line.word == "on-failure" and line.rest == "none"):
-            parsed = self.parse(line, {LAST: _UNKNOWN, **known})
+            parsed = self.parse(line, {LAST: UNKNOWN, **known})
             self._check_confirmed(parsed, is_protected)
 
     def parse(self, line: Line, values: Mapping[str, str]) -> Parsed:
@@ -210,7 +150,7 @@ class Script:
                 "wait REF --for COND [--timeout T]", hint="for example wait $LAST --for completed --timeout 20m"
             )
         kind = refs[0].partition("/")[0]
-        timeout_s = duration(given["--timeout"]) if given.get("--timeout") else self.options.timeout_s
+        timeout_s = duration(given["--timeout"]) if given.get("--timeout") else None
         if is_check and "$LAST" in line.rest:
             _either_condition(given["--for"])
             return Wait(refs[0], Condition("rollout", "done"), timeout_s)
@@ -228,45 +168,6 @@ def _either_condition(text: str) -> None:
             raise error from None
 
 
-def expand(text: str, values: Mapping[str, str]) -> str:
-    """`text` with $NAME and ${NAME} put in; $$ is a dollar. Raises UsageError for a name nobody has set."""
-
-    def value(match: re.Match[str]) -> str:
-        if match.group(3):
-            return "$"
-        name = match.group(1) or match.group(2)
-        if name not in values:
-            raise UsageError(f"${name} is not set", hint=f"let {name} = ..., or --set {name}=...")
-        return values[name]
-
-    return _VARIABLE.sub(value, text)
-
-
-def assignment(line: Line) -> tuple[str, str]:
-    match = _LET.fullmatch(line.text)
-    if match is None:
-        raise UsageError("let NAME = VALUE", hint="for example let REL = charlm-3")
-    name, value = match.group(1), match.group(2).strip()
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        value = value[1:-1]
-    return name, value
-
-
-def field_path(value: str, values: Mapping[str, str]) -> str:
-    """The path in `{rollout/ro-3.state}`. Raises UsageError when it is none."""
-    path = expand(value.strip("{}").strip(), {LAST: f"rollout/{_UNKNOWN}", **values})
-    found = expressions.paths(expressions.parse(f"{path} == 0")) if value.endswith("}") else []
-    if found != [path]:
-        raise UsageError(f"{value} is no field", hint="for example let WAS = {service/chat@production.release_id}")
-    return path
-
-
-def stops_at_failure(line: Line) -> bool:
-    if line.rest not in ("-e", "+e"):
-        raise UsageError(f"set {line.rest}: only -e (stop at a failed line) and +e (go on)")
-    return line.rest == "-e"
-
-
 def _merged(ours: Options, theirs: Options) -> Options:
     """The line's options; what it leaves open comes from the script's."""
     return replace(
@@ -279,7 +180,6 @@ def _merged(ours: Options, theirs: Options) -> Options:
         yes=ours.yes or theirs.yes,
         confirm_name=theirs.confirm_name or ours.confirm_name,
         reason=theirs.reason or ours.reason,
-        timeout_s=theirs.timeout_s if theirs.timeout_s is not None else ours.timeout_s,
     )
 
 

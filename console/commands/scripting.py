@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,20 @@ from console import diagnostics
 from console.commands import expressions
 from console.commands.objects import lookup
 from console.commands.perform import perform
+from console.commands.script_lines import LAST, Line, assignment, expand, field_path, stops_at_failure
+from console.limits import OutOfTime, shielded, time_limit
 from console.output import Outcome, Text, envelope
-from console.script import LAST, Line, Script, assignment, expand, field_path, stops_at_failure
-from state.words import AirbossError, ExitCode, GateRefused, OperationFailed
+from console.script import Script
+from state.words import AirbossError, ExitCode, GateRefused, OperationFailed, TimedOut
 
 if TYPE_CHECKING:
     from console.commands.context import Context
 
+HANDLER_S = 120.0
+"""How long an `on-failure` line may take that says no --timeout of its own."""
+FIRES_ON = frozenset({ExitCode.FAILED, ExitCode.TIMEOUT, ExitCode.GATE, ExitCode.INT, ExitCode.TERM})
+"""Something was done and did not end well, or nobody is left to see it end. The other codes say that nothing was done
+(usage, conflict, denied), that the engine cannot be asked (unreachable), or that a human has the next word (waiting)."""
 _SKIPPED = Outcome("Skipped", [])
 
 
@@ -27,28 +35,48 @@ class Runner:
     script: Script
     context: Context
     values: dict[str, str] = field(default_factory=dict)
+    on_failure: Line | None = None
+    current: Line | None = None
 
     def run(self) -> Outcome:
-        """Play the lines. The exit is that of the line it stopped at, 0 when it reached the end."""
+        """Play the lines. The exit is that of the line it stopped at or was ended in, 0 when it reached the end."""
         self.values |= self.script.settings
-        stops, on_failure = True, None
+        limit_s = self.context.options.timeout_s
+        try:
+            with time_limit(limit_s):
+                code = self._lines()
+        except OutOfTime:
+            code = self._cut(TimedOut(f"the script's {limit_s:g} s are over", hint="what it began goes on"))
+        except diagnostics.Stopped as stopped:
+            code = self._cut(_ended(stopped.exit))
+        except KeyboardInterrupt as interrupt:
+            code = self._cut(_ended(ExitCode.INT, str(interrupt)))
+        except BrokenPipeError:
+            raise
+        except Exception:
+            # A fault of ours leaves the process with 1, as a failure does: the way out is owed all the same.
+            if self.on_failure is not None:
+                self._way_out(self.on_failure, ExitCode.FAILED)
+            raise
+        if code in FIRES_ON and self.on_failure is not None:
+            self._way_out(self.on_failure, code)
+        return Outcome.printed(code)
+
+    def _lines(self) -> ExitCode:
+        stops = True
         for line in self.script.lines:
-            if line.word == "set":
-                stops = stops_at_failure(line)
-                self._event(line, _SKIPPED, None)
-                continue
-            if line.word == "on-failure":
-                on_failure = None if line.rest == "none" else line
+            self.current = line
+            if line.word in ("set", "on-failure"):
+                if line.word == "set":
+                    stops = stops_at_failure(line)
+                else:
+                    self.on_failure = None if line.rest == "none" else line
                 self._event(line, _SKIPPED, None)
                 continue
             exit_code = self._play(line)
-            if exit_code == ExitCode.OK or not stops:
-                continue
-            if on_failure is not None:
-                self._tell(f"line {line.number} failed; on-failure: {on_failure.rest}")
-                self._play(on_failure)
-            return Outcome.printed(exit_code)
-        return Outcome.printed()
+            if exit_code != ExitCode.OK and stops:
+                return exit_code
+        return ExitCode.OK
 
     def _play(self, line: Line) -> ExitCode:
         """Do one line and say how it went. An error is the line's result, not the script's end."""
@@ -62,6 +90,28 @@ class Runner:
         if outcome.ref:
             self.values[LAST] = outcome.ref
         return outcome.exit
+
+    def _cut(self, error: AirbossError) -> ExitCode:
+        """The line that was at work ends in `error`, whatever `set +e` says."""
+        # Ctrl-C ends the reader of a pipe too: what cannot be printed must not keep the way out from running.
+        with suppress(BrokenPipeError):
+            self._event(self.current or Line(0, "", "echo", ""), None, error)
+        return error.exit
+
+    def _way_out(self, line: Line, code: ExitCode) -> None:
+        """Play the `on-failure` line: once, within its own --timeout or HANDLER_S, and held clear of the next signal."""
+        self._tell(f"exit {int(code)}; on-failure: {line.rest}")
+        limit_s = HANDLER_S
+        try:
+            limit_s = self.script.parse(line, self.values).options.timeout_s or HANDLER_S
+            with shielded(self._tell, "on-failure"), time_limit(limit_s):
+                self._play(line)
+        except AirbossError as error:
+            self._event(line, None, error)
+        except OutOfTime:
+            self._event(line, None, TimedOut(f"on-failure was given {limit_s:g} s", hint="what it began goes on"))
+        except (diagnostics.Stopped, KeyboardInterrupt):
+            self._event(line, None, OperationFailed("on-failure was ended by a second signal"))
 
     def _do(self, line: Line) -> Outcome:
         if line.word == "let":
@@ -155,7 +205,16 @@ def replace_options(context: Context, options: Any) -> Context:
 
 
 def _at_line(error: AirbossError, line: Line) -> AirbossError:
-    return type(error)(f"line {line.number}: {error.message}", hint=error.hint, code=error.code)
+    told = type(error)(f"line {line.number}: {error.message}", hint=error.hint, code=error.code)
+    told.exit = error.exit
+    return told
+
+
+def _ended(exit: ExitCode, left: str = "") -> AirbossError:
+    """What a signal that ends the script is to the line that was at work."""
+    error = AirbossError(f"the script was ended by SIG{exit.name}" + (f"; {left}" if left else ""), code="ended")
+    error.exit = exit
+    return error
 
 
 def _unquoted(text: str) -> str:

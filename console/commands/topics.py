@@ -132,7 +132,7 @@ def wait() -> str:
 def scripts() -> str:
     """The script language."""
     return """\
-airboss --script FILE|- [-o json] [--dry-run] [--set K=V] [--yes]
+airboss --script FILE|- [-o json] [--dry-run] [--set K=V] [--yes] [--timeout T]
 
 A script is lines of the command line's grammar, without the word `airboss`. It is read and checked whole before its first
 line runs. Nothing is ever asked: what must be confirmed says --yes (and --confirm-name) on its line, or the script is given --yes.
@@ -147,12 +147,18 @@ line runs. Nothing is ever asked: what must be confirmed says --yes (and --confi
   expect service/chat@production.budget_left >= 0.2 and alerts.paging == 0
                                    exits 8 when it does not hold; an unknown value holds nothing
   on-failure rollback chat --env production --yes
-                                   once, when a later line fails; `on-failure none` takes it back
+                                   once, when a later line ends the script badly; `on-failure none` takes it back
   set +e                           go on after a failed line; set -e (the default) stops at it
   echo TEXT
   sleep 10s
 
-The exit code is that of the line it stopped at, else 0. With -o json each line prints one event:
+on-failure runs when the script stops with exit 1 (failed), 4 (time is over) or 8 (a gate or verdict said no), and when
+SIGTERM or SIGINT ends it. It does not run on 2, 6 and 7 (the line did nothing), on 3 (there is no engine to do it) or on 5 (a
+human has the next word). It has its own --timeout, else 120 s, and a first further signal does not stop it. The exit code stays
+that of what went wrong.
+
+--timeout T is for the whole script: then the line at work ends with exit 4, and what it began goes on. A line's own --timeout
+is for that line. The exit code is that of the line it stopped at, else 0. With -o json each line prints one event:
 {"type","seq","line","command","ok","exit","kind","items" or "error"}. With --dry-run verbs say their plan; waits, expects and
 sleeps are skipped."""
 

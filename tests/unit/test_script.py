@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from console.commands.requests import Options
-from console.script import Script, expand, read
-from state.words import Conflict, UsageError
+from console.commands.script_lines import expand, read
+from console.script import Script
+from state.words import AirbossError, Conflict, UsageError
 
 Run = Callable[..., Any]
 
@@ -109,6 +110,15 @@ def test_nothing_runs_when_a_later_line_is_wrong(engine: Any, airboss: Run) -> N
     assert engine.verbs == []
 
 
+def _refusing(verb: str, error: AirbossError) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if request["verb"] == verb:
+            raise error
+        return {}
+
+    return answer
+
+
 SCRIPT = """\
 let REL = charlm-3
 deploy chat $REL --env production --yes --confirm-name chat
@@ -154,18 +164,12 @@ def test_each_line_is_one_event_under_json(engine: Any, airboss: Run, views: Any
     assert events[2]["items"][0]["state"] == "completed"
 
 
-def test_it_stops_at_a_failed_line_with_its_code_and_runs_the_way_out_once(engine: Any, airboss: Run) -> None:
-    def refuse(request: dict[str, Any]) -> dict[str, Any]:
-        if request["verb"] == "rollout.promote":
-            raise Conflict("it is paused", hint="resume it")
-        return {}
-
-    engine.on_verb = refuse
-    text = "on-failure rollback chat --env production --yes\nrollout promote ro-3 --yes\nnote rollout/ro-3 never\n"
-    ran = airboss("--script", "-", stdin=text)
+def test_it_stops_at_a_failed_line_with_its_code(engine: Any, airboss: Run) -> None:
+    engine.on_verb = _refusing("rollout.promote", Conflict("it is paused", hint="resume it"))
+    ran = airboss("--script", "-", stdin="rollout promote ro-3 --yes\nnote rollout/ro-3 never\n")
     assert ran.code == 6
-    assert "line 2: it is paused" in ran.err
-    assert [v["verb"] for v in engine.verbs] == ["rollout.promote", "rollback"]
+    assert "line 1: it is paused" in ran.err
+    assert [v["verb"] for v in engine.verbs] == ["rollout.promote"]
 
 
 def test_after_set_plus_e_a_failed_line_is_told_and_passed_over(engine: Any, airboss: Run) -> None:
