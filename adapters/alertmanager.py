@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from adapters.guard import REST_S, TRIES, Guard, Standing
 from adapters.ports import OutsideAlert, OutsideSilence
 from state.server_config import Credentials
 from state.words import Conflict, Unreachable
@@ -56,12 +57,23 @@ class Alertmanagers:
     """The peers at `urls`. Every call has a deadline; one that does not answer keeps no other waiting."""
 
     def __init__(
-        self, urls: Sequence[str], credentials: Credentials | None = None, *, timeout_s: float = TIMEOUT_S
+        self,
+        urls: Sequence[str],
+        credentials: Credentials | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        rest_s: float = REST_S,
     ) -> None:
         self.urls = tuple(url.rstrip("/") for url in urls)
         self._credentials = credentials or Credentials()
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
+        goes_on = "alerts here, our own hooks; silences wait"
+        self._guards = {url: Guard(f"alertmanager {url}", goes_on=goes_on, rest_s=rest_s) for url in self.urls}
+
+    def standings(self) -> tuple[Standing, ...]:
+        """How each peer stands."""
+        return tuple(guard.standing() for guard in self._guards.values())
 
     async def send(self, alerts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """Give `alerts` (API v2's PostableAlerts) to every peer. Returns what went wrong, by peer; "" for nothing."""
@@ -133,6 +145,13 @@ class Alertmanagers:
         raise Unreachable("; ".join(said), hint="see [alerts] alertmanager in airboss.toml")
 
     async def _ask(self, method: str, url: str, path: str, body: Any = None) -> _Answer:
+        # A silence that was made and not heard of would be made twice; its maker looks first, a turn later.
+        tries = 1 if (method, path) == ("POST", "/silences") else TRIES
+        return await self._guards[url].call(
+            lambda: self._once(method, url, path, body), limit_s=TRIES * self._timeout_s + 1, tries=tries
+        )
+
+    async def _once(self, method: str, url: str, path: str, body: Any) -> _Answer:
         client = await self._open()
         try:
             async with asyncio.timeout(self._timeout_s), client.stream(method, f"{url}/api/v2{path}", json=body) as got:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from adapters.guard import Guard
 from adapters.ports import ArmCounts, ArmEvidence, Interval
 from state.server_config import Credentials
-from state.words import COUNTS_AND_BAD, BadClass, NoDataCause, Track
+from state.words import COUNTS_AND_BAD, BadClass, NoDataCause, Track, Unreachable
 
 if TYPE_CHECKING:
     from requests import Response
@@ -52,6 +53,7 @@ class PrometheusMetrics:
         self._credentials = credentials or Credentials()
         self._silent: dict[tuple[str, str], tuple[float, float]] = {}
         """Of each service that had nothing to say when last asked: since when, and when that was."""
+        self.guard = Guard("metrics", goes_on="rollbacks, service levels, the fleet's numbers; rollouts pause")
         self.step_s = step_s
         self.clock = clock
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prometheus")
@@ -65,21 +67,27 @@ class PrometheusMetrics:
             "slow": f"airboss_slow_requests_total{{{labels}}}",
         }
         now = self.clock()
-        loop = asyncio.get_running_loop()
         try:
-            asked = [loop.run_in_executor(self._threads, self._range, query, since, now) for query in queries.values()]
-            async with asyncio.timeout(TIMEOUT_S * 2):
-                answers = dict(zip(queries, await asyncio.gather(*asked), strict=True))
+            answers = await self.guard.call(lambda: self._all(queries, since, now), limit_s=TIMEOUT_S * 2)
         except _NoAnswer as error:
-            self.trouble = f"{error.cause}: {self.url} {error}"[:300]
+            self.trouble = f"{error.cause}: {error.message}"[:300]
             return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
-        except (Exception, TimeoutError) as error:
-            # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
-            said = f"{NoDataCause.UNREACHABLE}: {self.url}: {type(error).__name__}: {error}"
-            self.trouble = said[:300]
+        except Unreachable as error:
+            self.trouble = f"{NoDataCause.UNREACHABLE}: {error.message}"[:300]
             return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
         self.trouble = ""
         return self._lasting((service, env), evidence_of(answers, since=since, now=now, step_s=self.step_s), now)
+
+    async def _all(self, queries: Mapping[str, str], since: float, now: float) -> dict[str, Series]:
+        loop = asyncio.get_running_loop()
+        asked = [loop.run_in_executor(self._threads, self._range, query, since, now) for query in queries.values()]
+        try:
+            return dict(zip(queries, await asyncio.gather(*asked), strict=True))
+        except _NoAnswer as error:
+            raise _NoAnswer(error.cause, f"{self.url} {error.message}") from None
+        except Exception as error:
+            # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
+            raise Unreachable(f"{self.url}: {type(error).__name__}: {error}") from error
 
     def _lasting(self, where: tuple[str, str], evidence: ArmEvidence, now: float) -> ArmEvidence:
         """With how long its trouble has lasted."""
@@ -114,7 +122,7 @@ class PrometheusMetrics:
         return series_by_labels(found)
 
 
-class _NoAnswer(Exception):
+class _NoAnswer(Unreachable):
     """An answer that must not be used; the text says what it was and what to do."""
 
     def __init__(self, cause: NoDataCause, text: str) -> None:

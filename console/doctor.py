@@ -8,11 +8,13 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from console.commands.format import ago
 from console.output import Outcome, Table
 from state.words import AirbossError, ExitCode, Unreachable
 
@@ -221,8 +223,12 @@ def _engine(context: Context) -> Iterator[Check]:
             yield Check("engine", "warn", "not running", "`airboss up -d`")
         return
     yield Check("engine", "ok", f"pid {health.get('pid')}, version {health.get('version')}")
-    adapters = context.get("/v1/status").get("adapters", {})
+    status = context.get("/v1/status")
+    adapters = status.get("adapters", {})
     yield Check("adapters", "ok", ", ".join(f"{name}: {state}" for name, state in sorted(adapters.items())) or "none")
+    for gone in status.get("down", ()):
+        found = f"down for {ago(gone['since'], time.time())}: {gone['error']}; goes on: {gone['goes_on']}"
+        yield Check(gone["name"], "warn", found, "see what it said; it is asked again by itself")
     loud = [alert for alert in context.get("/v1/alerts") if alert["severity"] != "info"]
     if loud:
         named = ", ".join(sorted({alert["name"] for alert in loud}))

@@ -22,13 +22,14 @@ import uvicorn
 from sqlmodel import Session
 
 from adapters.alertmanager import Alertmanagers
+from adapters.guard import Standing
 from adapters.local.child import write_json
 from adapters.local.gateway import LocalGateway
 from adapters.local.router import LocalRouter
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
 from adapters.local.supervisor import Backoff, Supervisor
-from adapters.ports import AlertSource, MetricsSource
+from adapters.ports import MetricsSource
 from adapters.prometheus import PrometheusMetrics
 from engine.api.app import make_app
 from engine.api.events import EventHub
@@ -46,7 +47,7 @@ from engine.people.governing import FileWatch, at_start
 from engine.people.hooks.sender import HookSender
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
-from engine.restored.standing import Standing
+from engine.restored.standing import Standing as Restored
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.controller import Controller
 from engine.rollouts.registry_queue import RegistryQueue
@@ -102,12 +103,13 @@ class Engine:
         )
         self.router = LocalRouter(self.store, self.gateway, self.runtime, self.config)
         self.registry = RegistryHost(self.supervisor, self.config.registry, self.paths)
-        self.queue = RegistryQueue(self.store, self.registry.client, self._changed)
+        self.queue = RegistryQueue(self.store, self.registry.client, self._changed, self.registry.through)
         self.backups = BackupKeeper(self.paths, self.config.state)
+        self.alert_source = self._alert_source()
         self.observer = Observer(
             self.store, self.config, workers=self.gateway.workers, gateway_dir=self.paths.gateway,
             public_url=lambda: self.gateway.address, visitor=lambda: self.gateway.probe, outside=self._outside, on_change=self._changed,
-            workspace=str(self.paths.root), alert_source=self._alert_source(),
+            workspace=str(self.paths.root), alert_source=self.alert_source,
         )  # fmt: skip
         plans = PlanKeeper(
             self.store, self.config, self.paths.rollback, self.runtime.replicas,
@@ -131,12 +133,12 @@ class Engine:
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
             on_change=lambda ref: self._changed(ref, ""),
         )  # fmt: skip
-        self.restored = Standing(self.store, self.router, self.spawner, self._aliases)
+        self.restored = Restored(self.store, self.router, self.spawner, self._aliases)
         self.reader = Reader(
             self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
             chain=self.store.read_now(self._verified), registry=self.registry.client, load=self.scaler.watcher,
-            backup=self.backups.fact, restored=self.restored,
+            backup=self.backups.fact, restored=self.restored, standings=self._standings, through=self.registry.through,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
@@ -160,7 +162,7 @@ class Engine:
         who = Credentials.of(settings.access, self.paths.root)
         return PrometheusMetrics(settings.url, step_s=round(settings.step) or 1, credentials=who)
 
-    def _alert_source(self) -> AlertSource | None:
+    def _alert_source(self) -> Alertmanagers | None:
         settings = self.config.alerts
         who = Credentials.of(settings.alertmanager_access, self.paths.root)
         return Alertmanagers(settings.alertmanager, who) if settings.alertmanager else None
@@ -298,6 +300,11 @@ class Engine:
             "state": self.store.database.name,
             "config": self.file.said,
         }
+
+    def _standings(self) -> tuple[Standing, ...]:
+        metrics = (self.prometheus.guard.standing(),) if self.prometheus is not None else ()
+        peers = self.alert_source.standings() if self.alert_source is not None else ()
+        return (self.registry.guard.standing(), *metrics, *peers)
 
     def _alerts_said(self) -> str:
         peers = self.observer.peers

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from adapters.guard import Guard
 from adapters.local.supervisor import Place, Slot, Supervisor
 from adapters.ports import Registry
 from adapters.registry_client import RegistryClient
@@ -18,6 +21,7 @@ from state.words import Unreachable
 MODULE = "adapters.registry_worker"
 OWNER = "registry"
 START_S = 90.0
+T = TypeVar("T")
 
 
 class RegistryHost:
@@ -27,6 +31,15 @@ class RegistryHost:
         self.supervisor = supervisor
         self.config = config
         self.paths = paths
+        self.guard = Guard("registry", goes_on="traffic, rollouts, rollbacks; moves of aliases wait")
+        # Threads of its own: a registry that hangs holds up nobody else's.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="registry")
+
+    async def through(self, work: Callable[[], T]) -> T:
+        """What the blocking `work` on the registry's client returns, behind the guard."""
+        loop = asyncio.get_running_loop()
+        limit_s = 4 * call_timeout_s(self.config.timeout)
+        return await self.guard.call(lambda: loop.run_in_executor(self._threads, work), limit_s=limit_s)
 
     async def socket(self) -> str:
         """The worker's socket, once it is ready. Raises Unreachable when it does not come up in time."""

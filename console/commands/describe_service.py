@@ -103,6 +103,10 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
     ]
     if adapters:
         facts.append(("adapters", ", ".join(f"{k} {v}" for k, v in sorted(adapters.items()))))
+    facts += [
+        (f"{gone['name']} down", f"for {ago(gone['since'], now)}: {gone['error']}; goes on: {gone['goes_on']}")
+        for gone in item.get("down") or ()
+    ]
     whole = {True: "whole", False: "BROKEN", None: "not verified"}[item.get("audit_ok")]
     facts.append(
         ("audit", f"{number(item.get('audit_rows'))} rows, head {(item.get('audit_head') or NONE)[:12]}, {whole}")

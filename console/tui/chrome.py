@@ -60,7 +60,15 @@ def _health(status: StatusView, scene: Scene, *, wide: bool, roomy: bool) -> Lin
             "bar.ok" if whole else "bar.warn",
         )
     )
-    down = [name for name, state in status.adapters.items() if any(word in state.lower() for word in _TROUBLE)]
+    since = {gone.name: gone.since for gone in status.down}
+    spans += [(f"  ▲ {safe(name)} down {duration(scene.now - at)}", "bar.warn") for name, at in since.items()]
+    if since and roomy:
+        spans.append((f" (goes on: {safe(status.down[0].goes_on)})", "bar.dim"))
+    down = [
+        name
+        for name, state in status.adapters.items()
+        if any(word in state.lower() for word in _TROUBLE) and name not in since
+    ]
     if down:
         spans.append((f"  ▲ {', '.join(down)} down", "bar.warn"))
     if not status.audit_ok:

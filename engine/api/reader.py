@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlmodel import Session, col, select
 
+from adapters.guard import Standing as Guarded
 from adapters.local.gateway import LocalGateway
 from adapters.local.supervisor import Supervisor
 from adapters.ports import Registry
 from engine.api.events import EventHub
 from engine.api.schemas import (
+    AdapterView,
     AlertView,
     FleetRow,
     LogChunk,
@@ -61,6 +62,9 @@ class Reader:
     load: LoadWatcher
     backup: Callable[[], BackupFact]
     restored: Standing
+    standings: Callable[[], Sequence[Guarded]]
+    through: Callable[[Callable[[], Any]], Awaitable[Any]]
+    """Makes a blocking call of the registry."""
     demo: dict[str, Any] = field(default_factory=dict)
 
     async def status(self) -> StatusView:
@@ -82,6 +86,10 @@ class Reader:
             audit_ok=self.chain.is_whole and not self.store.anchor_trouble,
             no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
             backup_trouble=backup.trouble, drill=newest_drill(session), demo=dict(self.demo),
+            down=tuple(
+                AdapterView(name=s.name, error=s.error, since=s.since, goes_on=s.goes_on)
+                for s in self.standings() if s.since is not None
+            ),
         )  # fmt: skip
 
     async def snapshot(self) -> Snapshot:
@@ -148,7 +156,7 @@ class Reader:
         """alias → version of a model, as the registry has it now. Raises Unreachable."""
         registry = await self.registry()
         try:
-            return dict(await asyncio.to_thread(registry.aliases, model_name))
+            return dict(await self.through(lambda: registry.aliases(model_name)))
         finally:
             registry.close()
 

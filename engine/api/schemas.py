@@ -364,6 +364,15 @@ class DrillView(_Model):
     message: str
 
 
+class AdapterView(_Model):
+    """Something outside that does not answer: since when, what it said, and what goes on without it."""
+
+    name: str
+    error: str
+    since: float
+    goes_on: str
+
+
 class StatusView(_Model):
     """One screen of health."""
 
@@ -382,6 +391,8 @@ class StatusView(_Model):
     replicas_ready: int
     adapters: dict[str, str]
     """adapter → "up", or what is wrong with it."""
+    down: tuple[AdapterView, ...] = ()
+    """The servers outside that do not answer now."""
     audit_rows: int
     audit_head: str
     audit_ok: bool

@@ -44,11 +44,17 @@ class RegistryQueue:
     """Carries out pending registry intents, oldest first. `registry` starts the worker on first use."""
 
     def __init__(
-        self, store: Store, registry: Callable[[], Awaitable[Registry]], on_change: Callable[[str, str], None]
+        self,
+        store: Store,
+        registry: Callable[[], Awaitable[Registry]],
+        on_change: Callable[[str, str], None],
+        through: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
         self.store = store
         self.registry = registry
         self.on_change = on_change
+        self.through = through
+        """Makes a blocking call: in threads of the registry's own, behind its guard."""
         self.trouble = ""
 
     async def run(self) -> None:
@@ -96,7 +102,8 @@ class RegistryQueue:
         try:
             if effect.move in _STAGES:
                 return await asyncio.to_thread(_stage, registry, versions, effect.move)
-            return await asyncio.to_thread(_MOVES[effect.move], registry, versions)
+            found: Mapping[str, Any] = await self.through(lambda: _MOVES[effect.move](registry, versions))
+            return found
         finally:
             registry.close()
 

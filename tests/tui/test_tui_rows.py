@@ -16,7 +16,7 @@ from console.tui.run_rows import current_stage, run_row, stage_row
 from console.tui.scene import Frame, Lost, Scene, Scope
 from console.tui.text import Line, line_width, plain
 from console.wire import Address
-from engine.api.schemas import DrillView, EventView
+from engine.api.schemas import AdapterView, DrillView, EventView
 from state.words import Unreachable
 
 
@@ -194,6 +194,15 @@ def test_the_top_bar_names_the_environment_in_a_word_and_says_what_is_wrong(worl
     assert "registry down" in broken
     assert "audit chain" in broken
     assert "no one is paged" in broken
+
+
+def test_the_top_bar_says_since_when_a_server_outside_is_down_and_what_goes_on(world: Any) -> None:
+    gone = AdapterView(name="registry", error="refused", since=world.now - 240, goes_on="traffic")
+    status = world.snapshot().status.model_copy(update={"down": (gone,), "adapters": {"registry": "cannot be reached"}})
+    scene = Scene(frame=Frame(world.snapshot(status=status)))
+    shown = plain(top_line(scene, None, 200))
+    assert "▲ registry down 4 m 00 s (goes on: traffic)" in shown
+    assert shown.count("registry") == 1
 
 
 def test_the_top_bar_has_the_age_of_the_newest_backup_and_of_the_last_drill(world: Any) -> None:
