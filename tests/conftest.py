@@ -15,3 +15,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Helpers that tests of several kinds share stand beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from kube.fixtures import kube, kube_client, kubeconfig  # noqa: F401
