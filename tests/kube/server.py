@@ -18,6 +18,7 @@ from kube.api import Api
 from kube.controllers.common import PODS, Controller
 from kube.controllers.deployments import Deployments
 from kube.controllers.endpoints import Endpoints
+from kube.controllers.jobs import Jobs
 from kube.controllers.pods import Pods
 from kube.controllers.replicasets import Garbage, ReplicaSets
 from kube.controllers.routes import Routes
@@ -48,10 +49,12 @@ class KubeServer:
         self.pods = Pods(self.store, self.writes, self.clock)
         self.deployments, self.replica_sets = Deployments(*self._parts), ReplicaSets(*self._parts)
         self.endpoints, self.routes, self.garbage = Endpoints(*self._parts), Routes(*self._parts), Garbage(*self._parts)
+        self.jobs = Jobs(*self._parts)
         self.replica_sets.scripts = self.endpoints.scripts = self.pods
         self.controllers: list[Controller] = [
             self.deployments,
             self.replica_sets,
+            self.jobs,
             self.pods,
             self.endpoints,
             self.routes,
@@ -113,6 +116,7 @@ class KubeServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         for thread in self._threads:
             thread.join(10)
+        self.jobs.stop()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -239,7 +243,7 @@ class KubeServer:
 
     def _log_of(self, namespace: str, name: str, previous: bool) -> tuple[str, bool]:
         pod = self.store.get(PODS, namespace, name)
-        return self.pods.log_of(pod), True
+        return self.jobs.log_of(pod) or (self.pods.log_of(pod), True)
 
     def _backing(self, target: Target) -> tuple[str, int]:
         name = target.name.split(":")[0]
