@@ -64,7 +64,9 @@ def test_the_way_back_reuses_the_old_replica_set_with_a_new_revision(still: Kube
     (first,) = still.objects("replicasets")
     change_image(still, "repo/chat:2")
     still.settle()
-    change_image(still, "repo/chat:1")
+    template = deployment()["spec"]["template"]
+    template["metadata"]["creationTimestamp"] = None  # as kubectl rollout undo sends it
+    still.edit("deployments", "chat", lambda obj: obj["spec"].update(template=template))
     still.settle()
     sets = {each["metadata"]["name"]: each for each in still.objects("replicasets")}
     assert len(sets) == 2

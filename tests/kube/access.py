@@ -53,7 +53,7 @@ class Access:
         self._accounts = {ADMIN_TOKEN: Account("kubernetes-admin", [Rule(["*"], ["*"])])}
 
     def grant(self, token: str, user: str, rules: Sequence[Rule]) -> None:
-        """Let a token act as `user` by these rules, in place of what it had."""
+        """Let a token act as `user` by these rules, in place of what it had. The empty token is who sends none."""
         self._accounts[token] = Account(user, list(rules))
 
     def expire(self, token: str) -> None:
@@ -63,7 +63,7 @@ class Access:
     def account(self, authorization: str) -> Account:
         """The user of an Authorization header. Raises 401 for a token not known; no header is the anonymous user."""
         if not authorization:
-            return Account("system:anonymous", [], ["system:unauthenticated"])
+            return self._accounts.get("", Account("system:anonymous", [], ["system:unauthenticated"]))
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or token not in self._accounts:
             raise unauthorized()

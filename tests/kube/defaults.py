@@ -184,8 +184,17 @@ _BY_KIND: dict[str, Callable[[Obj], None]] = {
 
 def set_defaults(which: Resource, obj: Obj) -> None:
     """Fill in what a real server would, in place."""
+    if not which.custom and "spec" in obj:
+        obj["spec"] = _without_nulls(obj["spec"])
     if which.kind in _BY_KIND:
         _BY_KIND[which.kind](obj)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A null in a typed object is the field left out: clients in Go send `creationTimestamp: null` in templates."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def new_uid() -> str:

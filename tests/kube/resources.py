@@ -84,6 +84,14 @@ RESOURCES = (
     _custom("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor"),
     _custom("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService"),
 )
+_SHORT = {
+    "deployments": "deploy",
+    "replicasets": "rs",
+    "pods": "po",
+    "services": "svc",
+    "configmaps": "cm",
+    "namespaces": "ns",
+}
 REVIEWS = ("selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews")
 _BY_PATH = {(each.group, each.version, each.plural): each for each in RESOURCES}
 _BY_KIND = {(each.api_version, each.kind): each for each in RESOURCES}
@@ -107,7 +115,8 @@ def resource_of(obj: Obj) -> Resource | None:
 def _rows(each: Resource) -> list[Obj]:
     verbs = ["create"] if each.plural in REVIEWS else VERBS
     base = {"singularName": each.kind.lower(), "namespaced": each.namespaced, "kind": each.kind}
-    rows: list[Obj] = [{"name": each.plural, **base, "verbs": verbs}]
+    short = {"shortNames": [_SHORT[each.plural]]} if each.plural in _SHORT else {}
+    rows: list[Obj] = [{"name": each.plural, **base, **short, "verbs": verbs}]
     some = ["get", "patch", "update"]
     if each.status:
         rows.append({"name": f"{each.plural}/status", **base, "singularName": "", "verbs": some})
