@@ -47,6 +47,7 @@ from engine.people.governing import FileWatch, at_start
 from engine.people.hooks.sender import HookSender
 from engine.pipelines.runner import PipelineRunner
 from engine.registry import RegistryHost
+from engine.registry_watch import AliasWatch
 from engine.restored.standing import Standing as Restored
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.controller import Controller
@@ -104,6 +105,9 @@ class Engine:
         self.router = LocalRouter(self.store, self.gateway, self.runtime, self.config)
         self.registry = RegistryHost(self.supervisor, self.config.registry, self.paths)
         self.queue = RegistryQueue(self.store, self.registry.client, self._changed, self.registry.through)
+        self.alias_watch = AliasWatch(
+            self.store, self.registry.client, self.registry.through, self.registry.is_awake, self._changed
+        )
         self.backups = BackupKeeper(self.paths, self.config.state)
         self.alert_source = self._alert_source()
         self.observer = Observer(
@@ -198,6 +202,7 @@ class Engine:
                 ("hooks", self.hooks.run()),
                 ("registry", self.queue.run()),
                 ("observer", self.observer.run()),
+                *self._watch(),
                 ("router", self._keep_published()),
                 ("spill", self._forever(SPILL_S, self._import_spill)),
                 ("config", self._forever(FILE_LOOK_S, self.file.turn)),
@@ -214,6 +219,10 @@ class Engine:
         await self._stopping.wait()
         api.should_exit = True
         await self._close(loops)
+
+    def _watch(self) -> tuple[tuple[str, Coroutine[Any, Any, None]], ...]:
+        every_s = self.config.registry.watch
+        return (("aliases", self._forever(every_s, self.alias_watch.turn)),) if every_s else ()
 
     async def _import_spill(self) -> None:
         if await import_spill(self.store, self.paths.state / "spill", self.config):
@@ -325,7 +334,11 @@ class Engine:
         chain = self.reader.chain
         return Outside(
             crash_loops=tuple(loops),
-            adapters=(AdapterFact("registry", self.queue.trouble), *self._metrics_fact()),
+            adapters=(
+                AdapterFact("registry", self.queue.trouble or self.registry.guard.standing().error),
+                *self._metrics_fact(),
+            ),
+            drifts=self.alias_watch.drifts,
             audit_trouble=self.store.anchor_trouble or ("" if chain.is_whole else chain.why),
             backup_trouble=self.backups.fact().trouble,
         )

@@ -62,6 +62,10 @@ class RegistryHost:
         """Watch again the worker that an earlier engine left alive."""
         await self._place()
 
+    def is_awake(self) -> bool:
+        """A server's, or an embedded one whose worker runs."""
+        return self.config.url is not None or OWNER in self.supervisor.places
+
     def state(self) -> str:
         """In a word: "up", "starting", "asleep" before the first use."""
         place = self.supervisor.places.get(OWNER)

@@ -26,7 +26,7 @@ from engine.observe.notify import Notifier
 from engine.observe.peers import Peers
 from engine.observe.prober import Prober, ProbeTarget
 from engine.observe.rates import Rates
-from engine.observe.rules import AdapterFact, CrashLoopFact, Facts, firing
+from engine.observe.rules import AdapterFact, CrashLoopFact, DriftFact, Facts, firing
 from engine.observe.scrape_status import SILENT_AFTER_S, ScrapeStatus
 from engine.observe.scraper import Fetch, Scraper, Worker
 from engine.observe.slo import SloStatus
@@ -63,6 +63,7 @@ class Outside:
 
     crash_loops: tuple[CrashLoopFact, ...] = ()
     adapters: tuple[AdapterFact, ...] = ()
+    drifts: tuple[DriftFact, ...] = ()
     audit_trouble: str = ""
     backup_trouble: str = ""
 
@@ -227,6 +228,7 @@ class Observer:
             rollouts=rollouts,
             glasses=glasses,
             crash_loops=outside.crash_loops,
+            drifts=outside.drifts,
             adapters=(*outside.adapters, *self._own_adapters(now)),
             # A gateway that nobody is routed through yet may be missing.
             gateway_trouble=self.scraper.status().trouble(now, GATEWAY_DOWN_AFTER_S) if self._routed else "",

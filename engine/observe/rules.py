@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from engine.observe.slo import Objective, SloStatus
 from state.digests import canonical_json
@@ -102,6 +103,33 @@ class AdapterFact:
 
 
 @dataclass(frozen=True, slots=True)
+class DriftFact:
+    """An alias in the registry that another hand moved: `found` ("" = gone) where we left `expected`.
+
+    It happened between `before` (None: since the engine has looked) and `seen_at`; `maker` made the version found.
+    """
+
+    model: str
+    alias: str
+    expected: str
+    found: str
+    before: float | None
+    seen_at: float
+    maker: str
+
+    def says(self) -> str:
+        """What happened, who as far as is known, and what to do."""
+        now = f"points at version {self.found}" if self.found else "is gone"
+        since = f"{datetime.fromtimestamp(self.before, UTC):%H:%M:%S}" if self.before is not None else "an earlier look"
+        made = f"; version {self.found} was made by {self.maker}" if self.maker else ""
+        return (
+            f"{self.alias} of {self.model} {now} in the registry, and was left at version {self.expected}: another hand"
+            f" moved it between {since} and {datetime.fromtimestamp(self.seen_at, UTC):%H:%M:%S} UTC (MLflow keeps no"
+            f" author of an alias{made}). Traffic is as it was: set the alias right there, or deploy that version"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class GlassFact:
     """Somebody went past the rules, and nobody else has acknowledged it."""
 
@@ -124,6 +152,7 @@ class Facts:
     crash_loops: tuple[CrashLoopFact, ...] = ()
     adapters: tuple[AdapterFact, ...] = ()
     glasses: tuple[GlassFact, ...] = ()
+    drifts: tuple[DriftFact, ...] = ()
     gateway_trouble: str = ""
     audit_trouble: str = ""
     backup_trouble: str = ""
@@ -136,7 +165,7 @@ class Facts:
 
 def firing(facts: Facts) -> tuple[Firing, ...]:
     """Every condition that holds, each once."""
-    ours = (_gateway, _crash_loops, _rollouts, _adapters, _glasses, _record)
+    ours = (_gateway, _crash_loops, _rollouts, _adapters, _drifts, _glasses, _record)
     rates = () if facts.rates_are_theirs else (_burn_rates, _traffic)
     found = {one.fingerprint: one for rule in (*rates, *ours) for one in rule(facts)}
     found |= {one.fingerprint: one for one in facts.outside}
@@ -285,6 +314,13 @@ def _adapters(facts: Facts) -> Iterator[Firing]:
                 labels={"adapter": adapter.name},
                 for_s=5.0,
             )
+
+
+def _drifts(facts: Facts) -> Iterator[Firing]:
+    for drift in facts.drifts:
+        yield Firing(
+            "RegistryDrift", Severity.TICKET, drift.says(), labels={"model": drift.model, "alias": drift.alias}
+        )
 
 
 def _glasses(facts: Facts) -> Iterator[Firing]:
