@@ -23,12 +23,16 @@ from sqlmodel import Session
 
 from adapters.alertmanager import Alertmanagers
 from adapters.guard import Standing
+from adapters.kubernetes.cluster import Cluster
+from adapters.kubernetes.router import KubeRouter
+from adapters.kubernetes.runtime import KubeRuntime, served_by
 from adapters.local.child import write_json
 from adapters.local.gateway import LocalGateway
-from adapters.local.router import LocalRouter
+from adapters.local.router import LocalRouter, kept_table
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
 from adapters.local.supervisor import Backoff, Supervisor
+from adapters.placing import PlacedRouter, PlacedRuntime
 from adapters.ports import MetricsSource
 from adapters.prometheus import PrometheusMetrics
 from engine.api.app import make_app
@@ -91,8 +95,14 @@ class Engine:
         backoff = Backoff(settings.restart_backoff, settings.restart_backoff_max, settings.crash_loop_window)
         self.spawner = Spawner(self.paths.run, self.paths.logs)
         self.supervisor = Supervisor(self.spawner, self.store, self.paths.sockets, backoff, self._place_changed)
-        self.runtime = LocalRuntime(
-            self.supervisor, threads=settings.model_threads, crash_loop_after=settings.crash_loop_count
+        self.clusters = {
+            name: Cluster(name, target, self.config, self.paths.root, self._pods_changed)
+            for name, env in self.config.environment.items()
+            if (target := env.cluster) is not None
+        }
+        self.runtime = PlacedRuntime(
+            LocalRuntime(self.supervisor, threads=settings.model_threads, crash_loop_after=settings.crash_loop_count),
+            {name: KubeRuntime(cluster) for name, cluster in self.clusters.items()},
         )
         self.gateway = LocalGateway(
             self.supervisor,
@@ -102,7 +112,11 @@ class Engine:
             fetch_fd=fetch_listen_fd,
             root=self.paths.root,
         )
-        self.router = LocalRouter(self.store, self.gateway, self.runtime, self.config)
+        self.table = LocalRouter(self.store, self.gateway, self.runtime, self.config)
+        self.router = PlacedRouter(
+            self.table,
+            {n: KubeRouter(c) for n, c in self.clusters.items() if c.target.traffic != "gateway"},
+        )
         self.registry = RegistryHost(self.supervisor, self.config.registry, self.paths)
         self.queue = RegistryQueue(self.store, self.registry.client, self._changed, self.registry.through)
         self.alias_watch = AliasWatch(
@@ -137,7 +151,7 @@ class Engine:
             self.store, self.spawner, self.paths, registry_socket=self.registry.socket,
             on_change=lambda ref: self._changed(ref, ""),
         )  # fmt: skip
-        self.restored = Restored(self.store, self.router, self.spawner, self._aliases)
+        self.restored = Restored(self.store, self.table, self.spawner, self._aliases)
         self.reader = Reader(
             self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
@@ -179,7 +193,9 @@ class Engine:
     async def serve(self) -> None:
         """Recover, then run every loop until stopped. Children live on unless drained."""
         await self.gateway.start()
-        await self.router.recover()
+        await self.table.recover()
+        for name, runtime in self.runtime.clusters.items():
+            runtime.last_served = served_by(kept_table(self.paths.gateway), name)
         await import_spill(self.store, self.paths.state / "spill", self.config)
         await self.restored.begin(self.paths.state / MARKER)
         await self.world.recover()
@@ -204,6 +220,7 @@ class Engine:
                 ("observer", self.observer.run()),
                 *self._watch(),
                 ("router", self._keep_published()),
+                *((f"cluster {name}", cluster.run()) for name, cluster in self.clusters.items()),
                 ("spill", self._forever(SPILL_S, self._import_spill)),
                 ("config", self._forever(FILE_LOOK_S, self.file.turn)),
                 ("chain", self._forever(CHAIN_CHECK_S, self._check_chain)),
@@ -226,7 +243,7 @@ class Engine:
 
     async def _import_spill(self) -> None:
         if await import_spill(self.store, self.paths.state / "spill", self.config):
-            await self.router.recover()
+            await self.table.recover()
             self._republish.set()
 
     async def _check_chain(self) -> None:
@@ -281,7 +298,7 @@ class Engine:
             await self._republish.wait()
             self._republish.clear()
             try:
-                await self.router.republish()
+                await self.table.republish()
             except Exception:
                 log.exception("the table could not be published; it is tried again at the next change")
 
@@ -292,6 +309,10 @@ class Engine:
         self._republish.set()
         self.controller.wake.set()
         self._changed(f"serving/{owner}", "")
+
+    def _pods_changed(self) -> None:
+        self._republish.set()
+        self.controller.wake.set()
 
     def _scaled(self, ref: str, message: str) -> None:
         self.controller.wake.set()
@@ -308,6 +329,7 @@ class Engine:
             "alerts": self._alerts_said(),
             "state": self.store.database.name,
             "config": self.file.said,
+            **{f"cluster of {name}": cluster.said() for name, cluster in self.clusters.items()},
         }
 
     def _standings(self) -> tuple[Standing, ...]:
@@ -329,7 +351,7 @@ class Engine:
             if reason:
                 slot = place.slot
                 # A release that no track serves yet is a canary being prepared.
-                track = self.router.track_of(slot.service, slot.env, slot.release_id) or "canary"
+                track = self.table.track_of(slot.service, slot.env, slot.release_id) or "canary"
                 loops.append(CrashLoopFact(slot.service, slot.env, slot.release_id, reason, track))
         chain = self.reader.chain
         return Outside(
@@ -337,6 +359,7 @@ class Engine:
             adapters=(
                 AdapterFact("registry", self.queue.trouble or self.registry.guard.standing().error),
                 *self._metrics_fact(),
+                *(AdapterFact(f"cluster of {name}", c.trouble) for name, c in self.clusters.items()),
             ),
             drifts=self.alias_watch.drifts,
             audit_trouble=self.store.anchor_trouble or ("" if chain.is_whole else chain.why),

@@ -15,6 +15,7 @@ from state.freeze_config import FreezeWindow
 from state.gateway_config import GatewayConfig
 from state.haproxy_limits import beyond_haproxy, carried
 from state.hook_config import Hook
+from state.kubernetes_config import Pods, Target
 from state.measures_config import CostConfig, QualityConfig
 from state.people_config import PeopleConfig, Roles
 from state.pipeline_config import PipelineConfig
@@ -70,6 +71,7 @@ class Service(Table):
     safety: SafetyConfig = SafetyConfig()
     quality: QualityConfig = QualityConfig()
     cost: CostConfig = CostConfig()
+    kubernetes: Pods = Pods()
 
     def access_for_table(self) -> dict[str, Any] | None:
         """What the routing table says of caching and safety; None when nothing is configured."""
@@ -82,16 +84,6 @@ class Service(Table):
         return {"quality": quality, "cost": cost} if quality or cost else None
 
 
-class Target(Table):
-    """A place an environment runs."""
-
-    name: Name = "local"
-    runtime: Literal["local", "kubernetes"] = "local"
-    context: str | None = None
-    namespace: str | None = None
-    route: str | None = None
-
-
 class Environment(Table):
     """Where services run, how strict it is, and which policy moves its releases."""
 
@@ -100,6 +92,11 @@ class Environment(Table):
     policy: Name = "careful"
     allow_faults: bool = False
     read_only: bool = False
+
+    @property
+    def cluster(self) -> Target | None:
+        """The cluster it runs on; None where it runs here."""
+        return next((target for target in self.targets if target.runtime == "kubernetes"), None)
 
 
 class MetricsConfig(Table):

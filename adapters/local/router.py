@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlmodel import Session, col, select
 
 from adapters.local.gateway import LocalGateway
-from adapters.local.runtime import LocalRuntime
 from adapters.local.tables import added_routing, merged_routing, observed, role_of, split_of
-from adapters.ports import Observed, Route
+from adapters.ports import Observed, ReplicaStatus, Route
 from state import ids
 from state.config import Config
 from state.models import TrackState
@@ -48,10 +47,17 @@ class LeftAlone:
     """What the gateway had."""
 
 
+class Replicas(Protocol):
+    """What the router asks of a runtime."""
+
+    def replicas(self, service: str, env: str) -> list[ReplicaStatus]:
+        """Every replica there."""
+
+
 class LocalRouter:
     """TrafficRouter (adapters.ports). The `track` rows say what is meant; `publish` makes every worker have it."""
 
-    def __init__(self, store: Store, gateway: LocalGateway, runtime: LocalRuntime, config: Config) -> None:
+    def __init__(self, store: Store, gateway: LocalGateway, runtime: Replicas, config: Config) -> None:
         self.store = store
         self.gateway = gateway
         self.runtime = runtime
@@ -132,6 +138,10 @@ class LocalRouter:
         else:
             await putting
         return revision.number
+
+    async def routes(self) -> list[dict[str, Any]]:
+        """The table's routes as they are meant now."""
+        return await self.store.read(self._routes)
 
     async def republish(self) -> None:
         """`publish`, for callers that only pass on a change; a gateway that is down is given the table once it is up."""

@@ -218,6 +218,8 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
                    lambda: _readme("adapters", "PROMETHEUS.md").lstrip("\n")),
     "alertmanager": ("Alertmanager: our alerts there, its alerts here, silences",
                      lambda: _readme("adapters", "ALERTMANAGER.md").lstrip("\n")),
+    "kubernetes": ("services in a cluster: pods, HTTPRoutes, ownership, Roles, when it is down",
+                   lambda: _readme("adapters", "KUBERNETES.md").lstrip("\n")),
     "traffic": ("the gateway: what it decides, retries, counts and keeps", _room("engine.gateway")),
     "routing": ("what the gateway does with requests beyond weights", _room("engine.gateway.routing")),
     "access": ("the gateway's keys, tokens, limits, kept answers and checks", _room("engine.gateway.access")),

@@ -103,9 +103,14 @@ class LoadWatcher:
         client = self._clients.get(replica.spawn_id)
         if client is None:
             # No TLS here: without verify=False the transport would read all root certificates first.
-            transport = httpx.AsyncHTTPTransport(uds=replica.address.removeprefix("unix:"), verify=False)
+            is_here = replica.address.startswith("unix:")
+            uds = replica.address.removeprefix("unix:") if is_here else None
+            transport = httpx.AsyncHTTPTransport(uds=uds, verify=False)
             client = httpx.AsyncClient(
-                transport=transport, base_url="http://replica", timeout=ANSWER_TIMEOUT_S, trust_env=False
+                transport=transport,
+                base_url="http://replica" if is_here else replica.address,
+                timeout=ANSWER_TIMEOUT_S,
+                trust_env=False,
             )
             self._clients[replica.spawn_id] = client
         try:

@@ -254,15 +254,19 @@ async def _ping(replica: Replica) -> tuple[Ping | None, str]:
     """Ask the replica whether it is ready to generate; None when it could not even be asked, for want of descriptors."""
     try:
         async with asyncio.timeout(PING_TIMEOUT_S):
-            answer = await replica.wire.get("/ready")
-            try:
-                if answer.status == 200:
-                    await answer.readany()
-                    return Ping.READY, ""
-                said = (await answer.readany())[:300].decode(errors="replace")
-                return Ping.NOT_READY, f"/ready answered {answer.status}: {said}"
-            finally:
-                answer.close()
+            # A server of another make (vLLM, SGLang, TGI) knows no /ready, and says at /health that it generates.
+            for path in ("/ready", "/health"):
+                answer = await replica.wire.get(path)
+                try:
+                    text = await answer.readany()
+                    if answer.status == 200:
+                        return Ping.READY, ""
+                    said = f"{path} answered {answer.status}: {text[:300].decode(errors='replace')}"
+                    if answer.status != 404:
+                        break
+                finally:
+                    answer.close()
+            return Ping.NOT_READY, said
     except TimeoutError:
         return Ping.TIMEOUT, f"/ready did not answer within {PING_TIMEOUT_S:g} s"
     except NoRoom as error:

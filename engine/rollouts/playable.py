@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from state.config import Config
 from state.haproxy_limits import rollout_beyond_haproxy
+from state.kubernetes_config import Target
 from state.policy_config import Policy
 from state.words import Strategy, UsageError
 
@@ -11,13 +12,14 @@ from state.words import Strategy, UsageError
 def refuse_unplayed(config: Config, service: str, env: str, policy: Policy) -> None:
     """Raise UsageError for targets, a gateway or a service that the policy cannot be played on."""
     environment = config.environment[env]
-    if [target.runtime for target in environment.targets] != ["local"]:
-        asked = ", ".join(target.runtime for target in environment.targets) or "none"
+    if len(environment.targets) != 1:
         raise UsageError(
-            f"{env} runs on targets ({asked}) that this version does not drive",
-            hint=f'environment.{env}.targets = [{{ runtime = "local" }}]: one target, processes on this host',
+            f"{env} runs on {len(environment.targets)} targets, and this version drives one",
+            hint=f"environment.{env}.targets: one entry",
             code="target",
         )
+    if environment.cluster is not None:
+        refuse_in_cluster(config, env, environment.cluster, policy)
     if config.gateway.engine == "haproxy" and (beyond := list(rollout_beyond_haproxy(policy))):
         raise UsageError(
             f'gateway.engine = "haproxy" cannot carry {"; ".join(beyond)}',
@@ -29,4 +31,35 @@ def refuse_unplayed(config: Config, service: str, env: str, policy: Policy) -> N
             f"{policy.strategy} counts replicas by itself, and service.{service}.autoscale changes them meanwhile",
             hint="use canary or blue-green for a service that scales by itself",
             code="autoscale",
+        )
+
+
+def refuse_in_cluster(config: Config, env: str, target: Target, policy: Policy) -> None:
+    """Raise UsageError for what the target's ownership or traffic cannot carry: before the first write, not after it."""
+    if target.ownership == "observe":
+        raise UsageError(
+            f'{env} is observed, not driven: environment.{env}.targets has ownership = "observe", the default',
+            hint='"weights" moves weights and replica counts of what Git brought, "full" makes the objects too',
+            code="kube_ownership",
+        )
+    if target.traffic == "gateway":
+        return
+    if target.traffic == "service" and policy.strategy is not Strategy.BLUE_GREEN:
+        raise UsageError(
+            f'{env}: a Service\'s selector (traffic = "service") leads all requests or none; {policy.strategy} splits them',
+            hint='use blue-green, or traffic = "httproute" or "gateway"',
+            code="kube_traffic",
+        )
+    unexact = any(step.cookie or (step.header and "=" not in step.header) for step in policy.steps)
+    if target.traffic == "httproute" and (policy.affinity or unexact):
+        raise UsageError(
+            f"{env}: an HTTPRoute cannot keep a caller on a track, nor lead by cookie or by a header of any value",
+            hint='take `affinity` out, and match "header NAME=VALUE"; traffic = "gateway" can do all of it',
+            code="kube_traffic",
+        )
+    if config.metrics.url is None:
+        raise UsageError(
+            f'{env}: traffic = "{target.traffic}" does not pass our gateway, so nothing here counts its requests',
+            hint='[metrics] url = "…" of a Prometheus that does, or traffic = "gateway"',
+            code="kube_evidence",
         )

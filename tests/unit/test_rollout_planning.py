@@ -174,11 +174,11 @@ def test_what_an_earlier_state_wanted_does_not_happen_after_the_next(store: Stor
 
 @pytest.mark.parametrize(
     "targets",
-    ['[{ runtime = "kubernetes", context = "prod" }]', '[{ name = "a" }, { name = "b" }]', "[]"],
-    ids=["a cluster", "two targets", "none"],
+    ['[{ runtime = "kubernetes", namespace = "ml" }]', '[{ name = "a" }, { name = "b" }]', "[]"],
+    ids=["a cluster that is only observed", "two targets", "none"],
 )
 def test_targets_that_are_not_driven_are_refused_and_not_replaced_by_local_processes(targets: str) -> None:
     source = CONFIG.replace("[environment.production]", f"[environment.production]\ntargets = {targets}")
     config = parse_config(source, Path("airboss.toml"))
-    with pytest.raises(UsageError, match="production runs on targets"):
+    with pytest.raises(UsageError, match=r"production (runs on|is observed)"):
         planning.policy_for(config, planning.Wish("chat", "production", "b"))

@@ -82,6 +82,6 @@ class PlanKeeper:
             "start": [
                 {"owner": owner_of(spec, index), "module": MODULE, "digest": spec.digest,
                  "payload": server_payload(spec, self.config.engine.model_threads, allow_faults)}
-                for index in range(wanted)
+                for index in (range(wanted) if self.config.environment[env].cluster is None else ())
             ],
         }  # fmt: skip

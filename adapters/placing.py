@@ -1,0 +1,91 @@
+"""Where each environment's replicas run and who splits its traffic: processes here, or a cluster's namespace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlmodel import Session
+
+from adapters.kubernetes.router import KubeRouter
+from adapters.kubernetes.runtime import KubeRuntime
+from adapters.local.router import LocalRouter
+from adapters.local.runtime import LocalRuntime
+from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRuntime:
+    """Runtime (adapters.ports): each environment's own. `clusters`: environment → its runtime; all others run here."""
+
+    local: LocalRuntime
+    clusters: Mapping[str, KubeRuntime]
+
+    def _of(self, env: str) -> LocalRuntime | KubeRuntime:
+        return self.clusters.get(env, self.local)
+
+    async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
+        """Make the set so."""
+        await self._of(spec.env).ensure(spec, allow_faults=allow_faults)
+
+    async def observe(self, service: str, env: str) -> Sequence[ReplicaStatus]:
+        """Every replica there, asked now."""
+        return await self._of(env).observe(service, env)
+
+    def replicas(self, service: str, env: str) -> list[ReplicaStatus]:
+        """Every replica there, as far as is known without waiting."""
+        return self._of(env).replicas(service, env)
+
+    async def probe(self, spec: ReplicaSetSpec) -> str | None:
+        """One token of each."""
+        return await self._of(spec.env).probe(spec)
+
+    def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
+        """Why it counts as a crash loop."""
+        return self._of(env).crash_loop(service, env, release_id)
+
+    def restart(self, spawn_id: str) -> None:
+        """A new one in the place of this replica."""
+        for runtime in self.clusters.values():
+            if spawn_id in runtime.cluster.pods.objects:
+                return runtime.restart(spawn_id)
+        return self.local.restart(spawn_id)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRouter:
+    """TrafficRouter (adapters.ports): our gateway's table, and beside it whatever splits a cluster's own traffic."""
+
+    local: LocalRouter
+    clusters: Mapping[str, KubeRouter]
+
+    def mean(self, session: Session, route: Route) -> None:
+        """Write down what is meant; `publish` makes it so."""
+        self.local.mean(session, route)
+
+    async def apply(self, route: Route, is_wanted: Callable[[Session], bool] = lambda session: True) -> int:
+        """Set the service's tracks and have everybody who splits its traffic follow. Returns the table's revision."""
+        revision = await self.local.apply(route, is_wanted)
+        if route.env in self.clusters:
+            await self.clusters[route.env].settle(await self.local.routes(), route.service)
+        return revision
+
+    async def publish(self) -> int:
+        """Have what is meant served everywhere. A cluster that does not answer hinders no other."""
+        revision = await self.local.publish()
+        if self.clusters:
+            routes = await self.local.routes()
+            done = await asyncio.gather(
+                *(router.settle(routes) for router in self.clusters.values()), return_exceptions=True
+            )
+            for trouble in done:
+                if isinstance(trouble, BaseException):
+                    raise trouble
+        return revision
+
+    async def observe(self, service: str, env: str) -> Observed | None:
+        """The route as it is served where the environment's users come in."""
+        if env in self.clusters:
+            return await self.clusters[env].observe(service)
+        return await self.local.observe(service, env)

@@ -1,0 +1,175 @@
+"""What is applied to a cluster, and what a cluster's objects are read as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.kubernetes import http_route, objects
+from adapters.kubernetes.http_route import Split
+from adapters.kubernetes.permissions import needs
+from adapters.kubernetes.pods import cannot_serve, status_of
+from adapters.kubernetes.runtime import served_by
+from adapters.ports import ReplicaSetSpec
+from state.config import parse_config
+from state.kubernetes_config import Pods, Target
+from state.words import ConfigError, OperationFailed
+
+SPEC = ReplicaSetSpec("chat", "production", "charlm-3", "ab" * 32, Path("/bundle"), 2, {"max_batch": 4})
+STABLE, CANARY = {"name": "chat-stable", "port": 8000}, {"name": "chat-canary", "port": 8000, "weight": 0}
+
+
+def route(*rules: dict[str, Any], generation: int = 2) -> dict[str, Any]:
+    return {"metadata": {"resourceVersion": "7", "generation": generation}, "spec": {"rules": list(rules)}}
+
+
+def test_a_set_is_a_deployment_of_its_own_whose_pods_may_run_under_the_restricted_profile() -> None:
+    pods = Pods(gpu=1, pod={"nodeSelector": {"gpu": "h100"}}, container={"env": [{"name": "A", "value": "1"}]})
+    made = objects.deployment(SPEC, pods, "ml", "ann")
+    pod = made["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    assert made["metadata"]["name"] == f"chat-{objects.spec_hash(SPEC)}"
+    assert made["spec"]["selector"]["matchLabels"].items() <= made["spec"]["template"]["metadata"]["labels"].items()
+    assert server["args"][1] == f"/models/{SPEC.digest}"
+    assert server["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert server["env"] == [{"name": "A", "value": "1"}]
+    assert pod["nodeSelector"] == {"gpu": "h100"}
+    assert pod["securityContext"]["runAsNonRoot"] and not server["securityContext"]["allowPrivilegeEscalation"]
+    assert pod["terminationGracePeriodSeconds"] > server["lifecycle"]["preStop"]["sleep"]["seconds"] + pods.drain
+    assert made["spec"]["progressDeadlineSeconds"] > pods.start_timeout
+
+
+def test_another_release_or_role_has_another_name() -> None:
+    names = {
+        objects.name_of(ReplicaSetSpec("chat", "production", release, "d", Path(), 1, role=role))
+        for release in ("charlm-3", "charlm-4")
+        for role in ("", "baseline")
+    }
+    assert len(names) == 4
+
+
+def test_weights_change_in_every_rule_that_names_the_service_guarded_by_tests() -> None:
+    other = {"name": "docs", "backendRefs": [{"name": "docs", "port": 80}]}
+    before = route(
+        {"name": "a", "backendRefs": [STABLE, CANARY]}, other, {"name": "b", "backendRefs": [STABLE, CANARY]}
+    )
+    split = Split({"stable": 90, "canary": 10})
+    rules = http_route.rules_of(before["spec"]["rules"], "chat", 8000, split, may_add=False)
+    operations = http_route.patch_of(before, rules)
+    assert operations[0] == {"op": "test", "path": "/metadata/resourceVersion", "value": "7"}
+    assert {"op": "test", "path": "/spec/rules/2/backendRefs/0/name", "value": "chat-stable"} in operations
+    assert {(o["path"], o["value"]) for o in operations if o["op"] == "add"} == {
+        ("/spec/rules/0/backendRefs/0/weight", 90), ("/spec/rules/0/backendRefs/1/weight", 10),
+        ("/spec/rules/2/backendRefs/0/weight", 90), ("/spec/rules/2/backendRefs/1/weight", 10),
+    }  # fmt: skip
+    assert http_route.read(rules, "chat") == split
+    assert http_route.patch_of({**before, "spec": {"rules": rules}}, rules) == []
+
+
+def test_a_backend_that_git_did_not_bring_is_added_only_by_full_ownership() -> None:
+    rules = [{"backendRefs": [STABLE]}]
+    split = Split({"stable": 90, "canary": 10})
+    with pytest.raises(OperationFailed, match="no backend chat-canary"):
+        http_route.rules_of(rules, "chat", 8000, split, may_add=False)
+    assert http_route.read(http_route.rules_of(rules, "chat", 8000, split, may_add=True), "chat") == split
+    with pytest.raises(OperationFailed, match="names the Service chat-stable"):
+        http_route.rules_of([{"backendRefs": [{"name": "x"}]}], "chat", 8000, split, may_add=True)
+
+
+def test_copies_and_header_rules_come_and_go_whole() -> None:
+    own = {
+        "matches": [{"path": {"value": "/v1"}}],
+        "filters": [{"type": "URLRewrite"}],
+        "backendRefs": [STABLE, CANARY],
+    }
+    with_all = Split({"stable": 100}, mirror_pct=10, headers=(("x-beta", "1"),))
+    rules = http_route.rules_of([own], "chat", 8000, with_all, may_add=True)
+    assert http_route.read(rules, "chat") == with_all
+    led, kept = rules
+    assert led["matches"][0]["headers"] == [{"type": "Exact", "name": "x-beta", "value": "1"}]
+    assert led["filters"] == [{"type": "URLRewrite"}], "what is led to the canary is not copied to the shadow"
+    assert [f["type"] for f in kept["filters"]] == ["URLRewrite", "RequestMirror"]
+    (plain,) = http_route.rules_of(rules, "chat", 8000, Split({"stable": 100}), may_add=True)
+    assert plain["filters"] == [{"type": "URLRewrite"}]
+
+
+def test_a_route_is_in_force_when_every_gateway_has_taken_this_generation_and_found_its_backends() -> None:
+    def said(accepted: str, resolved: str, generation: int) -> dict[str, Any]:
+        conditions = [
+            {"type": kind, "status": status, "observedGeneration": generation, "reason": "R", "message": "m"}
+            for kind, status in (("Accepted", accepted), ("ResolvedRefs", resolved))
+        ]
+        return {"parentRef": {"name": "edge"}, "conditions": conditions}
+
+    def trouble(*parents: dict[str, Any]) -> str | None:
+        return http_route.trouble_of({**route(), "status": {"parents": list(parents)}})
+
+    assert trouble(said("True", "True", 2)) == ""
+    assert trouble() is None
+    assert trouble(said("True", "True", 1)) is None
+    assert trouble(said("True", "True", 2), said("True", "False", 2)) == "gateway edge: ResolvedRefs is False: R m"
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    labels = objects.labels_of(SPEC)
+    return {"metadata": {"name": "chat-x", "labels": labels}, "status": status}
+
+
+def test_a_pod_is_ready_when_it_has_an_address_says_so_and_is_not_leaving() -> None:
+    ready = pod(phase="Running", podIP="10.0.0.7", conditions=[{"type": "Ready", "status": "True"}])
+    seen = status_of(ready, 8000)
+    assert (seen.address, seen.is_ready, seen.release_id) == ("http://10.0.0.7:8000", True, "charlm-3")
+    ready["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert not status_of(ready, 8000).is_ready and not status_of(ready, 8000).is_wanted
+
+
+def test_a_set_that_will_not_come_up_is_told_with_its_cause() -> None:
+    waits = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such tag"}}, "restartCount": 0}
+    assert cannot_serve(None, [pod(containerStatuses=[waits])]) == "chat-x: ImagePullBackOff: no such tag"
+    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    loops = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended, "restartCount": 3}
+    assert cannot_serve(None, [pod(containerStatuses=[loops])]) == "chat-x crashed 3 times: OOMKilled, exit 137"
+    pending = pod(
+        conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no gpu"}]
+    )
+    assert cannot_serve(None, [pending]) is None, "a node may still come"
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "timed out"}
+    deployment = {"status": {"conditions": [late]}}
+    assert cannot_serve(deployment, [pending]) == "timed out (Unschedulable: no gpu)"
+
+
+def test_each_ownership_needs_no_more_than_it_writes() -> None:
+    def verbs(ownership: str) -> set[str]:
+        target = Target(runtime="kubernetes", namespace="ml", traffic="httproute", ownership=ownership)  # type: ignore[arg-type]
+        return {str(need) for need in needs(target)}
+
+    assert not {one for one in verbs("observe") if one.startswith("patch")}
+    assert "patch httproutes" in verbs("weights") and "create deployments" not in verbs("weights")
+    assert "create deployments" in verbs("full")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('[environment.p]\ntargets = [{ runtime = "kubernetes" }]', "needs namespace"),
+        ('[environment.p]\ntargets = [{ namespace = "ml" }]', "for runtime"),
+        ('[service.chat.kubernetes]\nargs = ["{model}"]', "names 'model'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_is_refused(lines: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_config(lines, Path("airboss.toml"))
+
+
+def test_what_the_gateway_served_before_a_restart_is_served_until_the_cluster_answers() -> None:
+    backend = {
+        "track": "stable",
+        "release_id": "charlm-3",
+        "weight": 100,
+        "replicas": [["chat-x", "http://10.0.0.7:8000"]],
+    }
+    table = {"routes": [{"service": "chat", "env": env, "backends": [backend]} for env in ("production", "dev")]}
+    (seen,) = served_by(table, "production")
+    assert (seen.service, seen.address, seen.is_ready) == ("chat", "http://10.0.0.7:8000", True)
