@@ -13,6 +13,8 @@ from adapters.kubernetes.runtime import KubeRuntime
 from adapters.local.router import LocalRouter
 from adapters.local.runtime import LocalRuntime
 from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
+from state.config import Config
+from state.words import Conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,19 @@ class PlacedRuntime:
 
     local: LocalRuntime
     clusters: Mapping[str, KubeRuntime]
+    config: Config
 
     def _of(self, env: str) -> LocalRuntime | KubeRuntime:
         return self.clusters.get(env, self.local)
 
     async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
-        """Make the set so."""
+        """Make the set so. Raises Conflict where the environment has moved since the engine began."""
+        settings = self.config.environment.get(spec.env)
+        if settings is not None and (settings.cluster is None) == (spec.env in self.clusters):
+            raise Conflict(
+                f"{spec.env} has other targets than when the engine began: {spec.release_id} is left where it is",
+                hint="`airboss down`, then `airboss up`: what serves goes on meanwhile",
+            )
         await self._of(spec.env).ensure(spec, allow_faults=allow_faults)
 
     async def observe(self, service: str, env: str) -> Sequence[ReplicaStatus]:

@@ -103,6 +103,7 @@ class Engine:
         self.runtime = PlacedRuntime(
             LocalRuntime(self.supervisor, threads=settings.model_threads, crash_loop_after=settings.crash_loop_count),
             {name: KubeRuntime(cluster) for name, cluster in self.clusters.items()},
+            self.config,
         )
         self.gateway = LocalGateway(
             self.supervisor,

@@ -168,6 +168,8 @@ class KubeClient:
             try:
                 answer = await client.request(method, path, params=params, content=content, headers=headers)
             except httpx.HTTPError as error:
+                if isinstance(error, httpx.ConnectError):  # the kubeconfig may name another server by now
+                    await self._forget(client)
                 if attempt == ATTEMPTS or not (again or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
                     said = f"{self.host} did not answer {method} {path}: {type(error).__name__} {error}".rstrip()
                     raise Unreachable(said, hint=_HINT) from error
