@@ -32,8 +32,13 @@ def run(words: Sequence[str]) -> int:
         return 0
     from console.commands.context import Context
     from console.commands.perform import perform
+    from console.commands.requests import LocalRequest
     from console.output import Output
 
+    request = parsed.request
+    is_script = isinstance(request, LocalRequest) and request.target == "console.script:run_script_file"
+    if parsed.options.output == "junit" and not is_script:
+        raise UsageError("-o junit is the report of a script", hint="airboss --script FILE -o junit; else -o json")
     context = Context(parsed.options, Output(parsed.options.output))
     outcome = perform(parsed, context)
     context.output.show(outcome)

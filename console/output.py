@@ -130,7 +130,7 @@ class Output:
 
     def show(self, outcome: Outcome) -> None:
         """Write the outcome."""
-        if outcome.is_printed:
+        if outcome.is_printed or self.format == "junit":
             return
         if self.format == "json":
             self.stream.write(self._dumps(envelope(outcome), indent=2 if self.is_tty else None) + "\n")

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 from console.commands import expressions
 from console.commands.conditions import Condition
 from console.commands.grammar import HelpWanted, LocalRequest, Parsed, ViewRequest, duration, parse_args, split
-from console.commands.script_lines import LAST, UNKNOWN, Line, assignment, expand, field_path, read, stops_at_failure
+from console.commands.script_lines import (
+    LAST,
+    OUTCOME,
+    UNKNOWN,
+    Line,
+    assigned_command,
+    assignment,
+    expand,
+    field_path,
+    read,
+    stops_at_failure,
+)
 from console.output import Outcome
 from engine.verbs import VERBS, Confirm
 from state.words import AirbossError, UsageError
@@ -50,7 +61,7 @@ class Script:
 
     def check(self, is_protected: Callable[[str], bool] = lambda env: False) -> None:
         """Understand every line without running any. Raises UsageError that names each line in question."""
-        known = dict(self.settings)
+        known = {OUTCOME: "none", **self.settings}
         wrong: list[str] = []
         for line in self.lines:
             try:
@@ -63,7 +74,11 @@ class Script:
     def _check(self, line: Line, known: dict[str, str], is_protected: Callable[[str], bool]) -> None:
         if line.word == "let":
             name, value = assignment(line)
-            if value.startswith("{"):
+            if command := assigned_command(line):
+                parsed = self.parse(as_verb(line, command[0]), {LAST: UNKNOWN, **known})
+                self._check_confirmed(parsed, is_protected)
+                value = UNKNOWN if command[1] else _likely_ref(parsed.request)
+            elif value.startswith("{"):
                 field_path(value, known)
                 value = UNKNOWN
             else:
@@ -75,7 +90,7 @@ class Script:
             # $LAST is no path before the script runs; a rollout's stands for it.
             expressions.parse(expand(line.rest, {**known, LAST: f"rollout/{UNKNOWN}"}))
         elif line.word == "wait":
-            self.wait(line, {LAST: "", **known}, is_check=True)
+            self.wait(line, {LAST: UNKNOWN, **known}, is_check=True)
         elif line.word == "sleep":
             duration(expand(line.rest, known))
         elif line.word == "echo":
@@ -142,19 +157,28 @@ class Script:
                 raise UsageError(f"wait takes --for and --timeout, not {word}")
             else:
                 refs.append(word)
-        if is_check and "$LAST" in line.rest.replace("{", "").replace("}", ""):
-            # What the last verb made is not known yet: the condition is checked when it is.
-            refs = ["rollout/1"]
         if len(refs) != 1 or not given.get("--for"):
             raise UsageError(
                 "wait REF --for COND [--timeout T]", hint="for example wait $LAST --for completed --timeout 20m"
             )
         kind = refs[0].partition("/")[0]
         timeout_s = duration(given["--timeout"]) if given.get("--timeout") else None
-        if is_check and "$LAST" in line.rest:
+        if is_check and refs == [UNKNOWN]:
+            # What an earlier line makes or finds is not known yet: the reference is checked when it is.
             _either_condition(given["--for"])
             return Wait(refs[0], Condition("rollout", "done"), timeout_s)
         return Wait(refs[0], Condition.parse(given["--for"], kind), timeout_s)
+
+
+def as_verb(line: Line, command: str) -> Line:
+    """The line as if the command that it assigns stood there alone."""
+    return replace(line, text=command, word="verb", rest="")
+
+
+def _likely_ref(request: Any) -> str:
+    """Stands for the reference that a command will give, while the script is checked."""
+    made = {"deploy": "rollout", "pipeline.run": "run"}.get(getattr(request, "verb", ""))
+    return f"{made}/{UNKNOWN}" if made else UNKNOWN
 
 
 def _either_condition(text: str) -> None:

@@ -146,14 +146,22 @@ class Condition:
         )
 
 
+def outcome(item: Mapping[str, Any]) -> str:
+    """What a rollout has come to, in a word: its last state once it is over, else whether users reach the new release."""
+    state = RolloutState(item["state"])
+    if state.is_terminal:
+        return state.value
+    return "still_live" if int(item.get("weight") or 0) > 0 else "not_live"
+
+
 def _ended_badly(item: Mapping[str, Any], state: RolloutState, name: str) -> AirbossError:
     verdict = item.get("verdict") or {}
     said = _because(verdict.get("sentence") if verdict.get("kind") == VerdictKind.FAIL else item.get("message"))
     text = f"{name} ended {state.value}{said}"
     hint = f"`airboss rollout show {item['id']}` has the evidence"
     if state is RolloutState.ROLLED_BACK and verdict.get("kind") == VerdictKind.FAIL:
-        return GateRefused(text, hint=hint)
-    return OperationFailed(text, hint=hint)
+        return GateRefused(text, hint=hint, code=state.value)
+    return OperationFailed(text, hint=hint, code=state.value)
 
 
 def _waiting(item: Mapping[str, Any], name: str, why: str) -> WaitingForHuman:

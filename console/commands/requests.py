@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.api.schemas import VerbRequest
 
-FORMATS = ("table", "json", "yaml", "name")
+FORMATS = ("table", "json", "yaml", "name", "junit")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from console.commands import expressions
+from console.commands.grammar import VIEW_WORDS, root
 from state.words import UsageError
 
 LAST = "LAST"
+OUTCOME = "OUTCOME"
+"""What the rollout that was waited for last has come to; see `conditions.outcome`."""
 UNKNOWN = "1"
 """Stands for a value that only running will tell, while the script is checked: a name, a number and a weight at once."""
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*)|(\$))")
+_FIELD = re.compile(r"\.[A-Za-z0-9_@-]+(?:\.[A-Za-z0-9_@-]+)*")
 _LET = re.compile(r"let\s+([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 Word = Literal["verb", "set", "let", "wait", "expect", "on-failure", "echo", "sleep"]
 
@@ -94,6 +98,29 @@ def assignment(line: Line) -> tuple[str, str]:
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
     return name, value
+
+
+def assigned_command(line: Line) -> tuple[str, str] | None:
+    """The command of `let R = deploy ...` and the field behind its `| .field`; None when the value is text or a field.
+
+    A single word, and anything in quotation marks, is text.
+    """
+    match = _LET.fullmatch(line.text)
+    value = match.group(2).strip() if match else ""
+    words = value.split()
+    if len(words) < 2 or words[0] not in {*root.places, *VIEW_WORDS}:
+        return None
+    command, bar, picked = value.rpartition(" | ")
+    if not bar:
+        return value, ""
+    if not _FIELD.fullmatch(picked.strip()):
+        raise UsageError(f"| {picked.strip()} is no field", hint="for example let W = rollout show ro-3 | .weight")
+    return command.strip(), picked.strip()[1:]
+
+
+def variables_in(text: str) -> set[str]:
+    """The names of the variables that `text` uses."""
+    return {match.group(1) or match.group(2) for match in _VARIABLE.finditer(text) if not match.group(3)}
 
 
 def field_path(value: str, values: Mapping[str, str]) -> str:

@@ -9,13 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from console import diagnostics
 from console.commands import expressions
+from console.commands.conditions import outcome as came_to
+from console.commands.junit import Case, report
 from console.commands.objects import lookup
 from console.commands.perform import perform
-from console.commands.script_lines import LAST, Line, assignment, expand, field_path, stops_at_failure
+from console.commands.script_lines import (
+    LAST,
+    OUTCOME,
+    Line,
+    assigned_command,
+    assignment,
+    expand,
+    field_path,
+    stops_at_failure,
+    variables_in,
+)
 from console.limits import OutOfTime, shielded, time_limit
 from console.output import Outcome, Text, envelope
-from console.script import Script
-from state.words import AirbossError, ExitCode, GateRefused, OperationFailed, TimedOut
+from console.script import Script, as_verb
+from state.words import AirbossError, ExitCode, GateRefused, OperationFailed, TimedOut, UsageError
 
 if TYPE_CHECKING:
     from console.commands.context import Context
@@ -37,10 +49,26 @@ class Runner:
     values: dict[str, str] = field(default_factory=dict)
     on_failure: Line | None = None
     current: Line | None = None
+    cases: list[Case] = field(default_factory=list)
+    unchanged: set[str] = field(default_factory=set)
+    """What verbs answered that found nothing to do: a wait for it is over."""
+    unmade: set[str] = field(default_factory=set)
+    """Variables that a dry run cannot know: what they name was not made."""
+    began: float = field(default_factory=time.monotonic)
 
     def run(self) -> Outcome:
+        """`play`, and with -o junit the report of it, also when a fault of ours ends it."""
+        try:
+            return self.play()
+        finally:
+            if self.context.options.output == "junit":
+                played = {case.name for case in self.cases}
+                rest = [name for line in self.script.lines if (name := _name(line)) not in played]
+                self.context.output.raw(report([*self.cases, *(Case(name, is_skipped=True) for name in rest)]))
+
+    def play(self) -> Outcome:
         """Play the lines. The exit is that of the line it stopped at or was ended in, 0 when it reached the end."""
-        self.values |= self.script.settings
+        self.values |= {OUTCOME: "none", **self.script.settings}
         limit_s = self.context.options.timeout_s
         try:
             with time_limit(limit_s):
@@ -80,16 +108,30 @@ class Runner:
 
     def _play(self, line: Line) -> ExitCode:
         """Do one line and say how it went. An error is the line's result, not the script's end."""
+        self.began = time.monotonic()
         self._tell(f"line {line.number}: {line.text}")
         try:
             outcome = self._do(line)
         except AirbossError as error:
             self._event(line, None, error)
             return error.exit
+        self._learn(outcome)
         self._event(line, outcome, outcome.error)
+        return outcome.exit
+
+    def _learn(self, outcome: Outcome) -> None:
+        """What later lines may ask of this one: `$LAST`, `$OUTCOME`, and whether there is anything to wait for."""
         if outcome.ref:
             self.values[LAST] = outcome.ref
-        return outcome.exit
+        item = dict(outcome.items[0]) if outcome.items else {}
+        if outcome.kind == "VerbResult":
+            if not item["changed"]:
+                self.unchanged.add(outcome.ref)
+            if self.context.options.dry_run and item["verb"] in ("deploy", "pipeline.run"):
+                self.unmade.add(LAST)
+        rollout = item.get("object", item)
+        if "to_release" in rollout and "state" in rollout and outcome.kind in ("VerbResult", "Rollout"):
+            self.values[OUTCOME] = came_to(rollout)
 
     def _cut(self, error: AirbossError) -> ExitCode:
         """The line that was at work ends in `error`, whatever `set +e` says."""
@@ -114,6 +156,8 @@ class Runner:
             self._event(line, None, OperationFailed("on-failure was ended by a second signal"))
 
     def _do(self, line: Line) -> Outcome:
+        if variables_in(line.text) & self.unmade:
+            return _SKIPPED
         if line.word == "let":
             return self._let(line)
         if line.word == "echo":
@@ -141,6 +185,8 @@ class Runner:
         name, value = assignment(line)
         if name in self.script.settings:
             return _SKIPPED
+        if command := assigned_command(line):
+            return self._let_command(line, name, *command)
         if value.startswith("{"):
             if self.context.options.dry_run:
                 self.values[name] = "unknown"
@@ -153,10 +199,30 @@ class Runner:
             self.values[name] = expand(value, self.values)
         return Outcome("Variable", [{"name": name, "value": self.values[name]}])
 
+    def _let_command(self, line: Line, name: str, command: str, picked: str) -> Outcome:
+        """Do the command; the variable is the reference or the name of what it made or found first, or a field of it."""
+        parsed = self.script.parse(as_verb(line, command), self.values)
+        outcome = perform(parsed, replace_options(self.context, parsed.options))
+        if self.context.options.dry_run and outcome.kind == "VerbResult":
+            self.unmade.add(name)
+        found: Any = outcome.ref or next(iter(outcome.names), None)
+        if picked:
+            found = expressions.dig(dict(outcome.items[0]), picked, command) if outcome.items else None
+        if found is None:
+            raise OperationFailed(f"`{command}` found nothing for ${name}", hint="`expect` what must be there first")
+        self.values[name] = str(found)
+        return outcome
+
     def _wait(self, line: Line) -> Outcome:
         from console.commands.waiting import wait_for
 
-        wanted = self.script.wait(line, self.values)
+        try:
+            wanted = self.script.wait(line, self.values)
+        except UsageError:
+            # `deploy` of what is live already begins no rollout, and answers with the service.
+            if still := self.unchanged.intersection(expand(line.rest, self.values).split()):
+                return Outcome("Unchanged", [{"ref": ref} for ref in still], names=tuple(still))
+            raise
         end = wait_for(self.context.get, wanted.ref, wanted.condition, wanted.timeout_s, say=self._tell)
         kind = wanted.condition.kind.capitalize()
         return Outcome(
@@ -173,12 +239,16 @@ class Runner:
 
     def _event(self, line: Line, outcome: Outcome | None, error: AirbossError | None) -> None:
         output = self.context.output
+        code = error.exit if error else outcome.exit if outcome else ExitCode.OK
+        took_s = time.monotonic() - self.began if line.word not in ("set", "on-failure") or error else 0.0
+        self.cases.append(Case(_name(line), took_s, error, code))
         if self.context.is_json:
             body: dict[str, Any] = {"kind": outcome.kind, "items": envelope(outcome)["items"]} if outcome else {}
             if error is not None:
                 body["error"] = error.as_dict()
-            code = int(error.exit if error else outcome.exit if outcome else 0)
-            output.event("LINE", line=line.number, command=line.text, ok=code == 0, exit=code, **body)
+            if (word := self.values.get(OUTCOME, "none")) != "none":
+                body["outcome"] = word
+            output.event("LINE", line=line.number, command=line.text, ok=code == 0, exit=int(code), **body)
             return
         if outcome is not None:
             output.show(outcome)
@@ -215,6 +285,10 @@ def _ended(exit: ExitCode, left: str = "") -> AirbossError:
     error = AirbossError(f"the script was ended by SIG{exit.name}" + (f"; {left}" if left else ""), code="ended")
     error.exit = exit
     return error
+
+
+def _name(line: Line) -> str:
+    return f"line {line.number}: {line.text}"
 
 
 def _unquoted(text: str) -> str:

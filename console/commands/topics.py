@@ -132,7 +132,7 @@ def wait() -> str:
 def scripts() -> str:
     """The script language."""
     return """\
-airboss --script FILE|- [-o json] [--dry-run] [--set K=V] [--yes] [--timeout T]
+airboss --script FILE|- [-o json|junit] [--dry-run] [--set K=V] [--yes] [--timeout T]
 
 A script is lines of the command line's grammar, without the word `airboss`. It is read and checked whole before its first
 line runs. Nothing is ever asked: what must be confirmed says --yes (and --confirm-name) on its line, or the script is given --yes.
@@ -141,9 +141,13 @@ line runs. Nothing is ever asked: what must be confirmed says --yes (and --confi
   let REL = charlm-3               a variable; $REL or ${REL} stands for it. --set REL=... wins over `let`
   let WAS = {service/chat@production.release_id}
                                    the value of a field, looked up when the line runs
+  let RO = deploy chat $REL --env production --yes --confirm-name chat
+                                   a command's own reference (here rollout/ro-7), of a list the first; `| .weight` behind it
+                                   takes a field. One word, or text in quotation marks, is text
   deploy chat $REL --env production --yes --confirm-name chat
   wait $LAST --for step=2 --timeout 5m
                                    $LAST: what the last verb made or moved, here rollout/ro-7
+  expect $OUTCOME == completed     what the rollout waited for last came to (see below)
   expect service/chat@production.budget_left >= 0.2 and alerts.paging == 0
                                    exits 8 when it does not hold; an unknown value holds nothing
   on-failure rollback chat --env production --yes
@@ -157,9 +161,19 @@ SIGTERM or SIGINT ends it. It does not run on 2, 6 and 7 (the line did nothing),
 human has the next word). It has its own --timeout, else 120 s, and a first further signal does not stop it. The exit code stays
 that of what went wrong.
 
+A wait for a rollout, and --wait, end with:
+  completed    0   users have the new release (or: the condition was met, whatever it was)
+  rolled_back  8   by a verdict; 1 by a hand or a fault. All users are on stable
+  cancelled, superseded  1   likewise on stable
+  still_live   4   time is over, or 5: a human is waited for; some users are on the new release
+  not_live     4 or 5 likewise, with no user on it
+The word is in $OUTCOME and, with -o json, in the event's "outcome". A `deploy` of what is live already is unchanged, and a
+wait for it is over at once.
+
 --timeout T is for the whole script: then the line at work ends with exit 4, and what it began goes on. A line's own --timeout
 is for that line. The exit code is that of the line it stopped at, else 0. With -o json each line prints one event:
-{"type","seq","line","command","ok","exit","kind","items" or "error"}. With --dry-run verbs say their plan; waits, expects and
+{"type","seq","line","command","ok","exit","kind","items" or "error"}. -o junit prints a JUnit XML report at the end, one test
+case a line, lines not reached as skipped. With --dry-run verbs say their plan; waits, expects and
 sleeps are skipped."""
 
 
