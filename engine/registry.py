@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adapters.guard import Guard
-from adapters.local.supervisor import Place, Slot, Supervisor
+from adapters.local.supervisor import Place, Slot, Supervisor, handshake
 from adapters.ports import Registry
 from adapters.registry_client import RegistryClient
 from state.digests import canonical_json, text_sha256
@@ -42,7 +42,10 @@ class RegistryHost:
         return await self.guard.call(lambda: loop.run_in_executor(self._threads, work), limit_s=limit_s)
 
     async def socket(self) -> str:
-        """The worker's socket, once it is ready. Raises Unreachable when it does not come up in time."""
+        """The worker's socket, once it takes calls. Raises Unreachable when it does not come up in time.
+
+        One that cannot open its registry takes them too: each tries again, and says why it cannot.
+        """
         place = await self._place()
         deadline = asyncio.get_running_loop().time() + START_S
         while not place.is_ready:
@@ -51,6 +54,9 @@ class RegistryHost:
                     f"the registry worker was not ready within {START_S:.0f} s",
                     hint=f"its log: {self.paths.logs / (place.child.spec.spawn_id + '.log')}",
                 )
+            said = await handshake(place.child.spec)
+            if said is not None and said.get("error"):
+                break
             await asyncio.sleep(0.05)
         return place.child.spec.socket
 

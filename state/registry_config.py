@@ -1,4 +1,4 @@
-"""`[registry]`: our own registry, and other people's that models are read from. Secrets are references."""
+"""`[registry]`: where the model registry is, who we are to it, how long it may take. Secrets are references."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, field_validator
 
-from state.config_types import Duration, Name, Table
+from state.config_types import Duration, Table
 from state.server_config import ServerAccess
 
 
@@ -18,32 +18,17 @@ def _server_url(value: str) -> str:
     return value.rstrip("/")
 
 
-class ForeignRegistry(Table):
-    """Another MLflow server. It is read; it is written to by `airboss registry push` alone, and only with `push = true`."""
-
-    url: str
-    timeout: Duration = Field(default=20.0, ge=1, le=600)
-    access: ServerAccess = ServerAccess()
-    push: bool = False
-
-    @field_validator("url")
-    @classmethod
-    def _of_a_server(cls, value: str) -> str:
-        return _server_url(value)
-
-
 class RegistryConfig(Table):
     """The model registry: embedded MLflow unless `url` is given (`airboss help mlflow`).
 
     `timeout` is for one request to the server, `access` says who we are to it; every `watch` the aliases we set are looked
-    at for another's hand (0: never). `foreign` names other servers to read from.
+    at for another's hand (0: never).
     """
 
     url: str | None = None
     timeout: Duration = Field(default=20.0, ge=1, le=600)
     access: ServerAccess = ServerAccess()
     watch: Duration = 30.0
-    foreign: dict[Name, ForeignRegistry] = Field(default_factory=dict)
 
     @field_validator("url")
     @classmethod
