@@ -39,7 +39,10 @@ async def stage(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
         was = _movable(session, release_id)
         release = session.get_one(Release, release_id)
         release.lifecycle = wanted.value
-        release.rejected_reason = request.reason if wanted is Lifecycle.REJECTED else ""
+        if wanted is Lifecycle.REJECTED:
+            release.rejected_reason = request.reason
+        elif wanted is not Lifecycle.ARCHIVED:  # put away is not acquitted: what was rejected stays undeployable
+            release.rejected_reason = ""
         session.add(release)
         journal.intend_stage(session, fx.RegistryMove(wanted.value, release_id, None), time.time())
         audit.append(session, actor=actor.name, action=request.verb, ref=f"release:{release_id}", reason=request.reason,

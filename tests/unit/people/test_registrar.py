@@ -86,6 +86,14 @@ async def test_a_stage_taken_back_lets_it_be_deployed_again(office: Any) -> None
     assert told.tags["2"]["airboss.stage"] == "Development" and told.tags["2"]["airboss.reject_reason"] == ""
 
 
+async def test_what_was_rejected_stays_so_when_it_is_put_away(office: Any) -> None:
+    await stage(office, "charlm-2", "rejected", reason="a doubt")
+    await stage(office, "charlm-2", "archived")
+    assert release(office, "charlm-2") == ("Archived", "a doubt")
+    with pytest.raises(Denied, match="rejected: a doubt"):
+        await office.deploy()
+
+
 async def test_what_serves_or_moves_keeps_its_stage(office: Any) -> None:
     with pytest.raises(Conflict, match=r"charlm-1 serves chat in dev \(stable\), chat in production \(stable\)"):
         await stage(office, "charlm-1", "archived")
