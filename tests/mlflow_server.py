@@ -46,7 +46,7 @@ def mlflow_server(home: Path) -> Iterator[str]:
             time.sleep(0.1)
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGKILL)  # asked to end, it takes a quarter of a minute
         process.wait(30)
 
 

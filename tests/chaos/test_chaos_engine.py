@@ -37,6 +37,7 @@ def assert_nothing_twice(ws: Workspace, rollout_id: str) -> None:
     assert {row["step"]: row["n"] for row in used} == {0: 1, 1: 1, 2: 1, 3: 1}
 
 
+@pytest.mark.deep
 def test_a_rollout_goes_on_after_each_of_six_kills_and_no_user_notices(workspace: MakeWorkspace) -> None:
     seed = random.randrange(10_000)
     chance = random.Random(seed)

@@ -25,6 +25,7 @@ def missed(report: dict[str, Any]) -> list[Any]:
     return [row for row in report["rows"] if row["met"] is False]
 
 
+@pytest.mark.deep
 def test_a_mixed_load_gets_the_answers_it_deserves_and_leaves_nothing_behind() -> None:
     report = soak(0.08)
     assert missed(report) == [], report["notes"]
