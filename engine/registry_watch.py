@@ -23,6 +23,8 @@ from state.words import IntentState, OperationFailed
 
 KEY = "registry/drifts"
 WATCHER = "system:registry-watch"
+_GONE = ("rejected", "withdrawn", "champion", "version")
+"""Where a move's outcome names the version that is no challenger after it; "version" is that of a stage set by hand."""
 Through = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
@@ -33,7 +35,7 @@ def left_at(moves: list[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
         if move == "challenger" and "challenger" in outcome:
             ours["challenger"] = str(outcome["challenger"])
             continue
-        gone = outcome.get("rejected") or outcome.get("withdrawn") or outcome.get("champion")
+        gone = next((outcome[key] for key in _GONE if outcome.get(key)), None)
         if ours.get("challenger") == gone:
             del ours["challenger"]
         for alias in ("champion", "previous-champion"):

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -100,8 +101,6 @@ class RegistryQueue:
     async def _move(self, effect: fx.RegistryMove, versions: Versions) -> Mapping[str, Any]:
         registry = await self.registry()
         try:
-            if effect.move in _STAGES:
-                return await asyncio.to_thread(_stage, registry, versions, effect.move)
             found: Mapping[str, Any] = await self.through(lambda: _MOVES[effect.move](registry, versions))
             return found
         finally:
@@ -195,12 +194,12 @@ def _stage(registry: Registry, v: Versions, stage: str) -> Mapping[str, Any]:
     return {"version": v.version, "stage": stage}
 
 
-_STAGES = frozenset(Lifecycle)
 _MOVES: dict[str, Callable[[Registry, Versions], Mapping[str, Any]]] = {
     "challenger": _challenger,
     "promote": _promote,
     "reject": _reject,
     "withdraw": _withdraw,
+    **{stage.value: partial(_stage, stage=stage.value) for stage in Lifecycle},
 }
 
 

@@ -117,3 +117,4 @@ def test_what_we_left_is_folded_from_the_moves_that_were_made() -> None:
     back = ("reject", {"rejected": "2", "champion": "1"})
     assert left_at([canary, promoted, back]) == {"champion": "1", "previous-champion": "1"}
     assert left_at([("withdraw", {"withdrawn": "3", "champion": None})]) == {}
+    assert left_at([canary, ("Archived", {"version": "2", "stage": "Archived"})]) == {}

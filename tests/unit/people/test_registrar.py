@@ -40,7 +40,14 @@ async def follow(office: Any) -> Tags:
     async def answers() -> Registry:
         return cast(Registry, tags)
 
-    await RegistryQueue(office.store, answers, office.desk.on_change)._turn()
+    guarded: list[Any] = []
+
+    async def through(work: Any) -> Any:
+        guarded.append(work)
+        return work()
+
+    await RegistryQueue(office.store, answers, office.desk.on_change, through)._turn()
+    assert guarded, "a stage is told through the registry's guard, as every move is"
     return tags
 
 
