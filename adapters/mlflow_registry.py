@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.mlflow_access import TIMEOUT_S, prepare
+from adapters.mlflow_catalogue import MlflowCatalogue
 from adapters.mlflow_errors import check_database, clear_errors, is_missing
 from adapters.ports import ModelVersion, Registration
 from state.digests import FileDigest, bundle_digest, canonical_json, hash_tree, text_sha256
@@ -74,6 +75,7 @@ class MlflowRegistry:
         with clear_errors(f"the registry at {self._uri} cannot be opened"):
             self._client: MlflowClient = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
             self._client.search_registered_models(max_results=1)
+        self.catalogue = MlflowCatalogue(self._client, self._uri)
 
     def register(self, registration: Registration) -> ModelVersion:
         """Make the version, or find it by its build key and finish what an earlier call did not.

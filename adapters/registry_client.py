@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from adapters.catalogue import CatalogueDetails, CataloguePage, details_from_wire, page_from_wire
 from adapters.ports import ModelFile, ModelVersion, Registration
 from state.words import Unreachable, error_from_dict
 
@@ -83,6 +84,24 @@ class RegistryClient:
     def version(self, model_name: str, version: str) -> ModelVersion:
         """The version with its tags."""
         return version_from_wire(self._call("version", {"model_name": model_name, "version": version}))
+
+    def models(self, text: str, limit: int, page: str) -> CataloguePage:
+        """A page of models by name."""
+        return page_from_wire(self._call("models", {"text": text, "limit": limit, "page": page}))
+
+    def versions(self, model: str, text: str, limit: int, page: str) -> CataloguePage:
+        """A page of versions, newest first."""
+        args = {"model": model, "text": text, "limit": limit, "page": page}
+        return page_from_wire(self._call("versions", args))
+
+    def details(self, model: str, version: str) -> CatalogueDetails:
+        """All of one version."""
+        return details_from_wire(self._call("details", {"model": model, "version": version}))
+
+    def fetch(self, model: str, version: str, into: str) -> CatalogueDetails:
+        """Its files, below `into`, measured."""
+        args = {"model": model, "version": version, "into": into}
+        return details_from_wire(self._call("fetch", args, self._register_timeout_s))
 
     def _call(self, method: str, args: Mapping[str, Any], timeout_s: float | None = None) -> Any:
         body = {"method": method, "args": dict(args)}

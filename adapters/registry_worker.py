@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -29,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from adapters.catalogue import Catalogue, CatalogueDetails, CataloguePage
 from adapters.local import private_socket
 from adapters.local.child import ChildSpec, run_child
 from adapters.mlflow_access import TIMEOUT_S
@@ -36,6 +37,9 @@ from adapters.ports import ModelVersion, Registry
 from adapters.registry_client import CALL_PATH, HANDSHAKE_PATH, registration_from_wire
 from state.server_config import Credentials, ServerAccess
 from state.words import AirbossError, ExitCode, OperationFailed, UsageError
+
+if TYPE_CHECKING:
+    from adapters.mlflow_registry import MlflowRegistry
 
 DRAIN_S = 60
 HTTP_STATUS = {
@@ -53,7 +57,7 @@ class RegistryHost:
     def __init__(self, payload: Mapping[str, Any]) -> None:
         self._payload = payload
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
-        self._registry: Registry | None = None
+        self._registry: MlflowRegistry | None = None
         self.trouble: str = ""
 
     @property
@@ -77,13 +81,15 @@ class RegistryHost:
         began = time.monotonic()
         given = arguments(method, args)
         try:
-            result = getattr(self._open(), method)(**given)
+            opened = self._open()
+            result = getattr(opened.catalogue if method in READING else opened, method)(**given)
         except AirbossError as error:
             if error.code == "auth":
                 self._registry = None  # opened anew by the next call, with the secrets as they are then
             raise
         _log("call", method=method, seconds=round(time.monotonic() - began, 3))
-        return asdict(result) if isinstance(result, ModelVersion) else result
+        is_value = isinstance(result, ModelVersion | CataloguePage | CatalogueDetails)
+        return asdict(result) if is_value else result
 
     def _try_open(self) -> None:
         try:
@@ -91,7 +97,7 @@ class RegistryHost:
         except AirbossError as error:
             _log("the registry cannot be opened", error=error.message, hint=error.hint)
 
-    def _open(self) -> Registry:
+    def _open(self) -> MlflowRegistry:
         if self._registry is not None:
             return self._registry
         began = time.monotonic()
@@ -117,15 +123,18 @@ def _place(payload: Mapping[str, Any]) -> dict[str, Any]:
     return {"url": payload["url"], "credentials": Credentials.of(access, root), "timeout_s": timeout_s}
 
 
-METHODS = ("register", "aliases", "set_alias", "drop_alias", "tag", "version")
-"""What may be called: the methods of the port."""
+READING = ("models", "versions", "details", "fetch")
+"""The methods of the catalogue."""
+METHODS = ("register", "aliases", "set_alias", "drop_alias", "tag", "version", *READING)
+"""What may be called: the methods of both ports."""
 
 
 def arguments(method: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call in the port's own values. Raises UsageError when they are not that method's."""
     try:
         given = {"registration": registration_from_wire(args)} if method == "register" else dict(args)
-        inspect.signature(getattr(Registry, method)).bind(None, **given)
+        port = Catalogue if method in READING else Registry
+        inspect.signature(getattr(port, method)).bind(None, **given)
     except (KeyError, TypeError) as error:
         raise UsageError(f"the call {method} was given {', '.join(args) or 'nothing'}: {error}") from error
     return given

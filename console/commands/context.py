@@ -76,16 +76,21 @@ class Context:
             return EngineClient.at_url(self.engine_url)
         return EngineClient.at_socket(self.paths.live_engine_socket())
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        """The JSON at a path of the engine's API. Raises AirbossError."""
+    def get(self, path: str, params: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> Any:
+        """The JSON at a path of the engine's API; `timeout_s` where the engine itself has to ask. Raises AirbossError."""
         if self.engine_url and not self.engine_url.startswith("unix:"):
+            if timeout_s is not None:
+                from console.client import EngineClient
+
+                return EngineClient.at_url(self.engine_url, timeout_s=timeout_s).get(path, params)
             return self.client.get(path, params)
-        from console.commands.reading import read
+        from console.commands.reading import READ_TIMEOUT_S, read
 
         return read(
             self.engine_url.removeprefix("unix:").replace("///", "/", 1) or self.paths.live_engine_socket(),
             path,
             params,
+            timeout_s=timeout_s or READ_TIMEOUT_S,
         )
 
     @property

@@ -13,6 +13,7 @@ from console.commands import (
     describe_service,
     health_tables,
     people_tables,
+    registry_tables,
     tables,
 )
 from console.commands.format import clock
@@ -289,6 +290,10 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "releases": _releases,
     "release": _release,
     "release-diff": _release_diff,
+    "registry-models": registry_tables.models,
+    "registry-versions": registry_tables.versions,
+    "registry-model": registry_tables.model,
+    "registry-version": registry_tables.version,
     "runs": _runs,
     "run": _run,
     "log": _log,

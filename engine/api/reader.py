@@ -31,6 +31,7 @@ from engine.api.views.drills import newest_drill
 from engine.autoscaling.watcher import LoadWatcher
 from engine.backups import BackupFact
 from engine.observe.observer import Observer
+from engine.registry_catalogue import CatalogueCache
 from engine.restored.standing import Standing
 from state.chain import ChainState
 from state.config import Config
@@ -66,6 +67,10 @@ class Reader:
     through: Callable[[Callable[[], Any]], Awaitable[Any]]
     """Makes a blocking call of the registry."""
     demo: dict[str, Any] = field(default_factory=dict)
+    catalogue: CatalogueCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.catalogue = CatalogueCache(self.registry, self.through)
 
     async def status(self) -> StatusView:
         """One screen of health."""
