@@ -22,6 +22,8 @@ CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 30.0
 REGISTER_TIMEOUT_S = 300.0
 """Copying, downloading and hashing a model takes as long as its bytes take."""
+FETCH_TIMEOUT_S = 1800.0
+"""Tens of gigabytes from another building."""
 CALL_PATH = "/call"
 HANDSHAKE_PATH = "/admin/handshake"
 
@@ -101,7 +103,7 @@ class RegistryClient:
     def fetch(self, model: str, version: str, into: str) -> CatalogueDetails:
         """Its files, below `into`, measured."""
         args = {"model": model, "version": version, "into": into}
-        return details_from_wire(self._call("fetch", args, self._register_timeout_s))
+        return details_from_wire(self._call("fetch", args, FETCH_TIMEOUT_S))
 
     def _call(self, method: str, args: Mapping[str, Any], timeout_s: float | None = None) -> Any:
         body = {"method": method, "args": dict(args)}

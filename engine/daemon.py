@@ -161,7 +161,7 @@ class Engine:
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
-            self._changed, self.stop, self.restored, lambda: self.gateway.address,
+            self._changed, self.stop, self.restored, lambda: self.gateway.address, self.reader.catalogue,
         )  # fmt: skip
         self._republish = asyncio.Event()
 

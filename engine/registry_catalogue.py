@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,14 @@ class CatalogueCache:
     async def details(self, model: str, version: str) -> Seen[CatalogueDetails]:
         """All of one version."""
         return await self._ask(("details", model, version), lambda c: c.details(model, version))
+
+    async def ask_now(self, ask: Callable[[Catalogue], T]) -> T:
+        """What the registry says now, for one who acts on it. It takes as long as its bytes do, outside the guard's limit."""
+        client = await self._client()
+        try:
+            return await asyncio.to_thread(ask, client)
+        finally:
+            client.close()
 
     async def _ask(self, key: tuple[Any, ...], ask: Callable[[Catalogue], Any]) -> Seen[Any]:
         kept = self._kept.get(key)

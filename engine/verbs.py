@@ -54,6 +54,8 @@ _TABLE = (
     Verb("deploy", "roll a release out", Role.OPERATOR, Confirm.NAME, Confirm.YES, breakable=True),
     Verb("rollback", "return a service to its last good release", Role.OPERATOR, Confirm.YES, Confirm.YES, "b"),
     Verb("release.stage", "say what a release is good for", Role.REGISTRAR, Confirm.YES, Confirm.YES, reasoned=True),
+    Verb("release.import", "take over a release of another workspace", Role.REGISTRAR, Confirm.YES, Confirm.NONE),
+    Verb("registry.import", "make a registry's version a release", Role.REGISTRAR, Confirm.YES, Confirm.NONE),
     Verb("rollout.promote", "go to the next step", Role.OPERATOR, Confirm.YES, Confirm.YES, "p", breakable=True),
     Verb(
         "rollout.promote_full",

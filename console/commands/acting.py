@@ -10,6 +10,7 @@ from console.commands.confirming import confirmed
 from console.commands.format import NONE, span
 from console.commands.refs import name_of
 from console.output import Block, Outcome, Output, Table, Text
+from console.wire import VERB_TIMEOUT_S
 from state.words import AirbossError, Denied, ExitCode, Unreachable, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from engine.api.schemas import VerbRequest, VerbResult
 
 GOES_BACK = ("rollback", "rollout.abort", "rollout.reject")
+COPIES = ("registry.import", "release.import")
+COPYING_S = 3900.0
+"""They answer once every byte is copied and hashed; the engine's own limits end them earlier."""
 TAKES_ENV = ("deploy", "rollback", "hold", "unhold", "state.adopt", "state.enforce")
 
 
@@ -40,7 +44,7 @@ def _act(request: VerbRequest, context: Context) -> Outcome:
     request = with_env(request, context)
     condition = _condition(request, context)
     if request.dry_run:
-        result = context.client.verb(request)
+        result = context.client.verb(request, COPYING_S if request.verb in COPIES else VERB_TIMEOUT_S)
         changes = bool(result.plan and result.plan.lines)
         is_counted = context.options.detailed_exitcode and changes
         return _outcome(
@@ -49,7 +53,7 @@ def _act(request: VerbRequest, context: Context) -> Outcome:
             exit=ExitCode.CHANGES if is_counted else ExitCode.OK,
         )
     request = _at_revision(confirmed(request, context, lambda: _show_plan(request, context)), context)
-    result = context.client.verb(request)
+    result = context.client.verb(request, COPYING_S if request.verb in COPIES else VERB_TIMEOUT_S)
     done = _outcome(result, (Text(_sentence(result)),))
     if condition is None:
         return done

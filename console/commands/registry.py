@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
+from console.commands.refs import ref_of, verb_request
 from console.commands.requests import ViewRequest
 from console.commands.tree import Noun, leaf
 from state.words import UsageError
@@ -14,7 +16,7 @@ _VERSION = re.compile(r"(?P<model>[^/:@]+)(?:/(?P<number>\d+)|@(?P<alias>[A-Za-z
 
 registry = Noun(
     "registry",
-    help="The model registry ([registry] in airboss.toml), looked at: nothing here writes to it.",
+    help="The model registry ([registry] in airboss.toml), looked at and taken from: nothing here writes to it.",
     examples=(
         ("airboss registry list", "models by name, newest version and aliases"),
         ("airboss registry search fraud", "asked of the server; a filter in MLflow's words is taken too"),
@@ -88,3 +90,32 @@ def show(model: str, limit: int, page: str) -> ViewRequest:
     if not version:
         return ViewRequest("registry-model", args={"model": name, "limit": limit, "page": page})
     return ViewRequest("registry-version", args={"model": name, "version": version})
+
+
+@leaf(
+    registry,
+    "import",
+    acting=True,
+    examples=(
+        ("airboss registry import support-bot/12 --service chat --dry-run", "could it be, and how much is it"),
+        (
+            "airboss registry import support-bot@champion --service chat --yes",
+            "release support-bot-v12, ready to deploy",
+        ),
+    ),
+)
+@click.argument("model", metavar="MODEL/VERSION|MODEL@ALIAS")
+@click.option("--service", required=True, help="The service that it is a release of.")
+@click.option("--as", "name", metavar="NAME", help="The release's name (default: MODEL-vVERSION).")
+def import_(model: str, service: str, name: str | None) -> Any:
+    """Make a registry's version a release: copied, every file hashed, converted where it must be. Pickles are refused.
+
+    The registry is not written to: no rollout of this release moves an alias there.
+    """
+    found, version = version_of(model)
+    if not version:
+        raise UsageError(
+            f"which version of {found}?",
+            hint=f"`airboss registry show {found}` lists them: {found}/7, {found}@champion",
+        )
+    return verb_request("registry.import", ref_of("service", service), model=found, version=version, name=name)

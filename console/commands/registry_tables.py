@@ -60,7 +60,7 @@ def version(request: ViewRequest, _source: Source, context: Context) -> Outcome:
         ("source", it["source"] or NONE),
         ("flavours", ", ".join(value["flavours"]) or NONE),
         ("digest", f"sha256:{value['digest']}" if value["digest"] else f"{NONE} (Airboss did not register it)"),
-        ("can be a release", f"no: {value['refused']}" if value["refused"] else "yes"),
+        ("can be a release", f"no: {value['refused']}" if value["refused"] else f"yes: airboss registry import {name} --service SERVICE"),
     ]  # fmt: skip
     if it["description"]:
         facts.insert(1, ("description", it["description"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -87,3 +88,37 @@ def stage(release_id: str, stage: str) -> Any:
     A rejected release is not deployed, save with --force. One that serves, or is being rolled out, keeps its stage.
     """
     return verb_request("release.stage", ref_of("release", release_id), stage=stage)
+
+
+@leaf(
+    release,
+    "export",
+    examples=(
+        ("airboss release export charlm-3 --to /mnt/usb/charlm-3", "bundle, record and lineage, with SHA256SUMS"),
+    ),
+)
+@click.argument("release_id", metavar="RELEASE")
+@click.option(
+    "--to", "to", required=True, type=click.Path(path_type=Path), metavar="DIR", help="A directory to be made."
+)
+def export(release_id: str, to: Path) -> LocalRequest:
+    """Copy a release to a directory that another workspace imports; every byte is verified on both sides."""
+    args = {"release_id": name_of(ref_of("release", release_id)), "to": to}
+    return LocalRequest("console.commands.release_export:export", args)
+
+
+@leaf(
+    release,
+    "import",
+    acting=True,
+    examples=(
+        ("airboss release import /mnt/usb/charlm-3 --yes", "under the name and service it had"),
+        ("airboss release import /mnt/usb/charlm-3 --service chat --as eu-charlm-3 --yes", "under others"),
+    ),
+)
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--service", help="The service that it is a release of (default: as it was there).")
+@click.option("--as", "name", metavar="NAME", help="The release's name (default: as it was there).")
+def import_(directory: Path, service: str | None, name: str | None) -> Any:
+    """Take over a release that another workspace exported: copied, hashed, with where it came from."""
+    return verb_request("release.import", "engine/engine", path=str(directory.absolute()), service=service, name=name)

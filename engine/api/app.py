@@ -257,7 +257,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/access/of": access_of,
         "/v1/pipelines": pipelines,
         "/v1/registry/{model}": registry,
-        **catalogue.readers(reader.catalogue),
+        **catalogue.readers(reader),
     }
     return [
         *(Route(path, _answers(read)) for path, read in readers.items()),

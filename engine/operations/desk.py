@@ -13,6 +13,7 @@ from engine.access import EVERYWHERE, Actor, demand, demand_confirmation, demand
 from engine.api.schemas import VerbRequest
 from engine.observe.alerts import AlertBook
 from engine.pipelines.runner import PipelineRunner
+from engine.registry_catalogue import CatalogueCache
 from engine.restored.standing import Standing
 from engine.rollouts.controller import Controller
 from state.config import Config
@@ -40,6 +41,8 @@ class Desk:
     restored: Standing
     public_url: Callable[[], str]
     """Where users reach the gateway; "" while it has no port yet."""
+    catalogue: CatalogueCache | None = None
+    """The registry, for what is taken from it."""
 
     def permit(self, request: VerbRequest, actor: Actor, env: str, service: str) -> None:
         """Role, read-only mode and the confirm ladder, in this order. A dry run changes nothing and needs neither.

@@ -12,6 +12,7 @@ from engine.operations.deploying import deploy
 from engine.operations.desk import Desk
 from engine.operations.governing import config_apply
 from engine.operations.hooking import hook_redeliver, hook_test
+from engine.operations.importing import registry_import, release_import
 from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeline_run, run_verb
 from engine.operations.moving import rollback, rollout_verb
 from engine.operations.registering import stage
@@ -36,6 +37,8 @@ HANDLERS: dict[str, Handler] = {
     "deploy": deploy,
     "rollback": rollback,
     "release.stage": stage,
+    "release.import": release_import,
+    "registry.import": registry_import,
     "hold": lease_verb("hold", True),
     "unhold": lease_verb("hold", False),
     "freeze.start": lease_verb("freeze", True),

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
-from engine.registry_catalogue import CatalogueCache, Seen
+from engine.registry_catalogue import Seen
 from state.words import UsageError
+
+if TYPE_CHECKING:
+    from engine.api.reader import Reader
 
 MOST = 1000
 
 
-def readers(cache: CatalogueCache) -> Mapping[str, Callable[[Request], Awaitable[Any]]]:
+def readers(reader: Reader) -> Mapping[str, Callable[[Request], Awaitable[Any]]]:
     """Path → reader."""
 
     async def models(request: Request) -> Any:
         asked = request.query_params
-        return _answer(await cache.models(asked.get("q", ""), _limit(request), asked.get("page", "")))
+        return _answer(await reader.catalogue.models(asked.get("q", ""), _limit(request), asked.get("page", "")))
 
     async def versions(request: Request) -> Any:
         asked = request.query_params
         model, text = asked.get("model", ""), asked.get("q", "")
-        return _answer(await cache.versions(model, text, _limit(request), asked.get("page", "")))
+        return _answer(await reader.catalogue.versions(model, text, _limit(request), asked.get("page", "")))
 
     async def version(request: Request) -> Any:
         asked = request.query_params
         if not (asked.get("model") and asked.get("version")):
             raise UsageError("a version is asked for by ?model= and ?version=", code="query")
-        return _answer(await cache.details(asked["model"], asked["version"]))
+        return _answer(await reader.catalogue.details(asked["model"], asked["version"]))
 
     return {
         "/v1/catalogue/models": models,
