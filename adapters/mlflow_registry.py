@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.mlflow_access import TIMEOUT_S, prepare
 from adapters.mlflow_catalogue import MlflowCatalogue
 from adapters.mlflow_errors import check_database, clear_errors, is_missing
+from adapters.mlflow_prompts import BUILD_KEY, keep_prompt
 from adapters.ports import ModelVersion, Registration
 from state.digests import FileDigest, bundle_digest, canonical_json, hash_tree, text_sha256
 from state.server_config import Credentials
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
     from mlflow.tracking.client import MlflowClient
 
-BUILD_KEY = "airboss.build_key"
 DIGEST = "airboss.digest"
 FILES = "airboss.files"
 VERIFIED = "airboss.artifact_sha256"
@@ -93,6 +93,7 @@ class MlflowRegistry:
                     hint="start the run again, so that it gets a key of its own",
                 )
             if found.tags.get(VERIFIED) != registration.digest:
+                keep_prompt(self._client, found, registration)
                 self._verify(found, registration)
             return self.version(registration.model_name, str(found.version))
 

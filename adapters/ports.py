@@ -263,6 +263,9 @@ class Registration:
     dataset_sha256: str
     dataset_path: Path
     tags: Mapping[str, str]
+    prompt_name: str = ""
+    prompt_text: str = ""
+    prompt_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 
 from adapters.catalogue import CataloguePage, servable
 from adapters.mlflow_registry import MlflowRegistry
+from adapters.ports import ModelFile, Registration
 from engine.registry_catalogue import FRESH_S, CatalogueCache
+from state.digests import bundle_digest, hash_tree
 from state.words import OperationFailed, Unreachable
 from tests.mlflow_crowd import fill
 from tests.mlflow_server import Proxy, mlflow_server
@@ -166,3 +170,31 @@ def test_500_models_and_20000_versions_are_seen_in_seconds_through_a_server(tmp_
             ), proxy.asked
         finally:
             proxy.close()
+
+
+def test_a_prompt_is_kept_once_for_its_bytes_linked_from_each_model_and_no_store_but_ours_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow would make a store of its own
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "config.json").write_text("{}")
+    files = hash_tree(bundle)
+    registry = MlflowRegistry(mlflow_dir=tmp_path / "registry")
+    asked = Registration(
+        model_name="chat", build_key="k1", bundle_path=bundle, files=tuple(ModelFile(f.path, f.sha256, f.size) for f in files),
+        digest=bundle_digest(files), params={}, metrics={}, dataset_name="d", dataset_sha256="ab" * 32, dataset_path=tmp_path,
+        tags={}, prompt_name="regression", prompt_text='{"odd": "~~ € {x} {{ y }}"}', prompt_sha256="1" * 64,
+    )  # fmt: skip
+    first = registry.register(asked)
+    second = registry.register(replace(asked, build_key="k2"))
+    other = registry.register(replace(asked, build_key="k3", prompt_text="{}", prompt_sha256="2" * 64))
+    uris = [version.tags["airboss.prompt_uri"] for version in (first, second, other)]
+    assert uris == ["prompts:/regression/1", "prompts:/regression/1", "prompts:/regression/2"]
+    client = registry._client
+    assert client.load_prompt(uris[0]).template == asked.prompt_text
+    models = client.search_logged_models([client.get_experiment_by_name("chat").experiment_id])
+    linked = {model.tags["airboss.build_key"]: json.loads(model.tags["mlflow.linkedPrompts"]) for model in models}
+    assert [linked[key][0]["version"] for key in ("k1", "k2", "k3")] == ["1", "1", "2"]
+    assert [model.name for model in registry.catalogue.models("", 10, "").models] == ["chat"], "a prompt is no model"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "registry"]

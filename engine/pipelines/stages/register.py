@@ -67,7 +67,7 @@ def registration_of(ctx: StageContext, bundle: Path) -> Registration:
     digest = bundle_digest(files)
     training = read_facts(ctx.inputs["train"] / TRAINING)
     evaluation = read_facts(ctx.inputs["evaluate"] / EVALUATION)
-    dataset = training["dataset"]
+    dataset, prompt = training["dataset"], prompt_facts()
     context = {
         name: str(ctx.context.get(name) or "") for name in ("pipeline", "service", "release_id", "actor", "git_commit")
     }
@@ -80,7 +80,7 @@ def registration_of(ctx: StageContext, bundle: Path) -> Registration:
         "airboss.release": context["release_id"],
         "airboss.created_by": context["actor"],
         "airboss.git_commit": context["git_commit"],
-        "airboss.prompt": str(prompt_facts()["id"]),
+        "airboss.prompt": str(prompt["id"]),
         "airboss.snapshot_sha256": str(dataset["snapshot_sha256"]),
         "airboss.weights_from": str((training["weights_from"] or {}).get("release_id", "")),
     }
@@ -96,6 +96,9 @@ def registration_of(ctx: StageContext, bundle: Path) -> Registration:
         dataset_sha256=str(dataset["sha256"]),
         dataset_path=_dataset_path(ctx, training),
         tags={name: value for name, value in tags.items() if value},
+        prompt_name=str(prompt["name"]),
+        prompt_text=canonical_json(prompt["body"]),
+        prompt_sha256=str(prompt["sha256"]),
     )
 
 
