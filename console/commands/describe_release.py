@@ -18,7 +18,7 @@ def release(item: Item) -> Outcome:
         ("release", item["id"]),
         ("service", item["service"]),
         ("lifecycle", item["lifecycle"]),
-        ("model", f"{item['model_name']} version {item['model_version']}"),
+        ("model", model_of(item)),
         ("digest", f"sha256:{item['digest']}"),
         ("live in", " ".join(item.get("live_in") or ()) or "nowhere"),
         ("run", item.get("run_id") or NONE),
@@ -36,6 +36,13 @@ def release(item: Item) -> Outcome:
         if item.get(title):
             blocks.append(Table((title.upper(), "VALUE"), [(k, number(v)) for k, v in flat(item[title]).items()]))
     return Outcome("Release", [item], blocks=blocks, names=(f"release/{item['id']}",), ref=f"release/{item['id']}")
+
+
+def model_of(item: Item) -> str:
+    """Its model and version; an imported release has none in the registry that rollouts write to."""
+    if item["model_version"]:
+        return f"{item['model_name']} version {item['model_version']}"
+    return f"{item['model_name']}, no version of it in the registry"
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,9 +23,7 @@ def models(request: ViewRequest, _source: Source, context: Context) -> Outcome:
     rows = [
         (i["name"], i["newest"] or NONE, _pairs(i["aliases"]), clock(i["updated_at"]), _pairs(i["tags"])) for i in items
     ]
-    table = Table(
-        ("MODEL", "NEWEST", "ALIASES", "UPDATED", "TAGS"), rows, frozenset({1}), empty="the registry has no such model"
-    )
+    table = Table(("MODEL", "NEWEST", "ALIASES", "UPDATED", "TAGS"), rows, frozenset({1}), empty="no model")
     return Outcome(
         "RegistryModel", items, blocks=(table,), names=tuple(i["name"] for i in items), notes=_more(notes, value)
     )

@@ -118,7 +118,7 @@ def releases(items: Sequence[Item], filter: str = "") -> Outcome:
             i["id"],
             i["service"],
             i["lifecycle"],
-            f"{i['model_name']} v{i['model_version']}",
+            f"{i['model_name']} v{i['model_version']}" if i["model_version"] else i["model_name"],
             short(i.get("digest")),
             " ".join(i.get("live_in") or ()) or NONE,
             i.get("run_id") or NONE,

@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ async def _written(
         lambda s: record(s, published, service, origin, actor.name, request.reason, time.time())
     )
     ref = f"release/{published.release_id}"
-    said = f"{published.release_id} is a release of {service}, {len(published.files)} files, sha256 {published.digest[:12]}, from {origin.ref}"
+    said = f"{published.release_id} is a release of {service}, {len(published.files) - 1} files, sha256 {published.digest[:12]}, from {origin.ref}"
     if is_new:
         ops.on_change(ref, said)
     return VerbResult(
@@ -131,7 +132,7 @@ def _registry_origin(known: CatalogueDetails) -> Origin:
 
 def _release_origin(export: Mapping[str, Any]) -> Origin:
     told = export["release"]
-    facts = {"exported_at": export["exported_at"], "made_by": told["created_by"], "made_at": told["created_at"],
+    facts = {"exported_at": export["exported_at"], "made_by": told["created_by"], "made_at": datetime.fromtimestamp(told["created_at"], UTC).isoformat(timespec="seconds"),
              "run": told["run_id"] or "", "prompt": told["prompt_id"] or "", "parent": told["parent_id"] or "",
              "version": told["model_version"], "there": dict(told["training"]), "lineage": export["lineage"]}  # fmt: skip
     return Origin(

@@ -129,7 +129,8 @@ def _next(session: Session, ref: str, forward: bool) -> list[tuple[str, str]]:
 
 def _label(session: Session, kind: str, name: str) -> str:
     if kind == "release" and (release := session.get(Release, name)):
-        return f"{name} · {release.model_name} v{release.model_version} · {release.lifecycle} · sha256 {release.digest[:12]}"
+        model = f"{release.model_name} v{release.model_version}" if release.model_version else release.model_name
+        return f"{name} · {model} · {release.lifecycle} · sha256 {release.digest[:12]}"
     if kind == "run" and (run := session.get(Run, name)):
         return f"{name} · {run.pipeline} · {run.state} · by {run.created_by}"
     if kind == "dataset" and (data := session.get(Dataset, name)):
