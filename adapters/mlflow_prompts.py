@@ -31,7 +31,7 @@ def keep_prompt(client: MlflowClient, version: MlflowVersion, of: Registration) 
     number = _number(client, of)
     linked = json.dumps([{"name": of.prompt_name, "version": str(number)}])
     # Read back, a version does not know its logged model's id: both know the run.
-    experiment = client.get_run(version.run_id).info.experiment_id
+    experiment = client.get_run(str(version.run_id)).info.experiment_id
     for model in client.search_logged_models([experiment], f"tags.`{BUILD_KEY}` = '{of.build_key}'"):
         if model.source_run_id == version.run_id:
             client.set_logged_model_tags(model.model_id, {TraceTagKey.LINKED_PROMPTS: linked})
