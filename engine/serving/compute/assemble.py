@@ -39,7 +39,8 @@ def optimize(loaded: LoadedModel) -> None:
         quantize(model, settings.quantization, loaded.device)
     elif loaded.device.type == "cpu":
         pack(model, getattr(torch, settings.dtype))
-    _widen_norms(model)
+    if loaded.device.type == "cpu":
+        _widen_norms(model)
     _own_memory(model)
     if loaded.device.type == "cpu":
         collapse()

@@ -41,14 +41,15 @@ class Chosen:
 @torch.inference_mode()
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Chosen]:
     """logits float32 [B,V], one Draw a row -> B choices."""
-    usable = torch.isfinite(logits.sum(dim=-1)).tolist()
+    usable = torch.isfinite(logits.sum(dim=-1))
     moved = adjusted(logits, [(draw.params, draw.prompt, draw.answer) for draw in draws])
     tokens = moved.argmax(dim=-1)
     for rows, choose in _by_way(draws, logits.shape[-1]):
         index = torch.tensor(rows, device=logits.device)
         chosen = choose(moved.index_select(0, index), [draws[row] for row in rows])
         tokens = tokens.index_copy(0, index, chosen)
-    chosen_tokens = [token if ok else None for token, ok in zip(tokens.tolist(), usable, strict=True)]
+    # Asked for once: on a GPU every question waits for all that was computed before it.
+    chosen_tokens = [None if token < 0 else token for token in tokens.masked_fill(~usable, -1).tolist()]
     wanted = [i for i, draw in enumerate(draws) if draw.params.logprobs is not None and chosen_tokens[i] is not None]
     told = _logprobs(logits, chosen_tokens, wanted, draws) if wanted else {}
     return [Chosen(token, told.get(row)) for row, token in enumerate(chosen_tokens)]

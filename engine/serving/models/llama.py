@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.serving.models.decoder import Attend, Shape
 from engine.serving.models.linear import Linear
@@ -22,7 +23,8 @@ class RMSNorm(nn.Module):
 
     In float32, and rounded to the input's dtype once: a scale rounded to bfloat16 is off by up to 0.4 % for a whole row.
     Every operation has operands of one dtype, those that torch vectorises on a CPU; its own norm takes the same time for
-    one row and twice as long for the rows of a prompt.
+    one row and twice as long for the rows of a prompt. On a GPU its own is one kernel instead of nine, if the weight has
+    the input's dtype.
     """
 
     def __init__(self, width: int, eps: float) -> None:
@@ -33,6 +35,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., width] -> the same shape."""
+        if x.is_cuda:
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
         wide = x.float()
         scale = torch.linalg.vector_norm(wide, 2, -1, True).square_().mul_(self.share).add_(self.eps).rsqrt_()
         # A float32 input is its own wide form, and is needed again for the residual.
