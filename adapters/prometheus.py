@@ -46,6 +46,7 @@ class PrometheusMetrics:
         step_s: int = 5,
         credentials: Credentials | None = None,
         clock: Callable[[], float] = time.time,
+        queries: Callable[[str, str], Mapping[str, str]] | None = None,
     ) -> None:
         self.url = url
         self.trouble = ""
@@ -56,16 +57,12 @@ class PrometheusMetrics:
         self.guard = Guard("metrics", goes_on="rollbacks, service levels, the fleet's numbers; rollouts pause")
         self.step_s = step_s
         self.clock = clock
+        self._queries = queries or own_queries
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prometheus")
 
     async def arms(self, service: str, env: str, rollout_id: str, table_revision: int, since: float) -> ArmEvidence:
         """Stable and canary since `since`. Prometheus knows no table revision: the time of the step stands for it."""
-        labels = f'service="{service}",env="{env}"'
-        queries = {
-            "requests": f'airboss_requests_total{{{labels},code=~"{_COUNTED}"}}',
-            "errors": f'airboss_requests_total{{{labels},code=~"{_BAD}"}}',
-            "slow": f"airboss_slow_requests_total{{{labels}}}",
-        }
+        queries = self._queries(service, env)
         now = self.clock()
         try:
             answers = await self.guard.call(lambda: self._all(queries, since, now), limit_s=TIMEOUT_S * 2)
@@ -120,6 +117,16 @@ class PrometheusMetrics:
             step=str(self.step_s), params={"timeout": f"{TIMEOUT_S:g}s"}, timeout=TIMEOUT_S,
         )  # fmt: skip
         return series_by_labels(found)
+
+
+def own_queries(service: str, env: str) -> Mapping[str, str]:
+    """PromQL for `requests`, `errors` and `slow` of our gateway's own counters."""
+    labels = f'service="{service}",env="{env}"'
+    return {
+        "requests": f'airboss_requests_total{{{labels},code=~"{_COUNTED}"}}',
+        "errors": f'airboss_requests_total{{{labels},code=~"{_BAD}"}}',
+        "slow": f"airboss_slow_requests_total{{{labels}}}",
+    }
 
 
 class _NoAnswer(Unreachable):
