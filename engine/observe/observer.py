@@ -147,8 +147,12 @@ class Observer:
             ("notify", every.notify_s, self.notifier.tick),
             ("heartbeat", every.heartbeat_s, self.heartbeat.tick),
             ("prune", every.prune_s, self.scraper.prune),
-            *([("alertmanager", every.peers_s, self.peers.tick)] if self.peers is not None else []),
         )
+        if self.peers is not None:
+            turns += (
+                ("alertmanager", every.peers_s, self.peers.align),
+                ("tell alertmanager", every.notify_s, self.peers.tell),
+            )
         try:
             async with asyncio.TaskGroup() as group:
                 for name, seconds, turn in turns:

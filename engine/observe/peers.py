@@ -6,7 +6,9 @@ silences in line. A turn that fails leaves everything as it was, and is an adapt
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +24,10 @@ from state import ids
 from state.store import Store
 from state.words import AlertState, Conflict, Severity, Unreachable
 
+log = logging.getLogger("airboss.peers")
+
+LAST_WORD_S = 3.0
+"""An engine that stops gives its peers so long to hear of what was raised since the last turn."""
 RESEND_S = 60.0
 """Alerts are sent again this often, as Prometheus does."""
 KEPT_S = 4 * RESEND_S
@@ -84,7 +90,7 @@ def matchers_of(matchers: Mapping[str, str]) -> dict[str, str]:
 
 
 class Peers:
-    """Keeps one workspace and its Alertmanagers in line. `tick` often; it does something when something is due."""
+    """Keeps one workspace and its Alertmanagers in line. Call `tell` and `align` often; each does what is due."""
 
     def __init__(
         self,
@@ -104,9 +110,24 @@ class Peers:
         self._troubles: dict[str, str] = {}
         self._outside: tuple[Firing, ...] | None = None
 
-    async def tick(self) -> None:
-        """Send what is due, ask what is active, bring the silences in line."""
-        await self._send()
+    async def tell(self) -> None:
+        """Send every alert that is due."""
+        now = self._clock()
+        told = [
+            a
+            for a in await self._book.to_tell()
+            if a.labels.get("source") != OUTSIDE and a.severity is not Severity.INFO
+        ]
+        due = [alert for alert in told if self._is_due(alert, now)]
+        if due:
+            answers = await self._source.send([postable(alert, self._workspace, now) for alert in due])
+            self._troubles = {"": self._troubles.get("", ""), **answers}
+            if not any(answers.values()):
+                self._sent |= {a.id: (now, a.state is AlertState.ACTIVE, a.acked_by) for a in due}
+        self._sent = {a.id: self._sent[a.id] for a in told if a.id in self._sent}
+
+    async def align(self) -> None:
+        """Ask what is active there, and bring the silences in line."""
         try:
             self._outside = tuple(firing_of(one) for one in await self._source.active() if not self._is_ours(one))
             await self._align_silences()
@@ -133,26 +154,17 @@ class Peers:
         ]
 
     async def close(self) -> None:
-        """Let go of the connections."""
-        await self._source.close()
+        """Say what was raised since the last turn, and let go of the connections."""
+        try:
+            async with asyncio.timeout(LAST_WORD_S):
+                await self.tell()
+        except Exception as error:  # whatever it is, the engine stops
+            log.warning("what was raised just now is told to Alertmanager after the next start: %r", error)
+        finally:
+            await self._source.close()
 
     def _is_ours(self, alert: OutsideAlert) -> bool:
         return alert.labels.get("workspace") == self._workspace and "airboss_fingerprint" in alert.labels
-
-    async def _send(self) -> None:
-        now = self._clock()
-        told = [
-            a
-            for a in await self._book.to_tell()
-            if a.labels.get("source") != OUTSIDE and a.severity is not Severity.INFO
-        ]
-        due = [alert for alert in told if self._is_due(alert, now)]
-        if due:
-            answers = await self._source.send([postable(alert, self._workspace, now) for alert in due])
-            self._troubles = {"": self._troubles.get("", ""), **answers}
-            if not any(answers.values()):
-                self._sent |= {a.id: (now, a.state is AlertState.ACTIVE, a.acked_by) for a in due}
-        self._sent = {a.id: self._sent[a.id] for a in told if a.id in self._sent}
 
     def _is_due(self, alert: AlertRecord, now: float) -> bool:
         """Never sent, changed since, or not said for a while; ends only while they are young."""

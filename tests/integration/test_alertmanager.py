@@ -75,9 +75,13 @@ class Room:
         self.peers = Peers(store, self.book, self.source, workspace, clock=lambda: self.now)
 
     async def turn(self, *firing: Firing) -> None:
-        await self.peers.tick()
+        await self.both()
         await self.book.apply((*firing, *self.peers.firing()))
-        await self.peers.tick()
+        await self.both()
+
+    async def both(self) -> None:
+        await self.peers.tell()
+        await self.peers.align()
 
 
 @needs_alertmanager
@@ -104,6 +108,18 @@ async def test_our_alerts_stand_there_until_they_end_and_an_ack_is_shown(store: 
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
     await room.peers.close()
+
+
+@needs_alertmanager
+async def test_an_engine_that_stops_says_what_was_raised_since_the_last_turn(store: Store, server: Server) -> None:
+    room = Room(store, [server.url], "stopping")
+    await room.book.apply([BURN])
+    await room.peers.close()
+    assert [one["labels"]["alertname"] for one in there(server, workspace="stopping")] == ["ErrorBudgetBurn"]  # type: ignore[index]
+    room.now += 0.4
+    await room.book.apply([])
+    await room.peers.close()
+    assert not there(server, workspace="stopping"), "the next test finds the server as it was"
 
 
 @needs_alertmanager
