@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.rollouts.effects import RegistryMove, Route, Scale
-from engine.rollouts.moves import fails, judged, keep_route, reads, roll_back, stay, to
+from engine.rollouts.moves import fails, judged, keep_route, reads, roll_back, stay, to, waited_too_long
 from engine.rollouts.values import Facts, Move, RolloutNow
 from state.words import RolloutState
 
@@ -25,11 +25,13 @@ def promoting(r: RolloutNow, f: Facts) -> Move:
         return to(r, _S.VERIFYING, f"{r.to_release} has all traffic; verifying")
     if f.is_held:
         return stay(r)
-    if not r.was_promoted and f.canary.ready < needed_for_all(r, f):
+    needed = needed_for_all(r, f)
+    if not r.was_promoted and f.canary.ready < needed:
         # All traffic is never given to replicas that could not carry it (I5).
         if (f.canary.crash_loop or f.canary.broken) and r.from_release is not None:
             return roll_back(r, f.canary.crash_loop or f.canary.broken)
-        return stay(r, Scale(r.to_release, r.replicas), message=f"waits for {r.to_release} to answer")
+        wait = stay(r, Scale(r.to_release, r.replicas), message=f"waits for {r.to_release} to answer")
+        return waited_too_long(r, f, r.to_release, f.canary.ready, needed) or wait
     # Traffic first, then the registry's aliases; the registry may lag (registry_sync) without holding traffic.
     return stay(
         r,

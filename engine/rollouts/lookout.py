@@ -53,10 +53,11 @@ class Lookout:
     async def facts(self, seen: records.Opened) -> Facts:
         """The world as it is for the rollout `seen`."""
         now = clock.now()
-        r = seen.now
-        held, frozen, tracks, known, trouble = await self.store.read(
+        r, elapsed_s = seen.now, clock.elapsed_s(seen.since, now)
+        held, state_s, frozen, tracks, known, trouble = await self.store.read(
             lambda s: (
                 bool(records.leases(s, seen.env, "hold", now.utc, seen.service)),
+                records.acting_s(s, seen.env, seen.service, now.utc, elapsed_s),
                 bool(still_frozen(s, seen.now.id, in_force(s, self.config, seen.env, seen.service, now.utc))),
                 records.track_weights(s, seen),
                 records.known_splits(s, seen),
@@ -71,7 +72,6 @@ class Lookout:
             stable = await self.world.replica_facts(seen, r.from_release, probe=False)
             if r.has_baseline:
                 baseline = await self.world.replica_facts(seen, r.from_release, probe=probes, role=Track.BASELINE)
-        state_s = clock.elapsed_s(seen.since, now)
         step_s = clock.elapsed_s(seen.step_since, now) if seen.step_since else 0.0
         weights, extras = await self.world.standing(seen.service, seen.env)
         return Facts(

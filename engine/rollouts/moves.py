@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from engine.rollouts.effects import Effect, Extras, Route, Scale
 from engine.rollouts.values import Facts, Move, RolloutNow
+from engine.rollouts.wording import duration
 from state.words import PauseReason, RolloutState, VerdictKind
 
 _S = RolloutState
@@ -25,6 +26,21 @@ def to(r: RolloutNow, state: RolloutState, message: str, *, step: int | None = N
 def pause(r: RolloutNow, reason: PauseReason, message: str) -> Move:
     """Stand still until a person decides; what it was doing is kept."""
     return Move(_S.PAUSED, r.step, (), message, reason.value, r.state)
+
+
+def waited_too_long(r: RolloutNow, f: Facts, name: str, ready: int, needed: int) -> Move | None:
+    """The pause when replicas that had answered are gone and did not come back in time; None while there is time.
+
+    That is about room for them, never a FAIL of the release (DESIGN §6): until they answer its users are stable's.
+    """
+    if f.state_s <= r.prepare_timeout_s:
+        return None
+    return pause(
+        r,
+        PauseReason.CAPACITY,
+        f"{ready} of {needed} replica(s) of {name} answer, and no more came within {duration(r.prepare_timeout_s)}; "
+        "they had answered before, so it is about room for them and no verdict on the release",
+    )
 
 
 def roll_back(r: RolloutNow, message: str) -> Move:

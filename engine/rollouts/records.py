@@ -268,5 +268,16 @@ def pause_restored(session: Session) -> list[str]:
 def leases(session: Session, env: str, kind: str, at: float, service: str = "") -> list[Lease]:
     """Holds or freezes of an environment, or of the service in it, that have not expired; the latest end first."""
     query = select(Lease).where(Lease.kind == kind, Lease.ends_at > at, Lease.starts_at <= at)
-    names = {f"{kind}/{env}", f"{kind}/*", *((f"{kind}/{env}/{service}",) if service else ())}
+    names = _lease_names(env, kind, service)
     return sorted((lease for lease in session.exec(query) if lease.name in names), key=lambda one: -one.ends_at)
+
+
+def acting_s(session: Session, env: str, service: str, at: float, state_s: float) -> float:
+    """Of the `state_s` seconds in a state, those since the last hold ended: a deadline that ran under one is no deadline."""
+    holds = select(Lease.name, Lease.ends_at).where(Lease.kind == "hold", Lease.ends_at <= at)
+    names = _lease_names(env, "hold", service)
+    return min([state_s, *(at - ends_at for name, ends_at in session.exec(holds) if name in names)])
+
+
+def _lease_names(env: str, kind: str, service: str) -> set[str]:
+    return {f"{kind}/{env}", f"{kind}/*", *((f"{kind}/{env}/{service}",) if service else ())}

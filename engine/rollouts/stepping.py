@@ -14,6 +14,7 @@ from engine.rollouts.moves import (
     roll_back,
     stay,
     to,
+    waited_too_long,
     wanted_route,
 )
 from engine.rollouts.replacing import replace_replicas
@@ -37,9 +38,11 @@ def step_applying(r: RolloutNow, f: Facts) -> Move:
     # Capacity before traffic (I5): no weight, no copy and no preview for a release that cannot answer as it should.
     needed = r.replicas if r.strategy is Strategy.BLUE_GREEN else capacity_for(r.replicas, r.weight)
     if f.canary.ready < needed:
-        return stay(r, Scale(r.to_release, r.replicas), message="waits for the canary's replicas")
+        wait = stay(r, Scale(r.to_release, r.replicas), message="waits for the canary's replicas")
+        return waited_too_long(r, f, r.to_release, f.canary.ready, needed) or wait
     if r.baseline_weight and r.from_release is not None and f.baseline.ready < 1:
-        return stay(r, Scale(r.from_release, r.replicas, "baseline"), message="waits for the baseline's replicas")
+        wait = stay(r, Scale(r.from_release, r.replicas, "baseline"), message="waits for the baseline's replicas")
+        return waited_too_long(r, f, f"the baseline, {r.from_release},", f.baseline.ready, 1) or wait
     return stay(r, wanted_route(r))
 
 

@@ -164,7 +164,7 @@ class Facts:
     """The world, as read just now."""
 
     state_s: float
-    """Seconds in this state, immune to clock jumps (I9)."""
+    """Seconds in this state, or since a hold in it ended: what it had to act in. Immune to clock jumps (I9)."""
     step_s: float
     stable: ReplicaFacts
     canary: ReplicaFacts

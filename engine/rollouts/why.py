@@ -41,6 +41,9 @@ class Standing:
     step_left_s: float = 0.0
     """Of a pause step: seconds yet."""
     prepare_left_s: float = 0.0
+    """Until what has not answered makes it go back, or pause."""
+    replaces: bool = False
+    """Replicas make room for each other: each step starts its own."""
     verdict: str = ""
     """The judge's newest word on this step."""
     approvals: int = 0
@@ -88,7 +91,10 @@ def _applying(s: Standing) -> str:
     if s.trouble:
         return f"the weight is not there yet: {s.trouble}"
     if s.ready < 1:
-        return f"no replica of {s.to_release} answers, and none gets traffic before it does"
+        return (
+            f"no replica of {s.to_release} answers, and none gets traffic before it does; it "
+            f"{'goes back' if s.replaces else 'pauses'} if none does within {duration(max(s.prepare_left_s, 0))}"
+        )
     return "its weight is being set, and every gateway worker must read it back"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rollout_room import ANN, BAD, GOOD, NO_WORD, OneAlias, Processes, Room
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from adapters.local.router import LEFT_ALONE_KEY, LeftAlone, left_alone
 from adapters.ports import Backend, ReplicaSetSpec, Route
@@ -18,7 +18,7 @@ from engine.rollouts import records
 from engine.rollouts.back.targets import verified_releases
 from engine.rollouts.registry_queue import RegistryQueue
 from state import ids
-from state.models import Intent, Release, Rollout, RolloutStep
+from state.models import Intent, Lease, Release, Rollout, RolloutStep
 from state.store import Store
 from state.words import Conflict, Lifecycle, RolloutState
 
@@ -125,6 +125,28 @@ async def test_a_batch_that_never_loads_is_no_verdict_on_its_release(store: Stor
     words = room.store.read_now(lambda s: [i.payload["move"] for i in s.exec(select(Intent)) if i.kind == "registry"])
     assert words == ["withdraw"], "the registry says what the store says"
     await room.deploy("b")
+
+
+async def test_a_batch_has_its_time_to_load_again_once_a_hold_has_ended(store: Store, tmp_path: Path) -> None:
+    room = Room(store, tmp_path, ROLLING)
+    room.processes.broken.add("b")
+    rollout_id = await begun(room, "b", S.STEP_APPLYING)
+    await room.ask("hold", "service/chat", args={"env": "production"})
+
+    def an_hour_ago(session: Session) -> None:
+        row = session.get_one(Rollout, rollout_id)
+        row.state_since, row.state_mono = row.state_since - 3600, row.state_mono - 3600
+        session.add(row)
+
+    room.store.write_now(an_hour_ago)
+    await room.look()
+    await room.ask("unhold", "service/chat", args={"env": "production"})
+    await room.look(2)
+    assert room.row(rollout_id).state == S.STEP_APPLYING, "nothing could be started while it was held"
+    room.store.write_now(lambda s: [setattr(one, "ends_at", one.ends_at - 61) for one in s.exec(select(Lease))])
+    await room.look()
+    assert room.row(rollout_id).state == S.ROLLING_BACK
+    assert "b was not ready within 60 s" in room.row(rollout_id).message
 
 
 async def test_a_batch_that_met_traffic_is_rejected_with_what_was_found(store: Store, tmp_path: Path) -> None:

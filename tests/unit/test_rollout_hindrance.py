@@ -151,3 +151,38 @@ def test_a_rollout_that_is_superseded_ends_so_and_its_release_is_not_rejected() 
     assert move.state is S.SUPERSEDED
     assert [e.move for e in move.effects if hasattr(e, "move")] == ["withdraw"]
     assert "charlm-3 comes next" in move.message
+
+
+LATE = 601.0
+
+
+@pytest.mark.parametrize("state", [S.STEP_APPLYING, S.PROMOTING])
+@pytest.mark.parametrize("weights", [{"charlm-1": 100}, OURS])
+def test_replicas_that_are_gone_and_do_not_come_back_in_time_pause_it_for_capacity(
+    state: S, weights: dict[str, int]
+) -> None:
+    gone = facts(canary=ReplicaFacts(0), weights=weights, known=(OURS,), state_s=599.0)
+    here = rollout(state, 2, replicas=2)
+    waits = next_move(here, gone)
+    assert (waits.state, waits.effects) == (state, (Scale("charlm-2", 2),))
+    move = next_move(here, replace(gone, state_s=LATE))
+    assert (move.state, move.pause_reason, move.resume_state) == (S.PAUSED, PauseReason.CAPACITY, state)
+    assert "0 of 2 replica(s) of charlm-2 answer" in move.message and "within 10 min" in move.message
+    assert next_move(here, replace(gone, state_s=LATE, is_held=True)).state is state, "a hold stops that too"
+    looping = replace(gone, state_s=LATE, canary=ReplicaFacts(0, crash_loop="5 deaths"))
+    assert next_move(here, looping).state is S.ROLLING_BACK, "a release that keeps dying is another matter"
+
+
+def test_a_baseline_that_does_not_come_back_in_time_pauses_it_too() -> None:
+    here = rollout(S.STEP_APPLYING, has_baseline=True)
+    gone = facts(weights={"charlm-1": 100}, baseline=ReplicaFacts(0), state_s=599.0)
+    assert next_move(here, gone).effects == (Scale("charlm-1", 1, "baseline"),)
+    move = next_move(here, replace(gone, state_s=LATE))
+    assert (move.state, move.pause_reason) == (S.PAUSED, PauseReason.CAPACITY)
+    assert "the baseline, charlm-1, answer" in move.message
+
+
+def test_a_step_that_waited_too_long_begins_its_wait_anew_when_it_is_resumed() -> None:
+    paused = rollout(S.PAUSED, resume_state=S.STEP_APPLYING, pause_reason=PauseReason.CAPACITY)
+    move = apply_verb(paused, "rollout.resume", "user:ann")
+    assert (move.state, move.restarts_step) == (S.STEP_APPLYING, True)

@@ -40,7 +40,9 @@ def why_of(session: Session, config: Config, row: Rollout, verdict: str) -> str:
             resume_state=r.resume_state,
             step_kind=step.kind if step is not None else "",
             step_left_s=step.value - step_s if step is not None and step.kind == "pause" else 0.0,
-            prepare_left_s=r.prepare_timeout_s - clock.elapsed_s(seen.since, here),
+            prepare_left_s=r.prepare_timeout_s
+            - records.acting_s(session, row.env, row.service, here.utc, clock.elapsed_s(seen.since, here)),
+            replaces=r.replaces,
             verdict=verdict,
             approvals=seen.approvals,
             approvals_needed=r.approvals_needed + (int(step.value) if is_gate and step is not None else 0),
