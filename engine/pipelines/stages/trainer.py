@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from engine.pipelines.stages.adamw import AdamW
 from engine.serving.models.gpt import GPT
 
 MIN_LR_SHARE = 0.1
@@ -136,7 +136,7 @@ def train(model: GPT, tokens: Tensor, recipe: Recipe, report: Callable[[Progress
 @contextlib.contextmanager
 def _stepper(model: GPT, tokens: Tensor, recipe: Recipe) -> Iterator[Callable[[int, float], float]]:
     """A function that takes one optimiser step (step, learning rate) and returns its loss, nats a character."""
-    optimizer = _optimizer(model, recipe)
+    optimizer = AdamW(model.parameters(), betas=BETAS, weight_decay=WEIGHT_DECAY)
     parameters = list(model.parameters())
     offsets = torch.arange(model.config.block_size + 1)
 
@@ -157,24 +157,11 @@ def _stepper(model: GPT, tokens: Tensor, recipe: Recipe) -> Iterator[Callable[[i
         for parameter, *grads in zip(parameters, *(grads for _, grads in parts), strict=True):
             parameter.grad = sum(grads[1:], start=grads[0])
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
+        optimizer.step(lr)
         return float(sum(loss for loss, _ in parts))
 
     with ThreadPoolExecutor(max(1, recipe.shards - 1), "shard", torch.set_num_threads, (1,)) as pool:
         yield step_once
-
-
-def _optimizer(model: GPT, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; weight decay pulls on matrices only, not on biases and norms."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": WEIGHT_DECAY},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=BETAS)
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
