@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from console.demo.stage import ActFailed, Demo, is_standing, plain_rollout
+from console.demo.stage import POLL_S, ActFailed, Demo, is_standing, plain_rollout
 from console.demo.workspace import ENV, PIPELINE, SERVICE
 from engine.api.schemas import RunView
 from state.words import PauseReason, RolloutState
 
-FAULT = {"latency_ms": 2500, "error_rate": 0.3, "seed": 7}
+FAULT = {"latency_ms": 2000, "error_rate": 0.3, "seed": 7}
 ALIAS_S = 60.0
 
 
@@ -171,6 +171,6 @@ def _aliases(demo: Demo, rollout_id: str) -> dict[str, Any]:
                 f"the registry has not caught up with {rollout_id}: {rollout.registry_sync or 'nothing said'}"
             )
         demo.say("the registry follows")
-        time.sleep(0.3)
+        time.sleep(POLL_S)
     model = demo.patiently(lambda: demo.client.release(rollout.to_release)).model_name
     return dict(demo.patiently(lambda: demo.client.get(f"/v1/registry/{model}")))

@@ -17,7 +17,7 @@ from state.words import AirbossError, OperationFailed, RolloutState, RunState, T
 
 T = TypeVar("T")
 
-POLL_S = 0.3
+POLL_S = 0.1
 ENGINE_PATIENCE_S = 120.0
 """How long the demo waits for an engine that went away: somebody may be trying `kill -9` on it."""
 RUN_S = 900.0

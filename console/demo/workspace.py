@@ -51,7 +51,7 @@ allow_faults = true
 [policy.demo]
 strategy = "canary"
 steps = [{{ weight = 25 }}, {{ weight = 50 }}, {{ weight = 100 }}]
-judge = {{ margin = 1.0, alpha = 0.05, min_requests = 60, max_minutes = 4, no_data_after = "20s", bad_window = "5s" }}
+judge = {{ margin = 1.0, alpha = 0.05, min_requests = 60, max_minutes = 4, no_data_after = "20s", bad_window = "3s" }}
 # A team would ask for one at least; the demo has nobody to ask.
 approvals = 0
 warm_hold = "10m"
