@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
@@ -91,29 +91,18 @@ class Catalogue(Protocol):
         """Its files, below the empty directory `into`, each measured. Raises OperationFailed (`refused`) for pickles."""
 
 
-@dataclass(frozen=True, slots=True)
-class Servable:
-    """Whether a version can be served here, from the names of its files alone."""
-
-    why_not: str = ""
-    pickles: Sequence[str] = field(default_factory=tuple)
-
-
-def servable(files: Sequence[str], flavours: Sequence[str]) -> Servable:
-    """Judge a version before a byte of it is fetched. Pure."""
+def why_not_servable(files: Sequence[str], flavours: Sequence[str]) -> str:
+    """Why a version cannot be served here, from the names of its files, before a byte is fetched; "" when it can. Pure."""
     pickles = [name for name in files if PurePosixPath(name).suffix.lower() in PICKLES]
     kind = ", ".join(flavours) or "of no flavour"
     if pickles:
         more = f" and {len(pickles) - 1} more" if len(pickles) > 1 else ""
-        return Servable(
-            f"it is {kind} and holds {pickles[0]}{more}: a pickle runs code when it is read", tuple(pickles)
-        )
+        return f"it is {kind} and holds {pickles[0]}{more}: a pickle runs code when it is read"
     if not files:
-        return Servable("it has no files: what its source names is empty or gone")
-    weights = [name for name in files if name.endswith((".safetensors", ".gguf"))]
-    if not weights:
-        return Servable(f"it is {kind} and has no weights that can be served here (.safetensors, .gguf)")
-    return Servable()
+        return "it has no files: what its source names is empty or gone"
+    if not any(name.endswith((".safetensors", ".gguf")) for name in files):
+        return f"it is {kind} and has no weights that can be served here (.safetensors, .gguf)"
+    return ""
 
 
 def refuse(model: str, version: str, why: str) -> OperationFailed:

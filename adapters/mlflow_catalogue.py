@@ -22,7 +22,7 @@ from adapters.catalogue import (
     CataloguePage,
     CatalogueVersion,
     refuse,
-    servable,
+    why_not_servable,
 )
 from adapters.mlflow_errors import clear_errors
 from state.digests import hash_tree
@@ -90,7 +90,7 @@ class MlflowCatalogue:
         except OperationFailed as error:
             troubles.append(error.message)
         flavours = self._flavours(found, files)
-        why_not = servable([file.path for file in files], flavours).why_not
+        why_not = why_not_servable([file.path for file in files], flavours)
         return CatalogueDetails(
             version=_version(found, pointed), params=params, metrics=metrics, datasets=datasets, flavours=flavours,
             files=files, digest=str(found.tags.get(DIGEST, "")), refused=why_not, trouble="; ".join(troubles),

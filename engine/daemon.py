@@ -323,15 +323,17 @@ class Engine:
         self.events.publish(ref, message)
 
     def _adapters(self) -> dict[str, str]:
-        registry = self.queue.trouble or self.registry.state()
         return {
-            "registry": registry,
+            "registry": self._registry_trouble() or self.registry.state(),
             "metrics": (self.prometheus.trouble or self.prometheus.url) if self.prometheus else "embedded",
             "alerts": self._alerts_said(),
             "state": self.store.database.name,
             "config": self.file.said,
             **{f"cluster of {name}": cluster.said() for name, cluster in self.clusters.items()},
         }
+
+    def _registry_trouble(self) -> str:
+        return self.queue.trouble or self.registry.guard.standing().error
 
     def _standings(self) -> tuple[Standing, ...]:
         metrics = (self.prometheus.guard.standing(),) if self.prometheus is not None else ()
@@ -358,7 +360,7 @@ class Engine:
         return Outside(
             crash_loops=tuple(loops),
             adapters=(
-                AdapterFact("registry", self.queue.trouble or self.registry.guard.standing().error),
+                AdapterFact("registry", self._registry_trouble()),
                 *self._metrics_fact(),
                 *(AdapterFact(f"cluster of {name}", c.trouble) for name, c in self.clusters.items()),
             ),

@@ -19,7 +19,7 @@ Item = Mapping[str, Any]
 def models(request: ViewRequest, _source: Source, context: Context) -> Outcome:
     """Models by name."""
     value, notes = _ask(context, "/v1/catalogue/models", request.args)
-    items = [_plain(one) for one in value["models"]]
+    items = [dict(one) for one in value["models"]]
     rows = [
         (i["name"], i["newest"] or NONE, _pairs(i["aliases"]), clock(i["updated_at"]), _pairs(i["tags"])) for i in items
     ]
@@ -31,18 +31,12 @@ def models(request: ViewRequest, _source: Source, context: Context) -> Outcome:
 
 def versions(request: ViewRequest, _source: Source, context: Context) -> Outcome:
     """Versions of all models."""
-    value, notes = _ask(context, "/v1/catalogue/versions", request.args)
-    items = [_plain(one) for one in value["versions"]]
-    table = _version_table(items, with_model=True)
-    return Outcome("RegistryVersion", items, blocks=(table,), names=_names(items), notes=_more(notes, value))
+    return _versions(request, context, with_model=True)
 
 
 def model(request: ViewRequest, _source: Source, context: Context) -> Outcome:
     """One model's versions, newest first."""
-    value, notes = _ask(context, "/v1/catalogue/versions", request.args)
-    items = [_plain(one) for one in value["versions"]]
-    return Outcome("RegistryVersion", items, blocks=(_version_table(items, with_model=False),), names=_names(items),
-                   notes=_more(notes, value))  # fmt: skip
+    return _versions(request, context, with_model=False)
 
 
 def version(request: ViewRequest, _source: Source, context: Context) -> Outcome:
@@ -78,7 +72,7 @@ def version(request: ViewRequest, _source: Source, context: Context) -> Outcome:
     blocks.append(Table(("FILE", "BYTES", "SHA256"), files, frozenset({1}), empty="no files"))
     if any(not f["sha256"] for f in value["files"]):
         blocks.append(Text("MLflow keeps no digest of a file that another program registered"))
-    return Outcome("RegistryVersion", [_plain(value)], blocks=tuple(blocks), names=(name,), notes=notes)
+    return Outcome("RegistryVersion", [dict(value)], blocks=tuple(blocks), names=(name,), notes=notes)
 
 
 def _ask(context: Context, path: str, args: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
@@ -91,12 +85,12 @@ def _more(notes: tuple[str, ...], value: Any) -> tuple[str, ...]:
     return (*notes, f"there are more: --page {value['next_page']}") if value["next_page"] else notes
 
 
-def _plain(item: Item) -> dict[str, Any]:
-    return dict(item)
-
-
-def _names(items: Sequence[Item]) -> tuple[str, ...]:
-    return tuple(f"{i['model']}/{i['version']}" for i in items)
+def _versions(request: ViewRequest, context: Context, *, with_model: bool) -> Outcome:
+    value, notes = _ask(context, "/v1/catalogue/versions", request.args)
+    items = [dict(one) for one in value["versions"]]
+    table = _version_table(items, with_model=with_model)
+    names = tuple(f"{one['model']}/{one['version']}" for one in items)
+    return Outcome("RegistryVersion", items, blocks=(table,), names=names, notes=_more(notes, value))
 
 
 def _version_table(items: Sequence[Item], *, with_model: bool) -> Table:

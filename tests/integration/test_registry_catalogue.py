@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adapters.catalogue import CataloguePage, servable
+from adapters.catalogue import CataloguePage, why_not_servable
 from adapters.mlflow_registry import MlflowRegistry
 from adapters.ports import ModelFile, Registration
 from engine.registry_catalogue import FRESH_S, CatalogueCache
@@ -92,7 +92,7 @@ def test_a_version_whose_files_are_gone_says_so_and_is_not_for_release(registry:
     ],
 )
 def test_what_cannot_be_served_is_known_from_its_files_names(files: tuple[str, ...], word: str) -> None:
-    said = servable(files, ("sklearn",)).why_not
+    said = why_not_servable(files, ("sklearn",))
     assert word in said if word else said == ""
 
 
