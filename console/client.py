@@ -194,7 +194,8 @@ class EngineClient(EngineAt):
             )
             return read(VerbResult, check(response))
         except httpx.HTTPError as error:
-            reraise(error, self.address, timeout_s, acts=not request.dry_run)
+            keyed = bool(request.idempotency_key)
+            reraise(error, self.address, timeout_s, acts=not request.dry_run, is_keyed=keyed)
 
     def tell_demo(self, facts: Mapping[str, Any]) -> None:
         """Put the demo's progress into the engine's status; a workspace that is no demo's ignores it."""

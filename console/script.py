@@ -114,9 +114,10 @@ class Script:
             raise UsageError(f"{_NOT_IN_SCRIPTS[request.target]} cannot run inside a script")
         if isinstance(request, ViewRequest) and request.args.get("watch"):
             raise UsageError("a script cannot watch", hint="`wait REF --for COND` waits")
-        return replace(parsed, options=_merged(self.options, parsed.options), request=self._with_options(request))
+        request = self._with_options(request, line.number)
+        return replace(parsed, options=_merged(self.options, parsed.options), request=request)
 
-    def _with_options(self, request: Any) -> Any:
+    def _with_options(self, request: Any, number: int) -> Any:
         """Options given to the script as a whole hold for each verb that does not say otherwise."""
         if isinstance(request, ViewRequest | LocalRequest):
             return request
@@ -127,6 +128,9 @@ class Script:
                 "yes": request.yes or ours.yes,
                 "confirm_name": request.confirm_name or ours.confirm_name,
                 "reason": request.reason or ours.reason,
+                # A key for the whole script is one for each of its lines: a key is for one request.
+                "idempotency_key": request.idempotency_key
+                or (f"{ours.idempotency_key}/{number}" if ours.idempotency_key else ""),
             }
         )
 

@@ -82,8 +82,10 @@ def check(response: httpx.Response) -> bytes:
     raise error_from_dict(fault if isinstance(fault, dict) else {"message": str(fault)})
 
 
-def reraise(error: httpx.HTTPError, address: Address, timeout_s: float, *, acts: bool) -> NoReturn:
-    """Raise what a failure of the transport means to a person."""
+def reraise(
+    error: httpx.HTTPError, address: Address, timeout_s: float, *, acts: bool, is_keyed: bool = False
+) -> NoReturn:
+    """Raise what a failure of the transport means to a person; `is_keyed`: an idempotency key was given."""
     import httpx
 
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
@@ -92,7 +94,9 @@ def reraise(error: httpx.HTTPError, address: Address, timeout_s: float, *, acts:
         if acts:
             raise TimedOut(
                 f"the engine took the verb and has not answered within {timeout_s:g} s; it may still be done",
-                hint="look at the object before trying again",
+                hint="ask again with the same --idempotency-key"
+                if is_keyed
+                else "look at the object before trying again",
             ) from error
         raise Unreachable(f"the engine at {address} did not answer within {timeout_s:g} s", hint=_UP) from error
     raise Unreachable(

@@ -16,8 +16,8 @@ from state.words import Conflict, OperationFailed
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-HEAD = "0004"
-KNOWN = ("0001", "0002", "0003", "0004")
+HEAD = "0005"
+KNOWN = ("0001", "0002", "0003", "0004", "0005")
 
 
 def current_revision(where: Path | Connection) -> str | None:

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +32,8 @@ Heads = tuple[str, str]
 log = logging.getLogger("airboss.store")
 
 _URGENT, _NORMAL, _STOP = 0, 1, 2
+beside: ContextVar[Callable[[Session], None] | None] = ContextVar("beside", default=None)
+"""What is to be written at the end of each transaction that is begun in this context: with it, or not at all."""
 CUT_RETRY_S = 30.0
 """So long a write or a read is tried again whose connection broke: a database server restarts in less."""
 
@@ -145,7 +148,9 @@ class Store:
         if self._closed:
             raise OperationFailed("the store is closed", hint="the engine is stopping; try again once it is up")
         result: Future[T] = Future()
-        self._queue.put((_URGENT if urgent else _NORMAL, next(self._order), fn, result))
+        more = beside.get()
+        work = fn if more is None else _followed_by(fn, more)
+        self._queue.put((_URGENT if urgent else _NORMAL, next(self._order), work, result))
         return result
 
     def _write_loop(self) -> None:
@@ -235,6 +240,15 @@ class Store:
         if trouble and trouble != self.anchor_trouble:
             log.error(trouble)
         self.anchor_trouble = trouble
+
+
+def _followed_by(fn: Callable[[Session], T], more: Callable[[Session], None]) -> Callable[[Session], T]:
+    def both(session: Session) -> T:
+        value = fn(session)
+        more(session)
+        return value
+
+    return both
 
 
 def _is_taken(error: IntegrityError) -> bool:

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, create_engine, event, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel
 
-import state.models  # noqa: F401  (its import fills the metadata)
+import state.kept_answers
+import state.models  # noqa: F401  (their import fills the metadata)
 from state import engine_lease, migrate
 from state.backup import MARKER, write_whole
 from state.postgres import SCHEMA, Postgres, opening

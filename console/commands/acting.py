@@ -54,6 +54,8 @@ def _act(request: VerbRequest, context: Context) -> Outcome:
         )
     request = _at_revision(confirmed(request, context, lambda: _show_plan(request, context)), context)
     result = context.client.verb(request, COPYING_S if request.verb in COPIES else VERB_TIMEOUT_S)
+    if result.replayed:
+        diagnostics.note(f"asked before under the key {request.idempotency_key!r}; not done again")
     done = _outcome(result, (Text(_sentence(result)),))
     if condition is None:
         return done

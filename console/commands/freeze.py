@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from console.commands.refs import any_ref, ref_of, seconds_until, verb_request
+from console.commands.refs import any_ref, moment_of, ref_of, seconds_until, verb_request
 from console.commands.requests import ViewRequest
 from console.commands.tree import Noun, leaf
 from state.words import UsageError
@@ -33,7 +33,9 @@ freeze = Noun(
 @click.option("--until", required=True, metavar="T", help="A duration or a time.")
 def start(env: str, until: str) -> Any:
     """Begin a freeze. Give --reason: everyone who is refused reads it."""
-    return verb_request("freeze.start", ref_of("env", env), env=env, until_s=seconds_until(until))
+    return verb_request(
+        "freeze.start", ref_of("env", env), env=env, until_s=seconds_until(until), until=moment_of(until)
+    )
 
 
 @leaf(freeze, "end", acting=True, examples=(("airboss freeze end --env production --yes", "forward changes go again"),))

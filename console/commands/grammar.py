@@ -202,6 +202,8 @@ def _options(given: dict[str, Any]) -> Options:
 def _with_options(request: Any, given: dict[str, Any]) -> VerbRequest | ViewRequest | LocalRequest:
     """A verb's request carries the options that concern the engine."""
     if isinstance(request, ViewRequest | LocalRequest):
+        if given.get("idempotency_key") and not takes_key(request):
+            raise UsageError("--idempotency-key belongs to a verb that the engine does", hint="leave it out here")
         return request
     from engine.api.schemas import VerbRequest
 
@@ -213,7 +215,15 @@ def _with_options(request: Any, given: dict[str, Any]) -> VerbRequest | ViewRequ
             "confirm_name": given.get("confirm_name", ""),
             "reason": given.get("reason", "") or request.reason,
             "expect_revision": given.get("expect_revision"),
+            "idempotency_key": given.get("idempotency_key", ""),
         }
+    )
+
+
+def takes_key(request: ViewRequest | LocalRequest) -> bool:
+    """What carries a verb of the engine's, or lines of them, takes the key too."""
+    return isinstance(request, LocalRequest) and (
+        "request" in request.args or request.target == "console.script:run_script_file"
     )
 
 

@@ -95,6 +95,17 @@ def seconds_until(text: str) -> float:
     return round(when.timestamp() - time.time(), 3)
 
 
+def moment_of(text: str) -> str | None:
+    """`--until` as it was named, when it is a moment: however often it is asked for, the same one. None for a duration."""
+    from state.config_types import parse_duration
+
+    try:
+        parse_duration(text)
+    except ValueError:
+        return text
+    return None
+
+
 _EXAMPLE = {
     "service": "chat",
     "rollout": "ro-1",

@@ -30,6 +30,7 @@ class Options:
     read_only: bool = False
     detailed_exitcode: bool = False
     expect_revision: int | None = None
+    idempotency_key: str = ""
     settings: tuple[str, ...] = ()
     """`--set K=V` as written."""
 

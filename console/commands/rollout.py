@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from console.commands.refs import ref_of, seconds_until, verb_request
+from console.commands.refs import moment_of, ref_of, seconds_until, verb_request
 from console.commands.requests import ViewRequest
 from console.commands.tree import Noun, break_glass, leaf
 from state.words import UsageError
@@ -203,7 +203,7 @@ def _held(what: str, env: str | None) -> str:
 @click.option("--until", default="30m", metavar="T", help="A duration or a time (default: 30m).")
 def hold(what: str, env: str | None, until: str) -> Any:
     """Stop all automatic movement of a service, forward or back, for a while."""
-    return verb_request("hold", _held(what, env), env=env, until_s=seconds_until(until))
+    return verb_request("hold", _held(what, env), env=env, until_s=seconds_until(until), until=moment_of(until))
 
 
 @leaf(

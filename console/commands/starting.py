@@ -163,6 +163,7 @@ def down(context: Context, *, request: VerbRequest) -> Outcome:
             "yes": context.options.yes,
             "confirm_name": context.options.confirm_name,
             "reason": context.options.reason,
+            "idempotency_key": context.options.idempotency_key,
         }
     )
     deadline = time.monotonic() + (context.options.timeout_s or STOP_TIMEOUT_S)

@@ -214,6 +214,8 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "console": ("finding one's way in it; colours, slow lines, read-only", _room("console.tui")),
     "config": ("every field of airboss.toml", config),
     "wait": ("conditions of --wait", wait),
+    "retries": ("--idempotency-key: asking again without doing it twice",
+                lambda: _readme("console", "RETRIES.md").lstrip("\n")),
     "scripts": ("the language of --script", scripts),
     "rollouts": ("states, and which verb runs in which", rollouts),
     "strategies": ("canary, blue-green, rolling, shadow, swap: steps, costs, refusals",

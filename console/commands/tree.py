@@ -130,6 +130,12 @@ def global_options(*, general: bool, acting: bool) -> list[click.Parameter]:
             hidden=not acting,
             help="Refuse (exit 6) if the object has moved past revision N.",
         ),
+        _option(
+            "--idempotency-key",
+            metavar="KEY",
+            hidden=not acting,
+            help="Asked again with the same KEY it is not done twice (`airboss help retries`).",
+        ),
         _option("--detailed-exitcode", is_flag=True, hidden=not general, help="Exit 10 when changes are found."),
         click.Option(
             ("-h", "--help"), is_flag=True, is_eager=True, expose_value=False, callback=_show_help, help="Show this."

@@ -445,6 +445,8 @@ class VerbRequest(_Model):
     confirm_name: str = ""
     break_glass: bool = False
     """Go past what forbids it (an approval, a freeze, the second person): flagged until somebody else acknowledges it."""
+    idempotency_key: str = ""
+    """Asked again with the same key it is answered as before, and not done again (engine.operations.once)."""
 
 
 class VerbResult(_Model):
@@ -456,6 +458,8 @@ class VerbResult(_Model):
     message: str
     revision: int | None = None
     plan: PlanView | None = None
+    replayed: bool = False
+    """It was done before, under the same idempotency key; this is the answer kept then."""
 
 
 class LogChunk(_Model):

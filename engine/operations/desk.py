@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlmodel import Session
@@ -12,6 +12,7 @@ from sqlmodel import Session
 from engine.access import EVERYWHERE, Actor, demand, demand_confirmation, demand_person, environments
 from engine.api.schemas import VerbRequest
 from engine.observe.alerts import AlertBook
+from engine.operations.once import Once
 from engine.pipelines.runner import PipelineRunner
 from engine.registry_catalogue import CatalogueCache
 from engine.restored.standing import Standing
@@ -43,6 +44,8 @@ class Desk:
     """Where users reach the gateway; "" while it has no port yet."""
     catalogue: CatalogueCache | None = None
     """The registry, for what is taken from it."""
+    once: Once = field(default_factory=Once)
+    """The verbs at work under an idempotency key."""
 
     def permit(self, request: VerbRequest, actor: Actor, env: str, service: str) -> None:
         """Role, read-only mode and the confirm ladder, in this order. A dry run changes nothing and needs neither.

@@ -29,7 +29,9 @@ async def do(desk: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     handler = HANDLERS.get(request.verb)
     if handler is None:
         raise UsageError(f"there is no verb {request.verb!r}", hint="`airboss help verbs` lists them", code="no_verb")
-    return await handler(desk, request, actor)
+    if request.dry_run or not request.idempotency_key:
+        return await handler(desk, request, actor)
+    return await desk.once.do(desk.store, request, actor, lambda: handler(desk, request, actor))
 
 
 HANDLERS: dict[str, Handler] = {

@@ -11,7 +11,8 @@ from alembic import context
 from sqlalchemy import Connection, create_engine, event, text
 from sqlmodel import SQLModel
 
-import state.models  # noqa: F401  (its import fills the metadata)
+import state.kept_answers
+import state.models  # noqa: F401  (their import fills the metadata)
 
 WIDE_NUMBERS = """
 SELECT table_name, column_name FROM information_schema.columns
