@@ -1,4 +1,4 @@
-"""Evidence from a Prometheus server: the gateway's own counters, asked by range and differenced here.
+"""Evidence from a Prometheus server: the gateway's own counters, or another's by its profile, asked by range and differenced here.
 
 `increase()` extrapolates to non-integers and PromQL comparisons hide NaN, so raw counters are fetched and classified in
 code (reference/delivery.md §F). The client library blocks; every call runs in a bounded thread with a deadline.
@@ -14,16 +14,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapters.guard import Guard
 from adapters.ports import ArmCounts, ArmEvidence, Interval
+from adapters.profiles.catalogue import questions_of
+from adapters.profiles.profile import Ask, Place, Questions
+from adapters.prometheus_server import NoAnswer, PrometheusServer, Refused
+from state.metrics_config import ProfileChoice
 from state.server_config import Credentials
-from state.words import COUNTS_AND_BAD, BadClass, NoDataCause, Track, Unreachable
-
-if TYPE_CHECKING:
-    from requests import Response
+from state.words import NoDataCause, Track, Unreachable, UsageError
 
 Labels = tuple[tuple[str, str], ...]
 """All labels of a series but its name, sorted."""
@@ -32,8 +32,6 @@ Series = Mapping[Labels, Mapping[int, float]]
 
 TIMEOUT_S = 5.0
 UNASKED_S = 60.0
-_COUNTED = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c][0])
-_BAD = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c] == (True, True))
 
 
 class PrometheusMetrics:
@@ -46,42 +44,49 @@ class PrometheusMetrics:
         step_s: int = 5,
         credentials: Credentials | None = None,
         clock: Callable[[], float] = time.time,
-        queries: Callable[[str, str], Mapping[str, str]] | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self.url = url
         self.trouble = ""
         """Why the last question was not answered; "" when it was."""
-        self._credentials = credentials or Credentials()
+        self.server = PrometheusServer(url, credentials or Credentials())
         self._silent: dict[tuple[str, str], tuple[float, float]] = {}
         """Of each service that had nothing to say when last asked: since when, and when that was."""
         self.guard = Guard("metrics", goes_on="rollbacks, service levels, the fleet's numbers; rollouts pause")
         self.step_s = step_s
         self.clock = clock
-        self._queries = queries or own_queries
+        self._ask = ask or _own
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prometheus")
 
     async def arms(self, service: str, env: str, rollout_id: str, table_revision: int, since: float) -> ArmEvidence:
         """Stable and canary since `since`. Prometheus knows no table revision: the time of the step stands for it."""
-        queries = self._queries(service, env)
         now = self.clock()
         try:
-            answers = await self.guard.call(lambda: self._all(queries, since, now), limit_s=TIMEOUT_S * 2)
-        except _NoAnswer as error:
+            asked = self._ask(service, env)
+        except UsageError as error:
+            text = f"{NoDataCause.SERIES_MISSING}: {error.message}"[:300]
+            return self._lasting((service, env), ArmEvidence((), 0.0, None, text), now)
+        try:
+            answers = await self.guard.call(lambda: self._all(asked.queries, since, now), limit_s=TIMEOUT_S * 2)
+        except NoAnswer as error:
             self.trouble = f"{error.cause}: {error.message}"[:300]
             return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
-        except Unreachable as error:
+        except (Unreachable, Refused) as error:
             self.trouble = f"{NoDataCause.UNREACHABLE}: {error.message}"[:300]
             return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
         self.trouble = ""
-        return self._lasting((service, env), evidence_of(answers, since=since, now=now, step_s=self.step_s), now)
+        found = evidence_of(answers, now=now, step_s=self.step_s, metrics=asked.metrics, hint=asked.hint)
+        return self._lasting((service, env), found, now)
 
     async def _all(self, queries: Mapping[str, str], since: float, now: float) -> dict[str, Series]:
         loop = asyncio.get_running_loop()
-        asked = [loop.run_in_executor(self._threads, self._range, query, since, now) for query in queries.values()]
+        asked = [loop.run_in_executor(self._threads, self._series, query, since, now) for query in queries.values()]
         try:
             return dict(zip(queries, await asyncio.gather(*asked), strict=True))
-        except _NoAnswer as error:
-            raise _NoAnswer(error.cause, f"{self.url} {error.message}") from None
+        except NoAnswer as error:
+            raise NoAnswer(error.cause, f"{self.url} {error.message}") from None
+        except Refused as error:
+            raise Refused(f"{self.url} {error.message}") from None
         except Exception as error:
             # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
             raise Unreachable(f"{self.url}: {type(error).__name__}: {error}") from error
@@ -96,66 +101,12 @@ class PrometheusMetrics:
         self._silent[where] = (since, now)
         return replace(evidence, trouble_s=now - since)
 
-    def _range(self, query: str, start: float, end: float) -> dict[Labels, dict[int, float]]:
-        from prometheus_api_client import PrometheusConnect
-        from requests import Session
-        from urllib3.util import Retry
-
-        own = self._credentials
-        session = Session()
-        session.verify, session.cert = own.ca or True, own.client
-        session.hooks["response"].append(_look_at)
-        client = PrometheusConnect(
-            url=self.url,
-            headers=own.headers or None,
-            auth=own.basic,
-            session=session,
-            retry=Retry(total=0, raise_on_status=False),
-        )
-        found = client.custom_query_range(
-            query=query, start_time=datetime.fromtimestamp(start, UTC), end_time=datetime.fromtimestamp(end, UTC),
-            step=str(self.step_s), params={"timeout": f"{TIMEOUT_S:g}s"}, timeout=TIMEOUT_S,
-        )  # fmt: skip
-        return series_by_labels(found)
+    def _series(self, query: str, start: float, end: float) -> dict[Labels, dict[int, float]]:
+        return series_by_labels(self.server.range(query, start, end, self.step_s, timeout_s=TIMEOUT_S))
 
 
-def own_queries(service: str, env: str) -> Mapping[str, str]:
-    """PromQL for `requests`, `errors` and `slow` of our gateway's own counters."""
-    labels = f'service="{service}",env="{env}"'
-    return {
-        "requests": f'airboss_requests_total{{{labels},code=~"{_COUNTED}"}}',
-        "errors": f'airboss_requests_total{{{labels},code=~"{_BAD}"}}',
-        "slow": f"airboss_slow_requests_total{{{labels}}}",
-    }
-
-
-class _NoAnswer(Unreachable):
-    """An answer that must not be used; the text says what it was and what to do."""
-
-    def __init__(self, cause: NoDataCause, text: str) -> None:
-        super().__init__(text)
-        self.cause = cause
-
-
-def _look_at(response: Response, *_: Any, **__: Any) -> None:
-    """Refuse what the library would take, or say in its own words: a login page, a refusal, a part of the answer.
-
-    An answer with `warnings` lacks what a store behind the server did not give (remote read, Thanos, Mimir): whole by its form, and
-    short of the errors that would have failed a canary.
-    """
-    status = response.status_code
-    if status in (401, 403):
-        raise _NoAnswer(NoDataCause.UNREACHABLE, f"does not let us in ({status}): see [metrics] access in airboss.toml")
-    try:
-        body = response.json()
-    except ValueError:
-        text = f"answered {status} with no JSON: a proxy's page? see [metrics] url in airboss.toml"
-        raise _NoAnswer(NoDataCause.UNREACHABLE, text) from None
-    said = body if isinstance(body, dict) else {}
-    if status >= 400 or said.get("status") != "success":
-        raise _NoAnswer(NoDataCause.UNREACHABLE, f"answered {status}: {said.get('error', 'no reason given')}")
-    if warnings := said.get("warnings"):
-        raise _NoAnswer(NoDataCause.PARTIAL, f"gave a part of the answer: {warnings[0]}")
+def _own(service: str, env: str) -> Questions:
+    return questions_of(ProfileChoice(), Place(service, env, None, 0.0))
 
 
 def series_by_labels(found: list[Mapping[str, Any]]) -> dict[Labels, dict[int, float]]:
@@ -169,7 +120,9 @@ def series_by_labels(found: list[Mapping[str, Any]]) -> dict[Labels, dict[int, f
     return series
 
 
-def evidence_of(answers: Mapping[str, Series], *, since: float, now: float, step_s: int) -> ArmEvidence:
+def evidence_of(
+    answers: Mapping[str, Series], *, now: float, step_s: int, metrics: str = "requests", hint: str = ""
+) -> ArmEvidence:
     """Counters at scrape steps → intervals: each series differenced by itself, then added up by track.
 
     A sum would fall when one worker is not scraped, and its next difference would be another worker's whole life. So
@@ -177,7 +130,7 @@ def evidence_of(answers: Mapping[str, Series], *, since: float, now: float, step
     """
     times = sorted({at for points in answers["requests"].values() for at in points})
     if not times:
-        return ArmEvidence((), 0.0, None, f"{NoDataCause.SERIES_MISSING}: airboss_requests_total has no series here")
+        return ArmEvidence((), 0.0, None, f"{NoDataCause.SERIES_MISSING}: {metrics} has no series of a track here")
     if any(
         not math.isfinite(value)
         for metric in answers.values()
@@ -186,7 +139,8 @@ def evidence_of(answers: Mapping[str, Series], *, since: float, now: float, step
     ):
         return ArmEvidence((), 0.0, None, f"{NoDataCause.NOT_A_NUMBER}: a counter is not a number")
     if missing := _missing(answers):
-        return ArmEvidence((), 0.0, None, f"{NoDataCause.SERIES_MISSING}: {missing}"[:300])
+        why = f"; {hint}" if hint and missing.startswith("slow") else ""
+        return ArmEvidence((), 0.0, None, f"{NoDataCause.SERIES_MISSING}: {missing}{why}"[:300])
     counters = [
         _Counter(metric, dict(labels)["track"], min(points), points)
         for metric, series in answers.items()
@@ -248,7 +202,7 @@ def _arms(counters: Iterable[_Counter], t0: int, t1: int, beside: str) -> tuple[
 def _missing(answers: Mapping[str, Series]) -> str:
     """What `errors` or `slow` lacks where `requests` has points, "" for nothing: absent is not "none was bad"."""
     wanted = _times_less_code(answers["requests"])
-    for metric in ("errors", "slow"):
+    for metric in sorted(answers.keys() - {"requests"}):
         has = _times_less_code(answers[metric])
         for labels, times in wanted.items():
             lacking = len(times - has.get(labels, set()))

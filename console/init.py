@@ -103,7 +103,7 @@ workers = 2
 # [registry]
 # url = "http://mlflow.example.org:5000"      # access = {{ token = "env:MLFLOW_TOKEN" }}
 # [metrics]
-# url = "http://prometheus.example.org:9090"
+# url = "http://prometheus.example.org:9090"  # profile = "istio": whose counters the judge reads (`airboss help prometheus`)
 """
 
 

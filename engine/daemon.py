@@ -34,7 +34,6 @@ from adapters.local.spawn import Spawner
 from adapters.local.supervisor import Backoff, Supervisor
 from adapters.placing import PlacedRouter, PlacedRuntime
 from adapters.ports import MetricsSource
-from adapters.prometheus import PrometheusMetrics
 from engine.api.app import make_app
 from engine.api.events import EventHub
 from engine.api.peer import PeerProtocol
@@ -43,6 +42,7 @@ from engine.autoscaling.scaler import Scaler
 from engine.backups import BackupKeeper
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
+from engine.metrics_source import prometheus_of
 from engine.observe.copies import Copies
 from engine.observe.observer import Observer, Outside
 from engine.observe.rules import AdapterFact, CrashLoopFact
@@ -135,7 +135,7 @@ class Engine:
             admin_sockets=lambda: [path for _, path in self.gateway.workers()],
         )  # fmt: skip
         self.world = World(self.store, self.runtime, self.router, self.config, plans)
-        self.prometheus = self._prometheus()
+        self.prometheus = prometheus_of(self.config, self.paths.root)
         self.controller = Controller(
             self.store,
             self.world,
@@ -173,13 +173,6 @@ class Engine:
 
     def _metrics_fact(self) -> tuple[AdapterFact, ...]:
         return (AdapterFact("metrics", self.prometheus.trouble),) if self.prometheus is not None else ()
-
-    def _prometheus(self) -> PrometheusMetrics | None:
-        settings = self.config.metrics
-        if not settings.url:
-            return None
-        who = Credentials.of(settings.access, self.paths.root)
-        return PrometheusMetrics(settings.url, step_s=round(settings.step) or 1, credentials=who)
 
     def _alert_source(self) -> Alertmanagers | None:
         settings = self.config.alerts

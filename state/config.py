@@ -17,6 +17,7 @@ from state.haproxy_limits import beyond_haproxy, carried
 from state.hook_config import Hook
 from state.kubernetes_config import Pods, Target
 from state.measures_config import CostConfig, QualityConfig
+from state.metrics_config import MetricsConfig, ProfileChoice, troubles
 from state.people_config import PeopleConfig, Roles
 from state.pipeline_config import PipelineConfig
 from state.policy_config import Policy
@@ -72,6 +73,7 @@ class Service(Table):
     quality: QualityConfig = QualityConfig()
     cost: CostConfig = CostConfig()
     kubernetes: Pods = Pods()
+    metrics: ProfileChoice = ProfileChoice()
 
     def access_for_table(self) -> dict[str, Any] | None:
         """What the routing table says of caching and safety; None when nothing is configured."""
@@ -97,17 +99,6 @@ class Environment(Table):
     def cluster(self) -> Target | None:
         """The cluster it runs on; None where it runs here."""
         return next((target for target in self.targets if target.runtime == "kubernetes"), None)
-
-
-class MetricsConfig(Table):
-    """Where evidence comes from: the embedded scraper unless `url`, a Prometheus server, is given (`airboss help prometheus`).
-
-    `step` is how often it scrapes the gateway; `access` says who we are to it.
-    """
-
-    url: str | None = None
-    step: Duration = 5.0
-    access: ServerAccess = ServerAccess()
 
 
 class BackupConfig(Table):
@@ -218,6 +209,10 @@ class Config(Table):
             raise ValueError(f"routing.choose leads in a circle: {' -> '.join(loop)}; take one of these steps out")
         if beyond := list(beyond_haproxy(self.gateway, self.service, self.environment, self.policy)):
             raise ValueError(f"gateway.engine = 'haproxy' cannot carry {'; '.join(beyond)}")
+        counted = {name: service.metrics for name, service in self.service.items()}
+        places = {name: env.cluster.namespace if env.cluster else None for name, env in self.environment.items()}
+        if wrong := next(troubles(self.metrics, counted, places), None):
+            raise ValueError(wrong)
         for name, window in self.freeze.items():
             if missing := set(window.environments) - set(self.environment):
                 raise ValueError(f"freeze.{name}.environments: no [environment.{min(missing)}] in this file")

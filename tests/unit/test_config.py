@@ -30,6 +30,26 @@ HERE = Path("airboss.toml")
         ('[service.a]\nprober_interval = "5 moons"\n', ":2: service.a.prober_interval", "'90s'"),
         ('[alerts]\nwebhook = "x"\n[x]\napi_token = "abc"\n', ":4: x.api_token", "secret"),
         ('[state]\nurl = "mysql://db/airboss"\n', ":2: state.url", "must be postgresql:"),
+        ('[metrics]\nprofile = "isto"\n', ":2: metrics.profile", "Input should be 'airboss'"),
+        ('[service.a.metrics]\n\nprofile = "x"\n', ":3: service.a.metrics.profile", "Input should be 'airboss'"),
+        (
+            '[service.a.metrics]\ntracks = { green = "x" }\n',
+            ":2: service.a.metrics.tracks",
+            "'stable', 'canary' or 'baseline'",
+        ),
+        ('[service.a.metrics]\nlabels = { job = "~(" }\n', ":2: service.a.metrics.labels", "no regular expression"),
+        ("[service.a.metrics]\nbogus = 1\n", ":2: service.a.metrics.bogus", "allowed: profile, labels, track_label"),
+        ('[metrics.environment.x]\nprofile = "istio"\n', "metrics.environment.x", "no [environment.x]"),
+        (
+            '[metrics]\nurl = "http://p"\nprofile = "istio"\n[service.a]\n[environment.dev]\n',
+            "service.a.metrics",
+            'labels = { destination_service_namespace = "…" }',
+        ),
+        (
+            '[metrics]\nurl = "http://p"\n[service.a.metrics]\nslow = "1s"\n[environment.dev]\n',
+            "service.a.metrics",
+            'profile "airboss" (in dev) has its own',
+        ),
         ("a = [\n", "airboss.toml", "not valid TOML"),
     ],
 )

@@ -37,7 +37,7 @@ def test_counters_are_differenced_and_added_up_by_track() -> None:
             {labels("canary"): {0: 1, 5: 4}},
             {labels("canary"): {0: 0, 5: 2}},
         ),
-        since=0, now=6, step_s=5,
+        now=6, step_s=5,
     )  # fmt: skip
     assert [(i.stable, i.canary) for i in found.intervals] == [(ArmCounts(75, 0, 0), ArmCounts(25, 3, 2))]
     assert found.age_s == 1
@@ -51,7 +51,7 @@ def test_codes_of_one_worker_add_up_to_its_requests() -> None:
             "errors": {bad: {0: 1, 5: 4}},
             "slow": {labels("canary"): {0: 0, 5: 0}},
         },
-        since=0, now=5, step_s=5,
+        now=5, step_s=5,
     )  # fmt: skip
     assert found.intervals[0].canary == ArmCounts(10, 3, 0)
 
@@ -59,13 +59,13 @@ def test_codes_of_one_worker_add_up_to_its_requests() -> None:
 def test_a_counter_that_fell_was_reset_and_counts_from_nothing() -> None:
     found = evidence_of(
         answers({labels("stable", "w0"): {0: 100, 5: 30}, labels("stable", "w1"): {0: 500, 5: 510}}),
-        since=0, now=5, step_s=5,
+        now=5, step_s=5,
     )  # fmt: skip
     assert found.intervals[0].stable.requests == 40
 
 
 def test_a_missing_scrape_is_a_gap_never_zero() -> None:
-    found = evidence_of(answers({labels("stable"): {0: 10, 5: 20, 20: 60}}), since=0, now=20, step_s=5)
+    found = evidence_of(answers({labels("stable"): {0: 10, 5: 20, 20: 60}}), now=20, step_s=5)
     assert len(found.intervals) == 1
     assert found.gap_s == 15
 
@@ -79,7 +79,7 @@ def test_one_worker_not_scraped_makes_a_gap_and_never_counts_anothers_whole_life
                 labels("canary", "w0"): {0: 1, 5: 2, 10: 3, 15: 4},
             }
         ),
-        since=0, now=15, step_s=5,
+        now=15, step_s=5,
     )  # fmt: skip
     assert [(i.t0, i.t1, i.stable.requests, i.canary.requests) for i in found.intervals] == [(0, 5, 20, 1)]
     assert found.gap_s == 10
@@ -88,7 +88,7 @@ def test_one_worker_not_scraped_makes_a_gap_and_never_counts_anothers_whole_life
 def test_a_worker_that_starts_later_counts_from_its_first_point() -> None:
     found = evidence_of(
         answers({labels("stable", "w0"): {0: 10, 5: 20, 10: 30}, labels("stable", "w1"): {5: 400, 10: 403}}),
-        since=0, now=10, step_s=5,
+        now=10, step_s=5,
     )  # fmt: skip
     assert [i.stable.requests for i in found.intervals] == [10, 13]
     assert found.gap_s == 0
@@ -98,7 +98,7 @@ def test_a_worker_that_starts_later_counts_from_its_first_point() -> None:
 def test_an_absent_series_is_trouble_and_never_no_bad_events(metric: str) -> None:
     said = answers({labels("stable"): {0: 1, 5: 2}, labels("canary"): {0: 1, 5: 2}})
     said[metric] = {labels("stable"): {0: 0, 5: 0}}
-    found = evidence_of(said, since=0, now=5, step_s=5)
+    found = evidence_of(said, now=5, step_s=5)
     assert found.trouble.startswith(f"series_missing: {metric} of {{instance=w0,track=canary}} lacks 2 of 2 points")
     assert not found.intervals
 
@@ -107,18 +107,18 @@ def test_an_absent_series_is_trouble_and_never_no_bad_events(metric: str) -> Non
 def test_a_series_that_lacks_points_is_trouble(metric: str) -> None:
     said = answers({labels("canary", code="ok"): {0: 1, 5: 2, 10: 3}})
     said[metric] = {labels("canary"): {0: 0, 10: 0}}
-    assert "lacks 1 of 3 points" in evidence_of(said, since=0, now=10, step_s=5).trouble
+    assert "lacks 1 of 3 points" in evidence_of(said, now=10, step_s=5).trouble
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_number_is_trouble(value: float) -> None:
-    found = evidence_of(answers({labels("stable"): {0: 1, 5: value}}), since=0, now=5, step_s=5)
+    found = evidence_of(answers({labels("stable"): {0: 1, 5: value}}), now=5, step_s=5)
     assert found.trouble.startswith("not_a_number")
     assert not found.intervals
 
 
 def test_no_series_is_trouble_not_zero() -> None:
-    assert evidence_of(answers({}), since=0, now=5, step_s=5).trouble.startswith("series_missing")
+    assert evidence_of(answers({}), now=5, step_s=5).trouble.startswith("series_missing")
 
 
 def test_series_are_told_apart_by_every_label_but_the_name() -> None:
@@ -165,7 +165,7 @@ def test_fresh_copies_are_the_arm_beside_from_the_step_that_started_them(last: i
                 labels("canary"): {5: 5, 10: 25},
             }
         ),
-        since=0, now=11, step_s=5,
+        now=11, step_s=5,
     )  # fmt: skip
     assert found.is_baseline is (last > 5)
     assert found.intervals[-1].stable == beside

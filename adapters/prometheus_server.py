@@ -1,0 +1,89 @@
+"""One Prometheus server over its HTTP API: what it is asked, and which of its answers must not be used. All calls block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from state.server_config import Credentials
+from state.words import NoDataCause, OperationFailed, Unreachable
+
+if TYPE_CHECKING:
+    from prometheus_api_client import PrometheusConnect
+    from requests import Response
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusServer:
+    """The server at `url`. Raises Refused, NoAnswer for an answer that is none, and requests' errors."""
+
+    url: str
+    credentials: Credentials
+
+    def range(
+        self, query: str, start: float, end: float, step_s: float, *, timeout_s: float
+    ) -> list[Mapping[str, Any]]:
+        """Series of `query` from `start` to `end` (Unix seconds): `metric`, and `values` as [second, text] pairs."""
+        found: list[Mapping[str, Any]] = self._client().custom_query_range(
+            query=query, start_time=datetime.fromtimestamp(start, UTC), end_time=datetime.fromtimestamp(end, UTC),
+            step=f"{step_s:g}", params={"timeout": f"{timeout_s:g}s"}, timeout=timeout_s,
+        )  # fmt: skip
+        return found
+
+    def _client(self) -> PrometheusConnect:
+        from prometheus_api_client import PrometheusConnect
+        from requests import Session
+        from urllib3.util import Retry
+
+        own = self.credentials
+        session = Session()
+        session.verify, session.cert = own.ca or True, own.client
+        session.hooks["response"].append(_look_at)
+        return PrometheusConnect(
+            url=self.url,
+            headers=own.headers or None,
+            auth=own.basic,
+            session=session,
+            retry=Retry(total=0, raise_on_status=False),
+        )
+
+
+class Refused(OperationFailed):
+    """The server is up and does not take this question: its own words say why. `status` is 400 (PromQL) or 422 (while it ran)."""
+
+    def __init__(self, text: str, status: int = 422) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class NoAnswer(Unreachable):
+    """An answer that must not be used; the text says what it was and what to do."""
+
+    def __init__(self, cause: NoDataCause, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+def _look_at(response: Response, *_: Any, **__: Any) -> None:
+    """Refuse what the library would take, or say in its own words: a login page, a refusal, a part of the answer.
+
+    An answer with `warnings` lacks what a store behind the server did not give (remote read, Thanos, Mimir): whole by its form, and
+    short of the errors that would have failed a canary.
+    """
+    status = response.status_code
+    if status in (401, 403):
+        raise NoAnswer(NoDataCause.UNREACHABLE, f"does not let us in ({status}): see [metrics] access in airboss.toml")
+    try:
+        body = response.json()
+    except ValueError:
+        text = f"answered {status} with no JSON: a proxy's page? see [metrics] url in airboss.toml"
+        raise NoAnswer(NoDataCause.UNREACHABLE, text) from None
+    said = body if isinstance(body, dict) else {}
+    if status in (400, 422) and said.get("status") == "error":
+        raise Refused(f"answered {status}: {said.get('error', 'no reason given')}", status)
+    if status >= 400 or said.get("status") != "success":
+        raise NoAnswer(NoDataCause.UNREACHABLE, f"answered {status}: {said.get('error', 'no reason given')}")
+    if warnings := said.get("warnings"):
+        raise NoAnswer(NoDataCause.PARTIAL, f"gave a part of the answer: {warnings[0]}")
