@@ -162,9 +162,12 @@ class Maker:
             return None
         state = RunState.CACHED if task.spec.cached else RunState.SUCCEEDED
         await asyncio.to_thread(self._note_hit, task, manifest)
+        result = task.place.result()
         if task.spec.in_place:
-            await asyncio.to_thread(put_in_place, task.place.out, Path(str(self._run.plan.context["workspace"])))
-        return Outcome(state, result=task.place.result(), output=manifest.digest)
+            workspace = Path(str(self._run.plan.context["workspace"]))
+            facts = result.get("facts", {})
+            await asyncio.to_thread(put_in_place, task.place.out, workspace, task.made_of.params, facts)
+        return Outcome(state, result=result, output=manifest.digest)
 
     def _start(self, task: Task, socket: str | None, number: int) -> Child:
         """Start the child that makes the task's outputs."""

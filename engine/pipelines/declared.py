@@ -36,6 +36,8 @@ class CommandStage:
     retries: int = 0
     backoff_s: float = 1.0
     cached: bool = True
+    dvc: Mapping[str, Any] | None = None
+    """What dvc.lock calls it, and says of it (`dvc_lock.DvcStage`); None for a stage that is not DVC's."""
 
 
 def declared(name: str, settings: PipelineConfig, code_path: str) -> Pipeline:
@@ -103,6 +105,7 @@ def _of_command(stage: CommandStage, owners: Mapping[str, str]) -> StageSpec:
         "commands": list(stage.commands), "cwd": stage.cwd, "outs": list(stage.outs), "persist": list(stage.persist),
         "metrics": list(stage.metrics), "gates": list(stage.gates), "env": dict(stage.env), "values": dict(stage.values),
         "from_stages": [one for one in froms if one != stage.name], **{f"dep:{dep}": dep for dep in outside},
+        **({"dvc": stage.dvc} if stage.dvc is not None else {}),
     }  # fmt: skip
     return StageSpec(
         stage.name, COMMAND, tuple(one for one in needs if one != stage.name), params, stage.timeout_s, stage.retries,

@@ -1,7 +1,6 @@
 """A DVC project's `dvc.yaml` as a pipeline: its stages, parameters, templates, `foreach` and `matrix`, run as they stand.
 
-dvc.org/doc/user-guide/project-structure/dvcyaml-files. What DVC keeps elsewhere is not needed: outputs are kept in our own cache,
-and `dvc.lock` is neither read nor written.
+dvc.org/doc/user-guide/project-structure/dvcyaml-files. Outputs are kept in our own cache; `dvc_lock` has what DVC is told of it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.pipelines.declared import CommandStage, assembled
+from engine.pipelines.dvc_lock import DvcStage
 from engine.pipelines.spec import Pipeline
 from engine.pipelines.stages.metric_files import read_table
 from state.words import OperationFailed, UsageError
@@ -99,32 +99,55 @@ class _Project:
                 )
             return made
 
-        command = filled["cmd"]
-        return CommandStage(
+        command = [str(line) for line in filled["cmd"]] if isinstance(filled["cmd"], list) else str(filled["cmd"])
+        deps = {str(dep): placed(str(dep)) for dep in filled.get("deps") or ()}
+        params = self._params(name, cwd, filled.get("params") or ())
+        theirs = DvcStage(
+            project=self._where,
             name=name,
-            commands=tuple(str(line) for line in command) if isinstance(command, list) else (str(command),),
+            cmd=command,
+            deps=deps,
+            params=params,
+            outs={path: placed(path) for path, _ in outs},
+            uncached=tuple(path for path, options in outs if options.get("cache") is False),
+        )
+        is_callback = not (deps or params or outs)
+        return CommandStage(
+            name=_clean(name, also="@"),
+            commands=tuple(command) if isinstance(command, list) else (command,),
             cwd=cwd,
-            deps=tuple(placed(str(dep)) for dep in filled.get("deps") or ()),
+            deps=tuple(deps.values()),
             outs=tuple(dict.fromkeys(placed(path) for path, _ in outs)),
             persist=tuple(placed(path) for path, options in outs if options.get("persist")),
             metrics=tuple(placed(path) for path in metrics),
-            values=self._values(name, cwd, filled.get("params") or ()),
-            cached=not filled.get("always_changed"),
+            values=self._values(cwd, params),
+            cached=not (filled.get("always_changed") or is_callback),
             timeout_s=7 * 86_400.0,
+            dvc=theirs.to_json(),
         )
 
-    def _values(self, name: str, cwd: str, params: Sequence[Any]) -> dict[str, Any]:
-        """The parameters that a stage names, with their values now."""
-        found: dict[str, Any] = {}
+    def _params(self, name: str, cwd: str, params: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """File → parameter → its value now, of those that a stage names. A file alone stands for all that is in it."""
+        found: dict[str, dict[str, Any]] = {}
         for one in params:
             files = one.items() if isinstance(one, Mapping) else [(PARAMS, [one])]
             for file, keys in files:
-                path = posixpath.relpath(posixpath.join(cwd, str(file)), self._where)
-                table = self._table(path)
-                for key in keys or ["*"]:
-                    label = str(key) if path == PARAMS else f"{path}:{key}"
-                    found[label] = table if key == "*" else _looked_up(table, str(key), f"stage {name}: params")
+                table = self._table(self._in_project(cwd, str(file)))
+                said = {str(key): _looked_up(table, str(key), f"stage {name}: params") for key in keys or ()}
+                found.setdefault(str(file), {}).update(said or {str(key): value for key, value in table.items()})
         return found
+
+    def _values(self, cwd: str, params: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The same, by the names that the stage's environment has them under."""
+        paths = {file: self._in_project(cwd, file) for file in params}
+        return {
+            key if paths[file] == PARAMS else f"{paths[file]}:{key}": value
+            for file, values in params.items()
+            for key, value in values.items()
+        }
+
+    def _in_project(self, cwd: str, file: str) -> str:
+        return posixpath.relpath(posixpath.join(cwd, file), self._where)
 
     def _table(self, path: str) -> Any:
         if path not in self._tables:
@@ -145,25 +168,26 @@ def _unfolded(
         items = _filled(given["foreach"], scope, f"stage {name}: foreach")
         pairs = items.items() if isinstance(items, Mapping) else [(_word(one, at), one) for at, one in enumerate(items)]
         for key, item in pairs:
-            yield f"{name}@{_clean(key)}", given["do"], {**scope, "item": item, "key": key}
+            yield f"{name}@{_text(key)}", given["do"], {**scope, "item": item, "key": key}
     elif "matrix" in given:
         axes = {axis: _filled(values, scope, f"stage {name}: matrix") for axis, values in given["matrix"].items()}
         rest = {key: value for key, value in given.items() if key != "matrix"}
         for chosen in itertools.product(*(list(enumerate(values)) for values in axes.values())):
             item = dict(zip(axes, (value for _, value in chosen), strict=True))
             words = (_word(value, f"{axis}{at}") for axis, (at, value) in zip(axes, chosen, strict=True))
-            key = "-".join(_clean(word) for word in words)
+            key = "-".join(words)
             yield f"{name}@{key}", rest, {**scope, "item": item, "key": key}
     else:
-        yield _clean(name), given, scope
+        yield name, given, scope
 
 
 def _word(value: Any, otherwise: Any) -> str:
-    return str(otherwise) if isinstance(value, Mapping | list) else str(value)
+    return str(otherwise) if isinstance(value, Mapping | list) else _text(value)
 
 
-def _clean(text: Any) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]", "-", str(text))
+def _clean(text: str, also: str = "") -> str:
+    """A name as our own stages may have it: they are file names too."""
+    return re.sub(rf"[^A-Za-z0-9_{also}-]", "-", text)
 
 
 def _paths(entries: Any) -> list[tuple[str, Mapping[str, Any]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters.local.spawn import ChildExit
 from engine.pipelines.cache import OUT, Manifest, OutputsChanged, Place
-from engine.pipelines.stage import ERROR_NAME, RESULT_NAME
+from engine.pipelines.stage import ADOPTED, ERROR_NAME, RESULT_NAME
 from state.words import ExitCode, RunState
 
 
@@ -69,7 +69,8 @@ def judge(exit_: ChildExit, left: Left, *, spawn_id: str, timed_out: bool, timeo
     word from it means that something killed it, which is the infrastructure's trouble.
     """
     if left.manifest is not None and left.manifest.spawn_id == spawn_id:
-        return Outcome(RunState.SUCCEEDED, result=left.kept, output=left.manifest.digest)
+        state = RunState.CACHED if left.kept.get("facts", {}).get(ADOPTED) else RunState.SUCCEEDED
+        return Outcome(state, result=left.kept, output=left.manifest.digest)
     if timed_out:
         return Outcome(RunState.TIMED_OUT, f"not done after {timeout_s:g} s; its whole process group was killed")
     if exit_.code == ExitCode.OK and left.manifest is not None:

@@ -51,7 +51,8 @@ class World:
     """What the planner is told of the world.
 
     `code` and `sources` go by stage name. `outputs` maps a key to the digest of outputs that were found and verified;
-    `broken` a key to what is wrong with the outputs found. `previous` has the last ingredients known of each stage.
+    `broken` a key to what is wrong with the outputs found, `foretold` a key to the digest of outputs that lie in the workspace as
+    dvc.lock says. `previous` has the last ingredients known of each stage.
     """
 
     code: Mapping[str, str]
@@ -60,6 +61,7 @@ class World:
     context: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
+    foretold: Mapping[str, str] = field(default_factory=dict)
     previous: Mapping[str, Ingredients] = field(default_factory=dict)
 
 
@@ -138,6 +140,8 @@ def _decide(stage: StageSpec, made_of: Ingredients, world: World, forced: str | 
         return StagePlan(stage.name, Action.RUN, "has effects: always runs", key)
     if key in world.outputs:
         return StagePlan(stage.name, Action.REUSE, "nothing changed", key, world.outputs[key])
+    if key in world.foretold:
+        return StagePlan(stage.name, Action.REUSE, "up to date by dvc.lock", key, world.foretold[key])
     if key in world.broken:
         return StagePlan(stage.name, Action.RUN, f"kept outputs are unusable: {world.broken[key]}", key)
     return StagePlan(stage.name, Action.RUN, changes(world.previous.get(stage.name), made_of), key)
@@ -152,6 +156,7 @@ def changes(before: Ingredients | None, after: Ingredients) -> str:
     said += [
         f"{name.removeprefix('param:')} {_short(old)} → {_short(new)}"
         for name, old, new in _differing(before.params, after.params)
+        if name != "dvc"  # what it says is said by other parameters too
     ]
     said += [f"input {name} changed" for name, _, _ in _differing(before.inputs, after.inputs)]
     said += [f"source {name.removeprefix('dep:')} changed" for name, _, _ in _differing(before.sources, after.sources)]

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from adapters.local.spawn import Spawner
@@ -17,6 +18,7 @@ from engine.pipelines.cache import OutputsChanged
 from engine.pipelines.drive import Drive
 from engine.pipelines.records import RunPlan
 from engine.pipelines.spec import Pipeline
+from engine.pipelines.stages import command
 from engine.pipelines.workshop import Workshop, end_group
 from state.paths import Paths
 from state.store import Store
@@ -197,14 +199,16 @@ class PipelineRunner:
         """Plan, look up the keys that the plan now knows, and plan again until there are no new ones."""
         outputs: dict[str, str] = {}
         broken: dict[str, str] = {}
+        foretold: dict[str, str] = {}
+        workspace = Path(str(world.context.get("workspace") or self._shop.paths.root))
         looked: set[str] = set()
         while True:
-            world = replace(world, outputs=dict(outputs), broken=dict(broken))
+            world = replace(world, outputs=dict(outputs), broken=dict(broken), foretold=dict(foretold))
             decided = planner.plan(pipeline, world, from_stage=from_stage, force=force)
-            fresh = [p.key for p in decided if p.key and p.action is planner.Action.RUN and p.key not in looked]
+            fresh = [p for p in decided if p.key and p.action is planner.Action.RUN and p.key not in looked]
             if not fresh:
                 return decided
-            for key in fresh:
+            for key, stage in ((one.key, one.stage) for one in fresh):
                 looked.add(key)
                 try:
                     manifest = self._shop.cache.place(key).verified(key)
@@ -213,3 +217,5 @@ class PipelineRunner:
                     continue
                 if manifest is not None:
                     outputs[key] = manifest.digest
+                elif digest := command.foretold(pipeline.stage_params(stage), workspace):
+                    foretold[key] = digest

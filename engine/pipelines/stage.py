@@ -24,6 +24,9 @@ RESERVED_NAMES = frozenset({RESULT_NAME, PROGRESS_NAME, ERROR_NAME})
 """Files of `out_dir` that speak of the stage's execution. They are no outputs: what follows from a stage is decided by
 its other files, so a stage that needs a number of another must find it in one of those."""
 
+ADOPTED = "adopted"
+"""The fact of a result that nothing was run for: who had made the outputs before."""
+
 _OPS = ("<=", "<", ">=", ">")
 
 
@@ -42,6 +45,8 @@ class StageContext:
     out_dir: Path
     registry_socket: str | None
     context: Mapping[str, Any]
+    forced: bool = False
+    """Somebody asked for the stage to run whatever is there already."""
 
     def progress(self, **facts: float | str) -> None:
         """Say how far the stage is: rewrites `out_dir/progress.json` atomically and prints one log line."""

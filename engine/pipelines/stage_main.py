@@ -99,6 +99,7 @@ def _call(task: Mapping[str, Any], out_dir: Path) -> StageResult:
             out_dir=out_dir,
             registry_socket=task["registry_socket"],
             context=task["context"],
+            forced=not task["reuse"],
         )
     )
     if not isinstance(result, StageResult):

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.pipelines.stage import PROGRESS_NAME, Gate, StageContext, StageResult, say
+from engine.pipelines.dvc_lock import FILE as DVC_LOCK
+from engine.pipelines.dvc_lock import DvcStage, entry_of, record, up_to_date
+from engine.pipelines.stage import ADOPTED, PROGRESS_NAME, Gate, StageContext, StageResult, say
 from engine.pipelines.stages.metric_files import read_metrics
-from state.digests import file_sha256, text_sha256
+from state.digests import FileDigest, bundle_digest, file_sha256, text_sha256
 from state.pipeline_config import parse_gate
 from state.words import OperationFailed
 
@@ -39,25 +41,75 @@ def run(ctx: StageContext) -> StageResult:
     """Put the inputs in place, run the command, keep what it wrote, look at its metrics."""
     workspace, given = Path(str(ctx.context["workspace"])), ctx.params
     outs: list[str] = list(given["outs"])
+    dvc = DvcStage.from_json(given["dvc"]) if given.get("dvc") else None
+    facts: dict[str, Any] = {}
     with _workplace(workspace, [ctx.inputs[stage] for stage in given["from_stages"]], outs):
-        for path in outs:
-            if path not in given["persist"]:
-                _remove(workspace / path)
-        (workspace / given["cwd"]).mkdir(parents=True, exist_ok=True)
-        for path in outs:
-            (workspace / path).parent.mkdir(parents=True, exist_ok=True)
-        for command in given["commands"]:
-            _run(command, workspace / given["cwd"], _environment(ctx), ctx)
+        made = up_to_date(dvc, workspace) if dvc and not ctx.forced else None
+        if made is not None:
+            say(stage=ctx.stage, message=f"{DVC_LOCK} says that its outputs are there: the command need not run")
+            facts[ADOPTED] = DVC_LOCK
+            _take(made, workspace)
+        else:
+            _make(ctx, workspace, outs)
         for path in outs:
             _keep(workspace, path, ctx.out_dir / OUTS)
+        if dvc:
+            facts["dvc"] = entry_of(dvc, workspace, ctx.out_dir / OUTS)
+            record(workspace, dvc, facts["dvc"])
     metrics = read_metrics(workspace, given["metrics"])
-    return StageResult(metrics, tuple(_gate(text, metrics) for text in given["gates"]))
+    return StageResult(metrics, tuple(_gate(text, metrics) for text in given["gates"]), facts)
 
 
-def put_in_place(kept: Path, workspace: Path) -> None:
-    """Have in the workspace what a stage kept, alone with those paths: its command need not run."""
+def _make(ctx: StageContext, workspace: Path, outs: Sequence[str]) -> None:
+    """Run the commands on a clean place."""
+    given = ctx.params
+    for path in outs:
+        if path not in given["persist"]:
+            _remove(workspace / path)
+    (workspace / given["cwd"]).mkdir(parents=True, exist_ok=True)
+    for path in outs:
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+    for command in given["commands"]:
+        _run(command, workspace / given["cwd"], _environment(ctx), ctx)
+
+
+def foretold(params: Mapping[str, Any], workspace: Path) -> str | None:
+    """The digest of the outputs that a stage with these parameters would take over as dvc.lock has them; None when it must run."""
+    made = up_to_date(DvcStage.from_json(params["dvc"]), workspace) if params.get("dvc") else None
+    if made is None:
+        return None
+    listed = "".join(f"{path}\n" for path in params["outs"])
+    files = [FileDigest(f"{OUTS}.txt", text_sha256(listed), len(listed.encode()))] if listed else []
+    for path in params["outs"]:
+        for name, source in made[path].items():
+            placed = f"{OUTS}/{path}/{name}" if name else f"{OUTS}/{path}"
+            files.append(FileDigest(placed, file_sha256(source), source.stat().st_size))
+    return bundle_digest(files)
+
+
+def _take(made: Mapping[str, Mapping[str, Path]], workspace: Path) -> None:
+    """Have in place what was made before; what is in place is left alone."""
+    for path, files in made.items():
+        place = workspace / path
+        if all(source == (place / name if name else place) for name, source in files.items()):
+            continue
+        _remove(place)
+        if "" not in files:
+            place.mkdir(parents=True)
+        for name, source in files.items():
+            _put(source, place / name if name else place)
+            (place / name if name else place).chmod(0o644)  # DVC's own copy is read-only
+
+
+def put_in_place(kept: Path, workspace: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Have in the workspace what a stage kept, alone with those paths: its command need not run.
+
+    Of a stage with these parameters, whose result had these facts: dvc.lock is to say of it what it said then.
+    """
     with _workplace(workspace, (), _kept_paths(kept)):
         check_out(kept, workspace)
+        if params.get("dvc") and facts.get("dvc"):
+            record(workspace, DvcStage.from_json(params["dvc"]), facts["dvc"])
 
 
 def check_out(kept: Path, workspace: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from engine.pipelines import yaml12
 from state.words import OperationFailed
 
 
@@ -31,7 +32,7 @@ def read_table(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             return json.loads(text)
-        return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return tomllib.loads(text) if path.suffix == ".toml" else yaml12.load(text)
     except FileNotFoundError:
         raise OperationFailed(f"{path} is not there", hint="the stage names it among its metrics or params") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
