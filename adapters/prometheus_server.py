@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from state.server_config import Credentials
@@ -13,6 +14,14 @@ from state.words import NoDataCause, OperationFailed, Unreachable
 if TYPE_CHECKING:
     from prometheus_api_client import PrometheusConnect
     from requests import Response
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Series as they came: labels and (Unix seconds, value) points; values are text, for NaN and +Inf are among them."""
+
+    series: Sequence[tuple[Mapping[str, str], Sequence[tuple[float, str]]]]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,26 @@ class PrometheusServer:
         )  # fmt: skip
         return found
 
-    def _client(self) -> PrometheusConnect:
+    def over(self, query: str, start: float, end: float, step_s: float, *, timeout_s: float) -> Answer:
+        """The same for people: warnings are said, not refused."""
+        said: list[str] = []
+        found = self._client(said).custom_query_range(
+            query=query, start_time=datetime.fromtimestamp(start, UTC), end_time=datetime.fromtimestamp(end, UTC),
+            step=f"{step_s:g}", params={"timeout": f"{timeout_s:g}s"}, timeout=timeout_s,
+        )  # fmt: skip
+        return Answer([(one["metric"], _points(one["values"])) for one in found], said)
+
+    def instant(self, query: str, at: float, *, timeout_s: float) -> Answer:
+        """What `query` is at one time: a point a series, of a scalar or a text one without labels."""
+        said: list[str] = []
+        params = {"time": f"{at:.3f}", "timeout": f"{timeout_s:g}s"}
+        found = self._client(said).custom_query(query, params=params, timeout=timeout_s)
+        if found and not isinstance(found[0], dict):
+            return Answer([({}, _points([found]))], said)
+        return Answer([(one["metric"], _points(one.get("values") or [one["value"]])) for one in found], said)
+
+    def _client(self, warned: list[str] | None = None) -> PrometheusConnect:
+        """A client; warnings are put into `warned`, and refuse the answer where that is None."""
         from prometheus_api_client import PrometheusConnect
         from requests import Session
         from urllib3.util import Retry
@@ -40,7 +68,7 @@ class PrometheusServer:
         own = self.credentials
         session = Session()
         session.verify, session.cert = own.ca or True, own.client
-        session.hooks["response"].append(_look_at)
+        session.hooks["response"].append(partial(_look_at, warned))
         return PrometheusConnect(
             url=self.url,
             headers=own.headers or None,
@@ -66,7 +94,11 @@ class NoAnswer(Unreachable):
         self.cause = cause
 
 
-def _look_at(response: Response, *_: Any, **__: Any) -> None:
+def _points(values: Sequence[Sequence[Any]]) -> list[tuple[float, str]]:
+    return [(float(at), str(value)) for at, value in values]
+
+
+def _look_at(warned: list[str] | None, response: Response, *_: Any, **__: Any) -> None:
     """Refuse what the library would take, or say in its own words: a login page, a refusal, a part of the answer.
 
     An answer with `warnings` lacks what a store behind the server did not give (remote read, Thanos, Mimir): whole by its form, and
@@ -85,5 +117,8 @@ def _look_at(response: Response, *_: Any, **__: Any) -> None:
         raise Refused(f"answered {status}: {said.get('error', 'no reason given')}", status)
     if status >= 400 or said.get("status") != "success":
         raise NoAnswer(NoDataCause.UNREACHABLE, f"answered {status}: {said.get('error', 'no reason given')}")
-    if warnings := said.get("warnings"):
+    warnings = [str(one) for one in said.get("warnings") or ()]
+    if warned is not None:
+        warned += warnings
+    elif warnings:
         raise NoAnswer(NoDataCause.PARTIAL, f"gave a part of the answer: {warnings[0]}")

@@ -42,6 +42,7 @@ from engine.autoscaling.scaler import Scaler
 from engine.backups import BackupKeeper
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
+from engine.metric_queries import MetricQueries
 from engine.metrics_source import prometheus_of
 from engine.observe.copies import Copies
 from engine.observe.observer import Observer, Outside
@@ -158,6 +159,7 @@ class Engine:
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
             chain=self.store.read_now(self._verified), registry=self.registry.client, load=self.scaler.watcher,
             backup=self.backups.fact, restored=self.restored, standings=self._standings, through=self.registry.through,
+            metric=MetricQueries(self.config, self.prometheus),
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,

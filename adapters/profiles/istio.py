@@ -11,6 +11,7 @@ from __future__ import annotations
 from adapters.profiles.profile import Counter, Histogram, Match, Profile
 
 _COUNTED = Match("response_code", "!~", "{clients_own}")
+_PROXY = "a proxy sees requests, not what a model does with them"
 
 PROFILE = Profile(
     name="istio",
@@ -25,4 +26,10 @@ PROFILE = Profile(
     requests=(Counter("istio_requests_total", (_COUNTED,)),),
     errors=(Counter("istio_requests_total", (Match("response_code", "=~", "{bad}|0"),)),),
     slow=Histogram("istio_request_duration_milliseconds", 0.001, (_COUNTED,)),
+    lacks={
+        "errors": "a request that no route took, or whose caller has no proxy, is nobody's",
+        "tokens": _PROXY,
+        "queue": _PROXY,
+        "gpu": _PROXY,
+    },
 )

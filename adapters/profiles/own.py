@@ -19,6 +19,12 @@ PROFILE = Profile(
     track="{track}",
     requests=(Counter(_REQUESTS, (Match("code", "=~", _COUNTED),)),),
     errors=(Counter(_REQUESTS, (Match("code", "=~", _BAD),)),),
+    more={
+        "slow": f'sum by (track) (rate({_SLOW}{{$where}}[$window])) / sum by (track) (rate({_REQUESTS}{{$where,code=~"{_COUNTED}"}}[$window]))',
+        "tokens": "sum by (track, direction) (rate(airboss_tokens_total{$where}[$window]))",
+        "queue": "sum by (track) (airboss_inflight_requests{$where})",
+    },
+    lacks={"gpu": "the gateway has none; NVIDIA's dcgm-exporter counts by pod"},
 )
 
 

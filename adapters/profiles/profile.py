@@ -15,6 +15,8 @@ from state.metrics_config import ProfileChoice
 from state.words import Track
 
 Op = Literal["=", "!=", "=~", "!~"]
+WORDS = ("requests", "errors", "slow", "tokens", "queue", "gpu")
+"""What a profile may be asked by name."""
 COUNTED_TRACKS = (Track.STABLE, Track.CANARY, Track.BASELINE)
 CLIENTS_OWN, CLIENTS_OWN_BUT_429 = "4..", "4([013-9].|2[0-8])"
 BAD_CODES, BAD_CODES_AND_429 = "5..", "5..|429"
@@ -65,7 +67,10 @@ class Profile:
     knows_429: bool = True
     """Its codes tell a 429 from other 4xx."""
     cannot: str = ""
-    note: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """What else it can be asked, by word (tokens, queue, gpu): PromQL with `$where` and `$window`."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """Why a word has no answer, or what of it is not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +136,44 @@ class Reading:
         extra = tuple(replace(m, value=self.place.fill(m.value, self.choice)) for m in more)
         return ",".join(f"{m.label}{m.op}{_quoted(m.value)}" for m in (*self.where, *extra))
 
-    def by_track(self, *counters: Counter) -> str:
-        """PromQL: the counters' sum by exporter and track."""
+    @property
+    def scope(self) -> str:
+        """The inside of a selector of all that is the service's."""
+        return self.matchers(Match(self.track_label, "=~", "|".join(self.tracks.values())))
+
+    def by_track(self, *counters: Counter, window: str = "") -> str:
+        """PromQL: the counters' sum by exporter and track; with a `window`, how fast they rise, by track."""
         parts = []
         for number, counter in enumerate(counters):
             for track, value in self.tracks.items():
                 inside = self.matchers(*counter.where, Match(self.track_label, "=~", value))
-                named = f'label_replace({counter.metric}{{{inside}}}, "track", "{track}", "{self.track_label}", ".*")'
+                series = f"{counter.metric}{{{inside}}}"
+                series = f"rate({series}[{window}])" if window else series
+                named = f'label_replace({series}, "track", "{track}", "{self.track_label}", ".*")'
                 # Series of two metrics may have the same labels, and `or` would drop the second.
                 parts.append(
                     named
                     if len(counters) == 1
                     else f'label_replace({named}, "part", "{number}", "{self.track_label}", ".*")'
                 )
-        return f"sum by (instance, track) ({' or '.join(parts)})"
+        return f"sum by ({'track' if window else 'instance, track'}) ({' or '.join(parts)})"
 
     @property
     def bound(self) -> str:
         """The threshold as a bucket's bound, in the histogram's unit."""
         return format(self.slow_ms / 1000 / self.profile.slow.unit_s, ".12g") if self.profile.slow else ""
+
+    def _slow(self, window: str = "") -> str:
+        """PromQL: how many took longer than the threshold."""
+        took = self.profile.slow
+        assert took is not None
+        # Prometheus 3 writes a whole bound as 500.0, 2 as the exporter did.
+        bound = Match("le", "=~", self.bound.replace(".", "[.]") + ("" if "." in self.bound else "([.]0)?"))
+        all_of, quick = (
+            Counter(f"{took.metric}_count", took.where),
+            Counter(f"{took.metric}_bucket", (*took.where, bound)),
+        )
+        return f"{self.by_track(all_of, window=window)} - {self.by_track(quick, window=window)}"
 
     def questions(self) -> Questions:
         """What the judge needs of it."""
@@ -160,12 +184,24 @@ class Reading:
         }
         hint = ""
         if took := self.profile.slow:
-            # Prometheus 3 writes a whole bound as 500.0, 2 as the exporter did.
-            bound = Match("le", "=~", self.bound.replace(".", "[.]") + ("" if "." in self.bound else "([.]0)?"))
-            quick = self.by_track(Counter(f"{took.metric}_bucket", (*took.where, bound)))
-            queries["slow"] = f"{self.by_track(Counter(f'{took.metric}_count', took.where))} - {quick}"
+            queries["slow"] = self._slow()
             hint = f"is {self.bound} a bound of {took.metric}'s buckets? `airboss doctor` lists them"
         return Questions(queries, ", ".join(counter.metric for counter in self.profile.requests), hint)
+
+    def words(self, window: str) -> dict[str, str]:
+        """Word → PromQL: requests a second, shares of errors and slow ones (0..1), by track; and what else there is."""
+        known = {
+            word: query.replace("$where", self.scope).replace("$window", window)
+            for word, query in self.profile.more.items()
+        }
+        if self.profile.requests:
+            requests = self.by_track(*self.profile.requests, window=window)
+            errors = self.by_track(*self.profile.errors, window=window)
+            known |= {"requests": requests, "errors": f"({errors} or 0 * {requests}) / {requests}"}
+            if self.profile.slow:
+                all_of = Counter(f"{self.profile.slow.metric}_count", self.profile.slow.where)
+                known["slow"] = f"({self._slow(window)}) / {self.by_track(all_of, window=window)}"
+        return known
 
 
 def _match_of(label: str, text: str) -> Match:

@@ -61,6 +61,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             ("service", f"{_C}.service:service", "the fleet; ask a service something"),
             ("slo", f"{_C}.slo:slo", "objectives, budgets, burn rates"),
             ("alert", f"{_C}.alert:alert", "what is wrong, who looks at it"),
+            ("metric", f"{_C}.metric:metric", "ask Prometheus, in PromQL or in words"),
             ("hook", f"{_C}.hook:hook", "who else is told of what happens"),
             ("audit", f"{_C}.audit:audit", "every change and its author"),
         ),

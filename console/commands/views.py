@@ -12,6 +12,7 @@ from console.commands import (
     describe_release,
     describe_service,
     health_tables,
+    metric_tables,
     people_tables,
     registry_tables,
     tables,
@@ -311,4 +312,5 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "deliveries": _deliveries,
     "access": _access,
     "access-of": _access_of,
+    "metric": metric_tables.metric,
 }

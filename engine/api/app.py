@@ -19,7 +19,7 @@ from starlette.routing import Route
 from engine.access import Actor
 from engine.api.reader import Reader
 from engine.api.schemas import DifferenceView, VerbRequest
-from engine.api.views import catalogue, drills, hooks, people, records, rollouts
+from engine.api.views import catalogue, drills, hooks, metrics, people, records, rollouts
 from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
 from engine.api.views.replica_logs import replica_logs
@@ -258,6 +258,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/pipelines": pipelines,
         "/v1/registry/{model}": registry,
         **catalogue.readers(reader),
+        **metrics.readers(reader.metric),
     }
     return [
         *(Route(path, _answers(read)) for path, read in readers.items()),

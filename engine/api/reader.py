@@ -30,6 +30,7 @@ from engine.api.views import fleet, records, rollouts
 from engine.api.views.drills import newest_drill
 from engine.autoscaling.watcher import LoadWatcher
 from engine.backups import BackupFact
+from engine.metric_queries import MetricQueries
 from engine.observe.observer import Observer
 from engine.registry_catalogue import CatalogueCache
 from engine.restored.standing import Standing
@@ -64,6 +65,7 @@ class Reader:
     backup: Callable[[], BackupFact]
     restored: Standing
     standings: Callable[[], Sequence[Guarded]]
+    metric: MetricQueries
     through: Callable[[Callable[[], Any]], Awaitable[Any]]
     """Makes a blocking call of the registry."""
     demo: dict[str, Any] = field(default_factory=dict)
