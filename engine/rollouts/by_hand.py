@@ -33,8 +33,7 @@ def apply_verb(r: RolloutNow, verb: str, who: str, reason: str = "") -> Move:
     if verb == "rollout.promote":
         return replace(_promoted_by_hand(r), message=f"moved on by {who}{why}")
     if verb == "rollout.promote_full":
-        last = max((i for i, s in enumerate(r.steps) if s.kind == "weight"), default=len(r.steps) - 1)
-        return Move(_S.PROMOTING, last, (), f"promoted to 100 % by {who}, gates skipped{why}")
+        return replace(_promoted_in_full(r), message=f"promoted to 100 % by {who}, gates skipped{why}")
     raise Conflict(f"{verb} does not change a rollout's state")
 
 
@@ -57,6 +56,15 @@ def _human_rollback(r: RolloutNow, who: str, why: str) -> Move:
             code="no_earlier_release",
         )
     return roll_back(r, f"rolled back by {who}{why}")
+
+
+def _promoted_in_full(r: RolloutNow) -> Move:
+    """All traffic at once; where replicas make room for each other, the batches that are left, none of them judged."""
+    last = max((i for i, s in enumerate(r.steps) if s.kind == "weight"), default=len(r.steps) - 1)
+    stands = r.standing is _S.STEP_BAKING
+    if r.replaces and r.standing not in (_S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING) and r.step + stands <= last:
+        return Move(_S.STEP_APPLYING, r.step + stands, restarts_step=True, skips_gates=True)
+    return Move(_S.PROMOTING, last)
 
 
 def _promoted_by_hand(r: RolloutNow) -> Move:

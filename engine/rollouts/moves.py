@@ -91,7 +91,8 @@ def keep_route(r: RolloutNow, f: Facts) -> tuple[Effect, ...]:
     """A route that reads back other than meant is set again (a gateway that lost it was restarted); room that was given
     away stays so. A release that cannot answer gets no more than it has (I5)."""
     room: tuple[Effect, ...] = ()
-    if r.replaces and r.from_release is not None and f.stable.alive > r.left_after:
+    is_there = f.canary.ready >= r.steps[r.step].replicas
+    if r.replaces and is_there and r.from_release is not None and f.stable.alive > r.left_after:
         room = (Scale(r.from_release, r.left_after),)
     if f.weights is None or is_routed(r, f):
         return room

@@ -158,6 +158,10 @@ def _enter(session: Session, row: Rollout, move: Move, actor: str, reason: str) 
     before = step_rows.index_of(row)
     why = f"; before that: {row.message}" if move.state is RolloutState.ROLLED_BACK and row.message else ""
     row.state, row.step, row.message = move.state.value, move.step, move.message + why
+    if move.skips_gates:
+        steps = row.policy["steps"]
+        hurried = [{**step, "settle_s": 0.0} for step in steps[move.step :]]
+        row.policy = {**row.policy, "steps": [*steps[: move.step], *hurried], "auto_promote": True}
     row.pause_reason = move.pause_reason
     row.resume_state = move.resume_state.value if move.resume_state else ""
     row.revision += 1

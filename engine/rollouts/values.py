@@ -143,7 +143,8 @@ class ReplicaFacts:
     broken: str = ""
     """A permanent defect, such as a file whose digest is wrong."""
     alive: int = 0
-    """Processes that hold memory, those included that are starting, or finishing their streams."""
+    """Processes that hold memory or will again: those that are starting, that finish their streams, or that died and are
+    to be started anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +198,5 @@ class Move:
     resume_state: RolloutState | None = None
     consumes_verdict: bool = False
     restarts_step: bool = False
+    skips_gates: bool = False
+    """The batches from this step on stand no longer than they take, and the promotion waits for nobody."""

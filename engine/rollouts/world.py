@@ -103,11 +103,10 @@ class World:
     ) -> ReplicaFacts:
         """How many replicas of the release answer; with `probe`, each must just have generated a token."""
         there = [
-            r
-            for r in self.runtime.replicas(seen.service, seen.env)
-            if (r.release_id, r.role) == (release_id, role) and r.is_alive
+            r for r in self.runtime.replicas(seen.service, seen.env) if (r.release_id, r.role) == (release_id, role)
         ]
-        ready = sum(r.is_ready for r in there)
+        ready = sum(r.is_ready and r.is_alive for r in there)
+        alive = sum(r.is_alive or r.is_wanted for r in there)  # one that died is started again, in its old place
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
         lost = "" if ready else await self.store.read(lambda s: lost_bundle(s, release_id))
         if probe and ready:
@@ -116,8 +115,8 @@ class World:
                 lambda s: replica_spec(s, self.config, seen.service, seen.env, release_id, count, role)
             )
             if await self.runtime.probe(spec) is not None:
-                return ReplicaFacts(ready=0, crash_loop=crash, alive=len(there))
-        return ReplicaFacts(ready=ready, crash_loop=crash, broken=lost, alive=len(there))
+                return ReplicaFacts(ready=0, crash_loop=crash, alive=alive)
+        return ReplicaFacts(ready=ready, crash_loop=crash, broken=lost, alive=alive)
 
     def ready(self, seen: records.Opened, release_id: str) -> int:
         """How many replicas of the release answer, as far as is known without asking."""
@@ -175,9 +174,15 @@ class World:
                 for release_id, role in sorted(running):
                     # Asked again: while others were seen to, somebody may have begun to roll it out.
                     is_kept = (service, env, release_id, role) in kept
-                    if not is_kept and not await self.is_kept(service, env, release_id, role):
-                        log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
-                        await self.scale(service, env, release_id, 0, role)
+                    if is_kept or await self.is_kept(service, env, release_id, role):
+                        continue
+                    weights, _ = await self.standing(service, env)
+                    if not role and (weights or {}).get(release_id):
+                        log.warning("%s in %s: a table of another hand gives %s traffic; it is not stopped",
+                                    service, env, release_id)  # fmt: skip
+                        continue
+                    log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
+                    await self.scale(service, env, release_id, 0, role)
         await self.plans.keep()
 
     async def is_kept(self, service: str, env: str, release_id: str, role: str = "") -> bool:
