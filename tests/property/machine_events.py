@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from invariants import broken
+from machine_games import game_of
+from machine_people import BEGINS, begin_what_waits, press
 from machine_things import Crash, Game
 from machine_world import OPEN, World
 
-from engine.rollouts.values import StepSpec
 from engine.rollouts.verdict import Verdict
 from engine.verbs import ROLLOUT_VERBS
-from state.words import NoDataCause, Strategy, VerdictKind
+from state.words import NoDataCause, VerdictKind
 
 VERDICTS = (
     Verdict(VerdictKind.PASS, "clean"),
@@ -23,10 +24,12 @@ VERDICTS = (
     Verdict(VerdictKind.INCONCLUSIVE, "both bad", common_mode=True),
     Verdict(VerdictKind.NO_DATA, "nothing", cause=NoDataCause.UNREACHABLE),
 )
-VERBS = (*ROLLOUT_VERBS, "deploy")
+VERBS = (*ROLLOUT_VERBS, *BEGINS)
 FATES = ("ok", "lost", "half", "unheard")
 HEALING_TICKS = 60
 HOUR_S = 3600.0
+USUAL = ("deploy", "deploy", "rollout.promote", "rollout.resume", "rollout.approve", "supersede", "rollback")
+"""What people press in a life that is calm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,56 +45,40 @@ _WEIGHTS = {
     "look": 40, "pass": 14, "verdict": 8, "verb": 12, "gateway lost": 1, "gateway back": 2, "worker restarts": 2,
     "worker is empty": 1, "foreign weights": 1, "republish": 3, "replica dies": 3, "crash loop": 1, "broken file": 1,
     "hold": 1, "unhold": 2, "freeze": 1, "thaw": 2, "clock step": 2, "suspended": 1, "reboot": 1, "long": 2,
+    "no room": 1, "room": 2, "goes well": 3,
 }  # fmt: skip
 
 
 def draw(chance: random.Random, length: int) -> list[Event]:
     """`length` events, ticks and verdicts most often."""
     # Every other life is calm enough to come to its end by itself, mostly.
-    weights = {**_WEIGHTS, "look": 120, "pass": 60, "verdict": 60, "verb": 3} if chance.random() < 0.5 else _WEIGHTS
+    is_calm = chance.random() < 0.5
+    weights = {**_WEIGHTS, "look": 160, "pass": 80, "verdict": 30, "verb": 8, "goes well": 30} if is_calm else _WEIGHTS
     kinds = chance.choices(list(weights), list(weights.values()), k=length)
-    return [Event("verb", words=("deploy",)), *(_one(chance, kind) for kind in kinds)]
+    verbs = USUAL if is_calm else VERBS
+    return [Event("verb", words=("deploy",)), *(_one(chance, kind, verbs) for kind in kinds)]
 
 
-def _one(chance: random.Random, kind: str) -> Event:
+def _one(chance: random.Random, kind: str, verbs: Sequence[str]) -> Event:
     if kind == "look":
         fates = tuple(chance.choices(FATES, (6, 1, 1, 1), k=4)) if chance.random() < 0.4 else ()
-        between = chance.choice(VERBS) if chance.random() < 0.08 else ""
+        between = chance.choice(verbs) if chance.random() < 0.04 else ""
         crash = chance.randint(1, 9) if chance.random() < 0.25 else 0
         return Event(kind, crash, (between, *fates))
     if kind == "verdict":
         return Event(kind, chance.choices(range(len(VERDICTS)), (14, 2, 2, 1, 1, 1))[0])
+    if kind == "goes well":
+        return Event(kind, chance.randint(1, 8))
     if kind == "verb":
-        return Event(kind, words=(chance.choice(VERBS),))
+        return Event(kind, words=(chance.choice(verbs),))
     if kind in ("replica dies", "crash loop", "broken file"):
-        return Event(kind, words=(f"r{chance.randint(0, 3)}",))
+        fresh = " baseline" if chance.random() < 0.1 else ""
+        return Event(kind, words=(f"r{chance.randint(0, 3)}{fresh}",))
     if kind == "clock step":
         return Event(kind, chance.choice((-HOUR_S, HOUR_S)))
     if kind == "foreign weights":
         return Event(kind, chance.choice((0, 7, 100)))
     return Event(kind, chance.choice((0.5, 2.0, 5.0, 20.0)))
-
-
-def game_of(chance: random.Random) -> Game:
-    """A strategy and a policy."""
-    steps: tuple[StepSpec, ...] = chance.choice(
-        (
-            (StepSpec("weight", 25), StepSpec("weight", 50), StepSpec("weight", 100)),
-            (StepSpec("weight", 5), StepSpec("pause", 30), StepSpec("analysis", 1), StepSpec("weight", 100)),
-            (StepSpec("weight", 10), StepSpec("approval", 1), StepSpec("weight", 100)),
-            (StepSpec("weight", 100),),
-            (StepSpec("mirror", 5), StepSpec("weight", 5), StepSpec("weight", 100)),
-            (StepSpec("header", 1, "x-group=b"), StepSpec("weight", 50), StepSpec("weight", 100)),
-        )
-    )
-    strategy = chance.choice((Strategy.CANARY, Strategy.CANARY, Strategy.BLUE_GREEN))
-    if strategy is Strategy.BLUE_GREEN:
-        steps = (StepSpec("weight", 100),)
-    return Game(
-        steps, replicas=chance.choice((1, 1, 2)), approvals=chance.choice((0, 0, 0, 1)),
-        auto_promote=chance.random() < 0.8, has_stable=chance.random() < 0.9,
-        strategy=strategy, has_baseline=strategy is Strategy.CANARY and chance.random() < 0.2,
-    )  # fmt: skip
 
 
 def happen(world: World, event: Event) -> None:
@@ -102,6 +89,12 @@ def happen(world: World, event: Event) -> None:
             _look(world, event)
         case "pass":
             world.passes(event.number)
+        case "goes well":
+            for _ in range(int(event.number)):
+                world.passes(2.5)
+                if world.verdict is OPEN:
+                    world.new_evidence(VERDICTS[0])
+                _look(world, Event("look"))
         case "long":
             world.passes(event.number * 20)
         case "suspended":
@@ -112,7 +105,7 @@ def happen(world: World, event: Event) -> None:
         case "verdict":
             world.new_evidence(VERDICTS[int(event.number)])
         case "verb":
-            world.press(event.words[0])
+            press(world, event.words[0])
         case "gateway lost" | "gateway back":
             world.is_gateway_up = event.kind == "gateway back"
         case "worker restarts" | "worker is empty":
@@ -121,6 +114,8 @@ def happen(world: World, event: Event) -> None:
             _foreign(world, int(event.number))
         case "republish":
             world.republish()
+        case "no room" | "room":
+            world.has_room = event.kind == "room"
         case "hold" | "unhold":
             world.held = event.kind == "hold"
         case "freeze" | "thaw":
@@ -137,7 +132,8 @@ def _look(world: World, event: Event) -> None:
     between, *fates = event.words or ("",)
     world.fates, world.crash_at = list(fates), int(event.number)
     try:
-        world.tick(between)
+        world.tick((lambda: press(world, between)) if between else None)
+        begin_what_waits(world)
     except Crash:
         world.republish()  # the next engine publishes what the tracks say as soon as it is up
     finally:
@@ -155,7 +151,7 @@ def _replica(world: World, event: Event) -> None:
     there = world.of(event.words[0])
     if event.kind == "replica dies":
         there.ready = max(0, there.ready - 1)
-    elif there.wanted and event.words[0] != world.stable:
+    elif there.wanted:
         there.ready = 0
         there.crash_loop = "5 deaths" if event.kind == "crash loop" else there.crash_loop
         there.broken = "a digest" if event.kind == "broken file" else there.broken
@@ -164,12 +160,13 @@ def _replica(world: World, event: Event) -> None:
 def heal(world: World, verb: str) -> None:
     """All is well from now on; a person presses `verb`; then the controller looks until it should be done."""
     world.held = world.frozen = False
-    world.is_gateway_up = True
+    world.is_gateway_up = world.has_room = True
     for there in world.replicas.values():
         there.crash_loop = there.broken = ""
     world.republish()
-    happen(world, Event("verb", words=(verb,)))
-    for _ in range(HEALING_TICKS):
+    for number in range(HEALING_TICKS):
+        if number % 20 == 0 and (number == 0 or world.active):
+            happen(world, Event("verb", words=(verb,)))  # and again, for what waited and began meanwhile
         happen(world, Event("pass", 5.0))
         happen(world, Event("look"))
 
@@ -210,7 +207,7 @@ def report(seed: int) -> str | None:
     """Play the sequence of `seed`: None, or what broke and the shortest way there."""
     chance = random.Random(seed)
     game = game_of(chance)
-    events = draw(chance, chance.randint(5, 70))
+    events = draw(chance, chance.randint(5, 90))
     if play(game, events) is None:
         return None
     short = shrink(game, events, play)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from engine.rollouts.effects import Effect
 from engine.rollouts.values import Facts, Move, RolloutNow, StepSpec
@@ -12,7 +13,7 @@ from state.words import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """What does not change in one life: the strategy, the policy's numbers, and whether a release is live at the start."""
+    """What does not change in one life: the policy and whether a release is live at the start; `then`, of later rollouts."""
 
     steps: tuple[StepSpec, ...]
     replicas: int = 1
@@ -23,6 +24,13 @@ class Game:
     warm_hold_s: float = 120.0
     strategy: Strategy = Strategy.CANARY
     has_baseline: bool = False
+    surge: int = 1
+    unavailable: int = 0
+    then: tuple[Game, ...] = ()
+
+    def policy(self, number: int) -> Game:
+        """What the life's rollout `number` (from 0) goes by; they take turns."""
+        return (self, *self.then)[number % (1 + len(self.then))]
 
 
 @dataclass(slots=True)
@@ -32,8 +40,16 @@ class Replicas:
     wanted: int = 0
     ready: int = 0
     waiting_s: float = 0.0
+    draining: int = 0
+    """Processes that finish their streams, and hold their memory."""
+    draining_s: float = 0.0
     crash_loop: str = ""
     broken: str = ""
+
+    @property
+    def alive(self) -> int:
+        """Processes that hold memory, or will again."""
+        return self.wanted + self.draining
 
 
 @dataclass(slots=True)
@@ -63,6 +79,8 @@ class Row:
     approvals: int = 0
     rejections: int = 0
     warm_until_true: float = 0.0
+    waits: Game | None = None
+    """What is rolled out once this one has gone back: the row's `successor`, by this policy."""
     reboots: int = 0
     """Reboots since the present state was entered: with one, elapsed time is the wall clock's."""
 
@@ -91,6 +109,10 @@ class Routed:
     """What the tracks said before: a worker that had lost it is only given back what it should have."""
     answered: frozenset[str]
     """Releases that had a ready replica when this was decided."""
+    ready: Mapping[str, int] = field(default_factory=dict)
+    """How many, where the simulation knows."""
+    mover: RolloutNow | None = None
+    """The rollout that was active then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +124,12 @@ class Scaled:
     after: int
     weights: tuple[dict[str, int], ...]
     intended: bool
+    alive: Mapping[str, int] = field(default_factory=dict)
+    """release → processes that hold memory, this change included."""
+    wanted: int = 0
+    """Replicas that the mover's two releases shall have."""
+    ready: Mapping[str, int] = field(default_factory=dict)
+    mover: RolloutNow | None = None
 
 
 Happened = Moved | Routed | Scaled

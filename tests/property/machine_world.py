@@ -7,24 +7,24 @@ invariants (`invariants.py`) to look at. The real store and controller are playe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from machine_things import Crash, Game, Happened, Intent, Lost, Moved, Replicas, Routed, Row, Scaled
 
-from engine.rollouts.by_hand import apply_verb
 from engine.rollouts.effects import PLAIN, Effect, Extras, RegistryMove, Route, Scale
 from engine.rollouts.journal import RETRY_DONE_AFTER_S
 from engine.rollouts.machine import next_move
 from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow, Trouble
 from engine.rollouts.verdict import Verdict
 from state import clock
-from state.words import Conflict, RolloutState, VerdictKind
+from state.words import RolloutState, VerdictKind
 
 S = RolloutState
 OPEN = Verdict(VerdictKind.INCONCLUSIVE, "not yet")
 JUDGED = (S.SHADOWING, S.STEP_BAKING, S.VERIFYING, S.AWAITING_PROMOTION)
 WORKERS = 2
-READY_AFTER_S = 4.0
+READY_AFTER_S, DRAINED_AFTER_S = 4.0, 3.0
 BEGAN = clock.Moment(1_000_000.0, "boot-0", 0.0)
 
 
@@ -54,7 +54,10 @@ class World:
     """What becomes of the next effects: ok, lost, half, unheard. Used up, then all is well."""
     crash_at: int = 0
     """How many points more until the engine dies; 0: it lives."""
-    looked: frozenset[str] = frozenset()
+    has_room: bool = True
+    """Whether this place can start another process."""
+    looked: dict[str, int] = field(default_factory=dict)
+    """Ready replicas as the machine saw them."""
 
     @classmethod
     def begin(cls, game: Game) -> World:
@@ -67,6 +70,10 @@ class World:
         return world
 
     # What is there.
+
+    @property
+    def _mover(self) -> RolloutNow | None:
+        return self.active.now if self.active else None
 
     @property
     def active(self) -> Row | None:
@@ -87,7 +94,14 @@ class World:
 
     def present(self, row: Row) -> RolloutNow:
         """The row as the machine reads it."""
-        return replace(row.now, was_promoted=self.stable == row.now.to_release)
+        r, is_stable = row.now, self.stable == row.now.to_release
+        met = r.state is not S.ROLLING_BACK or any(
+            isinstance(i.effect, Route) and i.effect.reaches(r.to_release)
+            for i in self.journal.values()
+            if i.rollout_id == r.id
+        )
+        is_so = (r.was_promoted, r.met_traffic) == (is_stable, met)
+        return r if is_so else replace(r, was_promoted=is_stable, met_traffic=met)
 
     def facts(self, row: Row) -> Facts:
         """The world as the controller reads it."""
@@ -127,7 +141,7 @@ class World:
 
     def _replica_facts(self, release_id: str) -> ReplicaFacts:
         there = self.of(release_id)
-        return ReplicaFacts(there.ready, there.crash_loop, there.broken)
+        return ReplicaFacts(there.ready, there.crash_loop, there.broken, there.alive)
 
     # What the engine does.
 
@@ -138,8 +152,8 @@ class World:
             if not self.crash_at:
                 raise Crash
 
-    def tick(self, between: str = "") -> None:
-        """One look of the controller, at one rollout and at what ended ones left; `between` is a verb pressed meanwhile."""
+    def tick(self, between: Callable[[], None] | None = None) -> None:
+        """One look of the controller, at one rollout and at what ended ones left; `between` happens meanwhile."""
         row = self.active
         if row is not None:
             self._tick(row, between)
@@ -149,12 +163,12 @@ class World:
                 self._carry_out(owner, intent)
         self.retire()
 
-    def _tick(self, row: Row, between: str) -> None:
+    def _tick(self, row: Row, between: Callable[[], None] | None) -> None:
         seen, revision, facts = self.present(row), row.revision, self.facts(row)
-        self.looked = frozenset(name for name, there in self.replicas.items() if there.ready)
+        self.looked = {name: there.ready for name, there in self.replicas.items() if there.ready}
         move = next_move(seen, facts)
-        if between:
-            self.press(between)
+        if between is not None:
+            between()
         self.point()
         if row.revision != revision or not (self._changes(seen, move) or move.effects):
             return
@@ -189,6 +203,9 @@ class World:
         row.now = replace(
             row.now, state=move.state, step=move.step, pause_reason=move.pause_reason, resume_state=move.resume_state
         )
+        if move.skips_gates:
+            kept, left = row.now.steps[: move.step], row.now.steps[move.step :]
+            row.now = replace(row.now, steps=(*kept, *(replace(s, settle_s=0.0) for s in left)), auto_promote=True)
         row.revision += 1
         row.since, row.true_since, row.reboots = self.now, self.true_s, 0
         for intent in self._pending(row):
@@ -242,7 +259,7 @@ class World:
         if fate == "lost":
             raise Lost
         if isinstance(effect, Scale):
-            if effect.replicas == 0 and effect.release_id in self.kept():
+            if row.now.state.is_terminal and effect.release_id in self.kept():
                 return
             name = f"{effect.release_id} {effect.role}" if effect.role else effect.release_id
             self.scale(name, effect.replicas, intended=True)
@@ -265,18 +282,31 @@ class World:
             self.point()
 
     def _give(self, index: int, weights: dict[str, int], meant: dict[str, int]) -> None:
-        self.happened.append(Routed(dict(self.workers[index]), dict(weights), dict(meant), self.looked))
+        seen = Routed(dict(self.workers[index]), dict(weights), dict(meant), frozenset(self.looked),
+                      dict(self.looked), self._mover)  # fmt: skip
+        self.happened.append(seen)
         self.workers[index] = dict(weights)
         self.extras[index] = self.meant_extras
 
     def scale(self, release_id: str, replicas: int, *, intended: bool) -> None:
-        """Have so many replicas, absolutely."""
-        there = self.of(release_id)
-        if there.wanted != replicas:
-            self.happened.append(Scaled(release_id, there.wanted, replicas, tuple(map(dict, self.workers)), intended))
+        """Have so many replicas, absolutely; those too many finish their streams first."""
+        there, before = self.of(release_id), self.of(release_id).wanted
         there.wanted, there.ready = replicas, min(there.ready, replicas)
+        if replicas < before and not there.crash_loop:
+            there.draining, there.draining_s = there.draining + before - replicas, 0.0
         if not replicas:
             there.crash_loop = ""
+        if before != replicas:
+            alive = {name: one.alive for name, one in self.replicas.items()}
+            weights, moves = tuple(map(dict, self.workers)), self._mover
+            self.happened.append(
+                Scaled(release_id, before, replicas, weights, intended, alive, self._wanted(), dict(self.looked), moves)
+            )
+
+    def _wanted(self) -> int:
+        r = self._mover
+        both = {r.from_release, r.to_release} if r else ()
+        return sum(self.of(name).wanted for name in both if name)
 
     def kept(self) -> set[str]:
         """Releases that must have their replicas: served, moved by an active rollout, or warm."""
@@ -286,69 +316,40 @@ class World:
             if not r.state.is_terminal:
                 kept |= {r.from_release, f"{r.from_release} baseline"} if r.from_release else set()
                 kept |= {r.to_release} if r.state not in (S.PLANNED, S.AWAITING_APPROVAL) else set()
-            elif r.state is S.COMPLETED and r.from_release and self.true_s < row.warm_until_true:
+            elif r.state is S.COMPLETED and r.from_release and not r.replaces and self.true_s < row.warm_until_true:
                 kept.add(r.from_release)
         return kept
 
     def retire(self) -> None:
         """Have what a track serves; stop what nothing wants."""
-        for release_id, weight in self.tracks.items():
+        row = self.active
+        asked = row is not None and row.now.replaces and self._commanded(row)
+        for release_id, weight in () if asked else self.tracks.items():
             if weight and self.of(release_id).wanted < self.game.replicas:
                 self.scale(release_id, self.game.replicas, intended=False)
         for release_id, there in self.replicas.items():
-            if there.wanted and release_id not in self.kept():
+            has_traffic = (self.observe() or {}).get(release_id)
+            if there.wanted and release_id not in self.kept() and not has_traffic:
                 self.scale(release_id, 0, intended=False)
 
-    # What people do.
-
-    def press(self, verb: str) -> None:
-        """A person's verb on the active rollout, or on the service when none is; refused ones change nothing."""
-        row = self.active
-        if row is None:
-            self._begin(verb)
-            return
-        seen = self.present(row)
-        if verb == "rollout.approve" and seen.state in (S.AWAITING_APPROVAL, S.STEP_BAKING):
-            row.approvals += 1
-        elif verb == "rollout.reject" and seen.state in (S.AWAITING_APPROVAL, S.STEP_BAKING):
-            row.rejections += 1
-        elif verb not in ("deploy", "rollout.weight"):
-            try:
-                move = apply_verb(seen, verb, "user:ann")
-            except Conflict:
-                return
-            self.commit(row, seen, move, None)
-
-    def _begin(self, verb: str) -> None:
-        name = f"ro-{len(self.rows) + 1}"
-        if verb == "deploy":
-            to = next(f"r{n}" for n in range(1, 4) if f"r{n}" != self.stable and len(self.rows) % 3 <= n)
-            self._insert(self._fresh(name, S.PLANNED, self.stable, to))
-        elif verb == "rollback" and self.stable is not None:
-            done = [row.now for row in reversed(self.rows) if row.now.state is S.COMPLETED]
-            target = next((r.from_release for r in done if r.to_release == self.stable), None)
-            if target is not None:
-                self._insert(self._fresh(name, S.ROLLING_BACK, target, self.stable))
-
-    def _fresh(self, name: str, state: RolloutState, from_release: str | None, to: str) -> RolloutNow:
-        game = self.game
-        return RolloutNow(
-            name, state, 0, game.steps, from_release, to, approvals_needed=game.approvals,
-            auto_promote=game.auto_promote, replicas=game.replicas, prepare_timeout_s=game.prepare_timeout_s,
-            strategy=game.strategy, has_baseline=game.has_baseline,
-        )  # fmt: skip
-
-    def _insert(self, now: RolloutNow) -> None:
-        self.rows.append(Row(now, self.now, self.true_s))
+    def _commanded(self, row: Row) -> bool:
+        """The rollout counts the replicas itself: it has asked for some."""
+        return any(
+            i.rollout_id == row.now.id and isinstance(i.effect, Scale) and i.state != "superseded"
+            for i in self.journal.values()
+        )
 
     # What the world does.
 
     def passes(self, seconds: float) -> None:
         """Time goes by; replicas that are wanted come up."""
         self.true_s += seconds
-        self.now = replace(self.now, utc=self.now.utc + seconds, mono=self.now.mono + seconds)
+        self.now = clock.Moment(self.now.utc + seconds, self.now.boot, self.now.mono + seconds)
         for there in self.replicas.values():
-            if there.wanted > there.ready and not there.crash_loop and not there.broken:
+            if there.draining:
+                there.draining_s += seconds
+                there.draining = 0 if there.draining_s >= DRAINED_AFTER_S else there.draining
+            if self.has_room and there.wanted > there.ready and not there.crash_loop and not there.broken:
                 there.waiting_s += seconds
                 if there.waiting_s >= READY_AFTER_S:
                     there.ready, there.waiting_s = there.wanted, 0.0
@@ -366,7 +367,7 @@ class World:
         for row in self.rows:
             row.reboots += 1
         for there in self.replicas.values():
-            there.ready = 0
+            there.ready = there.draining = 0
 
     def republish(self) -> None:
         """The router gives every worker the table that the tracks say, as after any change of replicas."""

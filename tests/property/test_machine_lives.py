@@ -82,11 +82,38 @@ def trust_the_wall_clock(r: RolloutNow, f: Facts) -> Move:
     return next_move(r, replace(f, step_s=f.step_s * 100, state_s=f.state_s * 100))
 
 
+def load_beside(r: RolloutNow, f: Facts) -> Move:
+    """A swap that does not look at what still holds memory."""
+    return next_move(r, replace(f, stable=replace(f.stable, alive=0), canary=replace(f.canary, alive=0)))
+
+
+def take_away_at_once(r: RolloutNow, f: Facts) -> Move:
+    """A rolling update that believes its batches stay alive."""
+    ready = max(f.canary.ready, r.replaced_before)
+    return next_move(r, replace(f, canary=replace(f.canary, ready=ready)) if r.replaces else f)
+
+
+def promote_beside(r: RolloutNow, f: Facts) -> Move:
+    """All traffic by hand starts all new replicas beside the old ones."""
+    hurried = r.replaces and r.state is S.STEP_APPLYING and r.steps[r.step].settle_s == 0
+    return next_move(replace(r, state=S.PROMOTING), f) if hurried else next_move(r, f)
+
+
+def wait_for_ever(r: RolloutNow, f: Facts) -> Move:
+    """No deadline for replicas."""
+    return next_move(r, replace(f, state_s=0.0))
+
+
+def call_all_superseded(r: RolloutNow, f: Facts) -> Move:
+    """What went back for a reason of its own is called superseded once somebody waits for its place."""
+    return next_move(replace(r, was_going_back=False), f)
+
+
 @pytest.mark.parametrize(
     "mutant",
     [
         skip_read_back, forget_tracks, take_silence_for_health, weight_before_capacity, forget_the_hold, turn_around,
-        trust_the_wall_clock,
+        trust_the_wall_clock, load_beside, take_away_at_once, promote_beside, wait_for_ever, call_all_superseded,
     ],
     ids=lambda mutant: mutant.__name__,
 )  # fmt: skip
