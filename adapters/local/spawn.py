@@ -20,6 +20,7 @@ from pathlib import Path
 
 from adapters.local import pidfd
 from adapters.local.child import ChildSpec, process_start_ticks
+from adapters.local.waiting import Waiting
 from state.words import OperationFailed
 
 LOG_LIMIT_BYTES = 8 * 1024 * 1024
@@ -120,20 +121,25 @@ class Spawner:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         nice: int = 0,
+        waiting: Waiting | None = None,
     ) -> Child:
-        """Start `python -P -m module SPEC` in a session of its own. Raises OperationFailed when it cannot start."""
+        """Start `python -P -m module SPEC` in a session of its own. Raises OperationFailed when it cannot start.
+
+        A child of that module that is `waiting` gets the spec instead; one that is gone is as good as none.
+        """
         spec_path = self.run_dir / f"{spec.spawn_id}.spec.json"
         spec.write(spec_path)
         log = log_path or self.log_dir / f"{spec.spawn_id}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         rotate(log)
-        command = [sys.executable, "-P", "-m", module, str(spec_path)]
-        if nice:
-            command = ["nice", "-n", str(nice), *command]
+        if waiting is not None:
+            if waiting.hand_over(spec_path, log):
+                return Child(spec, waiting.pid, waiting.popen)
+            waiting.dismiss()
         try:
             with log.open("ab") as out:
                 popen = subprocess.Popen(
-                    command,
+                    _command(module, str(spec_path), nice=nice),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
@@ -147,6 +153,22 @@ class Spawner:
                 f"{spec.kind} {spec.spawn_id} could not be started: {error}", hint="see `airboss doctor`"
             ) from error
         return Child(spec, popen.pid, popen)
+
+    def start_waiting(self, module: str, *args: str, nice: int = 0) -> Waiting | None:
+        """Start a child of `module` that waits for its spec (see `told`); None when it cannot start: it was only to save time."""
+        try:
+            popen = subprocess.Popen(
+                _command(module, *args, nice=nice),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=clean_environment(),
+                cwd=self.run_dir,
+                start_new_session=True,
+            )
+        except OSError:
+            return None
+        return Waiting(popen)
 
     def adopt(self, spawn_id: str) -> Child | None:
         """The living child `spawn_id` of an earlier engine; None when nobody holds its lock."""
@@ -203,6 +225,11 @@ class Spawner:
         if self.disown(spawn_id):
             for suffix in (".json", ".exit.json", ".lock"):
                 (self.run_dir / f"{spawn_id}{suffix}").unlink(missing_ok=True)
+
+
+def _command(module: str, *args: str, nice: int) -> list[str]:
+    command = [sys.executable, "-P", "-m", module, *args]
+    return ["nice", "-n", str(nice), *command] if nice else command
 
 
 def is_locked(path: Path) -> bool:

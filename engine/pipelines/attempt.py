@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from state.words import AirbossError, ChildKind, RunState
 
 log = logging.getLogger(__name__)
 PROGRESS_S = 1.0
-NICE = 10
-"""Stages give way to serving."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +74,10 @@ class Task:
 class Maker:
     """Makes the outputs of stages of one run."""
 
-    def __init__(self, shop: Workshop, run: RunRecord) -> None:
+    def __init__(self, shop: Workshop, run: RunRecord, on_start: Callable[[StageSpec], None]) -> None:
         self._shop = shop
         self._run = run
+        self._on_start = on_start
         self._forced = planner.forced_stages(run.plan.pipeline, run.plan.from_stage, run.plan.force)
 
     async def make(self, spec: StageSpec, inputs: Mapping[str, Done]) -> Tried:
@@ -193,9 +192,8 @@ class Maker:
             "code_paths": list(self._run.plan.pipeline.code_paths),
         }
         child_spec = ChildSpec(attempt.spawn_id, ChildKind.STAGE, shop.paths.run, "", attempt.key, payload)
-        log_path = Path(attempt.log_path)
-        child = shop.spawner.spawn(child_spec, "engine.pipelines.stage_main", log_path=log_path, nice=NICE)
-        shop.children[attempt.spawn_id] = child
+        child = shop.start(self._run.id, spec, child_spec)
+        self._on_start(spec)
         log.info("%s/%s attempt %d: pid %d (%s)", self._run.id, spec.name, number, child.pid, attempt.why)
         return child
 

@@ -33,7 +33,8 @@ class Drive:
     def __init__(self, shop: Workshop, run: RunRecord) -> None:
         self._shop = shop
         self._run = run
-        self._maker = Maker(shop, run)
+        self._maker = Maker(shop, run, self._warm_next)
+        self._begun: set[str] = set()
         self._warming: asyncio.Task[None] | None = None
 
     async def to_end(self) -> None:
@@ -48,10 +49,13 @@ class Drive:
             if troubles.subgroup(records.RunIsOver):
                 raise records.RunIsOver(self._run.id) from None
             raise troubles.exceptions[0] from None
+        finally:
+            self._shop.dismiss(self._run.id)
         await self._finish([task.result() for task in tasks.values()])
 
     async def _stage(self, spec: StageSpec, needs: list[asyncio.Task[Done]]) -> Done:
         inputs = {done.stage: done for done in [await need for need in needs]}
+        self._begun.add(spec.name)
         record = self._run.stages[spec.name]
         if record.state.is_over and not record.state.is_good:
             return Done(spec.name, record.state, record.error)
@@ -63,6 +67,13 @@ class Drive:
             return kept
         self._warm_registry(spec)
         return await self._try_until_over(spec, inputs, record)
+
+    def _warm_next(self, spec: StageSpec) -> None:
+        """A stage's imports take longer than many a stage: those that can be next have theirs while `spec` runs."""
+        for later in self._run.plan.pipeline.stages:
+            is_next = spec.name in later.needs and self._begun.issuperset(later.needs)
+            if is_next and not self._run.stages[later.name].state.is_over:
+                self._shop.warm(self._run.id, later)
 
     def _warm_registry(self, spec: StageSpec) -> None:
         """The registry takes seconds to come up: it does so while the stage before the one that asks it runs."""

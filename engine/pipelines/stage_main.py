@@ -1,4 +1,4 @@
-"""The child that runs one stage: `python -P -m engine.pipelines.stage_main SPEC.json`.
+"""The child that runs one stage: `python -P -m engine.pipelines.stage_main SPEC.json`, or `--wait WHAT` to be told it.
 
 It takes the lock of its outputs' place, looks whether another process has made them meanwhile, calls the stage
 function, and commits the outputs itself, under the lock: so single flight and the cache hold while no engine runs.
@@ -7,8 +7,11 @@ Exit codes: 0 outputs kept · 8 a gate said no · 1 error (see error.json). Noth
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
+import json
+import os
 import shutil
 import sys
 import traceback
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.local.child import ChildSpec, run_child, write_json
+from adapters.local.waiting import WAIT, told
 from engine.pipelines.cache import OUT, OutputsChanged, Place
 from engine.pipelines.fingerprint import code_digest, source_digest
 from engine.pipelines.stage import ERROR_NAME, RESULT_NAME, Gate, StageContext, StageResult, say
@@ -32,10 +36,30 @@ class WorldMoved(OperationFailed):
 
 def main(argv: list[str]) -> int:
     """Be the stage that the spec describes."""
+    if argv[1:2] == [WAIT]:
+        spec = wait(json.loads(argv[2]))
+        if spec is None:
+            return int(ExitCode.OK)
+        argv = [argv[0], str(spec)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # a log line must never end a stage
     return run_child(argv, run_stage)
+
+
+def wait(what: Mapping[str, Any]) -> Path | None:
+    """Import what the stage of `what` (entry, params) will need, and wait for its spec; None when it never comes.
+
+    Code that was edited in between is read anew, by a process that has imported none of it.
+    """
+    before = code_digest(what["entry"])
+    with contextlib.suppress(Exception):  # the stage itself meets it again, and says it
+        module = importlib.import_module(what["entry"].partition(":")[0])
+        getattr(module, "warm", lambda params: None)(what["params"])
+    spec = told()
+    if spec is not None and ChildSpec.read(spec).payload["made_of"]["code"] != before:
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "engine.pipelines.stage_main", str(spec)])
+    return spec
 
 
 def run_stage(spec: ChildSpec) -> int:

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters.local.child import process_start_ticks
+from adapters.local.child import ChildSpec, process_start_ticks
 from adapters.local.spawn import Child, ChildExit, Spawner
+from adapters.local.waiting import WAIT, Waiting
 from engine.pipelines.cache import Place, StageCache
 from engine.pipelines.planner import Ingredients
 from engine.pipelines.records import last_run_of
@@ -20,6 +21,10 @@ from engine.pipelines.spec import StageSpec
 from state.paths import Paths
 from state.store import Store
 
+STAGE_MODULE = "engine.pipelines.stage_main"
+OWN = "engine.pipelines.stages"
+NICE = 10
+"""Stages give way to serving."""
 GRACE_S = 3.0
 """What a stage gets between SIGTERM and SIGKILL."""
 
@@ -40,6 +45,7 @@ class Workshop:
     cache: StageCache = field(init=False)
     slots: asyncio.Semaphore = field(init=False)
     children: dict[str, Child] = field(default_factory=dict)
+    _waiting: dict[tuple[str, str], Waiting] = field(default_factory=dict)
     _locks: dict[Path, asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,6 +59,29 @@ class Workshop:
     def one_at_a_time(self, place: Place) -> asyncio.Lock:
         """Held by the one stage of this engine that makes the outputs of `place`; the flock stands behind it."""
         return self._locks.setdefault(place.entry, asyncio.Lock())
+
+    def warm(self, run_id: str, stage: StageSpec) -> None:
+        """Let a process import what `stage` will need while the stage before it runs.
+
+        Stages of our own only: what a user's module does when it is imported is to happen once, in its turn.
+        """
+        if (run_id, stage.name) not in self._waiting and stage.entry.startswith(f"{OWN}."):
+            what = json.dumps({"entry": stage.entry, "params": dict(stage.params)})
+            if (waiting := self.spawner.start_waiting(STAGE_MODULE, WAIT, what, nice=NICE)) is not None:
+                self._waiting[run_id, stage.name] = waiting
+
+    def start(self, run_id: str, stage: StageSpec, spec: ChildSpec) -> Child:
+        """Start the child of an attempt at `stage`. Raises OperationFailed when it cannot start."""
+        waiting = self._waiting.pop((run_id, stage.name), None)
+        log_path = self.log_path(run_id, stage.name)
+        child = self.spawner.spawn(spec, STAGE_MODULE, log_path=log_path, nice=NICE, waiting=waiting)
+        self.children[spec.spawn_id] = child
+        return child
+
+    def dismiss(self, run_id: str) -> None:
+        """No stage of the run begins any more."""
+        for key in [key for key in self._waiting if key[0] == run_id]:
+            self._waiting.pop(key).dismiss()
 
     def log_path(self, run_id: str, stage: str) -> Path:
         """All attempts of a stage log here."""

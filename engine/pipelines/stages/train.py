@@ -6,6 +6,7 @@ it runs, `checkpoint/` holds the weights of the last mark; it is gone when the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,12 @@ def run(ctx: StageContext) -> StageResult:
     training = train_model(ctx, settings, texts, dataset)
     write_facts(ctx.out_dir / TRAINING, training)
     return _result(training, copied=False)
+
+
+def warm(params: Mapping[str, Any]) -> None:
+    """Import what a training with `params` needs."""
+    if params.get("weights_from") is None:
+        import engine.pipelines.stages.training  # noqa: F401
 
 
 def _result(training: dict[str, Any], *, copied: bool) -> StageResult:
