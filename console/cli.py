@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command line. Never returns: exits by `state.words.ExitCode`."""
+    if asked := os.environ.get("_AIRBOSS_COMPLETE"):
+        from console.commands.completion import answer
+
+        sys.exit(answer(asked))
     words = list(sys.argv[1:] if argv is None else argv)
     diagnostics.catch_signals()
     diagnostics.run_to_exit(lambda: run(words), as_json=diagnostics.wants_json(words))

@@ -77,6 +77,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             ("config", f"{_C}.workspace:config", "the configuration in effect; apply a change of roles or policies"),
             ("drill", f"{_C}.drill:drill", "failures on purpose, measured and recorded"),
             ("state", f"{_C}.state:state", "check, back up, restore the store"),
+            ("completion", f"{_C}.completion:completion", "teach bash, zsh or fish this grammar"),
             ("help", f"{_C}.help:help_", "exit-codes, options, scripts, config, ..."),
         ),
     ),
@@ -140,10 +141,9 @@ root = Root(
 
 def parse_args(args: Sequence[str]) -> Parsed:
     """Understand a line that is split into words. Raises UsageError, and HelpWanted for `--help`."""
-    words = _expand(list(args))
     ctx = None
     try:
-        ctx = root.make_context("airboss", _bare_waits(words))
+        ctx = root.make_context("airboss", spelled_out(args))
         request = root.invoke(ctx)
     except click.exceptions.UsageError as error:
         raise _usage(error) from error
@@ -160,6 +160,11 @@ def split(line: str) -> list[str]:
     except ValueError as error:
         raise UsageError(f"{line!r} cannot be split into words: {error}", hint="close the quotation") from error
     return words[1:] if words and words[0] == "airboss" else words
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """The words with what stands for several written out."""
+    return _bare_waits(_expand(list(words)))
 
 
 def parse_line(line: str) -> VerbRequest | ViewRequest:

@@ -4,143 +4,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from console.commands.requests import FORMATS
+from console.commands.completing import with_live_names
+from console.commands.options import DURATION as DURATION
+from console.commands.options import HelpWanted as HelpWanted
+from console.commands.options import break_glass as break_glass
+from console.commands.options import given_options as given_options
+from console.commands.options import global_options as global_options
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Example = tuple[str, str]
 """A command line, and what it does."""
 
-if TYPE_CHECKING:
-    _FloatParam = click.ParamType[float]
-else:
-    _FloatParam = click.ParamType  # generic in newer releases of click only
-
-_META = "airboss.options"
 SETTINGS: dict[str, Any] = {"max_content_width": 110}
-
-
-def break_glass(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The option of the verbs that may go past what forbids them."""
-    return click.option(
-        "--break-glass",
-        is_flag=True,
-        help="Past an approval, a freeze or the second person; takes --reason, flagged until somebody else acknowledges it.",
-    )(function)
-
-
-class HelpWanted(Exception):
-    """`--help` was given; `text` is the answer. The front decides where it is shown."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-
-class DurationType(_FloatParam):
-    """`90`, `90s`, `5m`, `1h30m` → seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds. Fails with what is allowed."""
-        from state.config_types import parse_duration
-
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-DURATION = DurationType()
-
-
-def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value not in (None, False, ()):
-        ctx.meta.setdefault(_META, {})[param.name] = value
-
-
-def given_options(ctx: click.Context) -> dict[str, Any]:
-    """The global options that stood anywhere on the line; the innermost place wins."""
-    return dict(ctx.meta.get(_META, {}))
-
-
-def _show_help(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        raise HelpWanted(ctx.get_help())
-
-
-def _option(*names: str, hidden: bool, **attrs: Any) -> click.Option:
-    return click.Option(names, expose_value=False, callback=_remember, hidden=hidden, **attrs)
-
-
-def global_options(*, general: bool, acting: bool) -> list[click.Parameter]:
-    """Fresh option objects. `general` and `acting` say which of them this command's own help lists."""
-    return [
-        _option(
-            "-o", "--output", type=click.Choice(FORMATS), hidden=not general, help="How to print (default: table)."
-        ),
-        _option(
-            "--workspace",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            hidden=not general,
-            help="The workspace (default: AIRBOSS_WORKSPACE, else the nearest parent with airboss.toml).",
-        ),
-        _option(
-            "--engine",
-            metavar="URL",
-            hidden=not general,
-            help="An engine by URL or unix:/path (default: AIRBOSS_ENGINE, else the workspace's own).",
-        ),
-        _option("--read-only", is_flag=True, hidden=not general, help="Refuse every verb that changes something."),
-        _option(
-            "--dry-run", is_flag=True, hidden=not (general or acting), help="Show what would change, change nothing."
-        ),
-        _option("--yes", "-y", is_flag=True, hidden=not (general or acting), help="Confirm without being asked."),
-        _option(
-            "--confirm-name",
-            metavar="NAME",
-            hidden=not (general or acting),
-            help="Confirm by name where a hand would type it (the service's).",
-        ),
-        _option(
-            "--wait",
-            "wait",
-            metavar="[=COND]",
-            hidden=not (general or acting),
-            help="Wait for the end, or for COND: paused, completed, step=2, 'weight>=25', ...",
-        ),
-        _option(
-            "--timeout",
-            "timeout_s",
-            type=DURATION,
-            metavar="T",
-            hidden=not (general or acting),
-            help="Give up waiting after T (90s, 5m); the work goes on. Exit 4.",
-        ),
-        _option("--reason", metavar="TEXT", hidden=not (general or acting), help="Why; kept in the audit log."),
-        _option(
-            "--expect-revision",
-            type=int,
-            metavar="N",
-            hidden=not acting,
-            help="Refuse (exit 6) if the object has moved past revision N.",
-        ),
-        _option(
-            "--idempotency-key",
-            metavar="KEY",
-            hidden=not acting,
-            help="Asked again with the same KEY it is not done twice (`airboss help retries`).",
-        ),
-        _option("--detailed-exitcode", is_flag=True, hidden=not general, help="Exit 10 when changes are found."),
-        click.Option(
-            ("-h", "--help"), is_flag=True, is_eager=True, expose_value=False, callback=_show_help, help="Show this."
-        ),
-    ]
 
 
 class _Teaching(click.Command):
@@ -205,7 +86,7 @@ class Noun(_Teaching, click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, but a noun alone is an error that shows its verbs on stderr."""
-        if not args:
+        if not args and not ctx.resilient_parsing:
             raise click.UsageError(f"which of its verbs? {', '.join(self.list_commands(ctx))}", ctx)
         return super().parse_args(ctx, args)
 
@@ -217,6 +98,7 @@ def leaf(
 
     def make(function: Callable[..., Any]) -> Leaf:
         params: list[click.Parameter] = list(reversed(getattr(function, "__click_params__", [])))
+        with_live_names(parent.name or "" if parent else name, params)
         command = Leaf(
             name, callback=function, params=params, help=function.__doc__ or "", examples=examples, acting=acting
         )
@@ -273,11 +155,19 @@ class Root(_Teaching, click.Group):
         assert isinstance(found, click.Command)
         return found
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """The commands, without loading any; else the options."""
+        from click.shell_completion import CompletionItem
+
+        rows = [(name, help) for _, places in self.sections for name, _, help in places]
+        found = [CompletionItem(name, help=help) for name, help in rows if name.startswith(incomplete)]
+        return found if incomplete[:1] != "-" else click.Command.shell_complete(self, ctx, incomplete)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command, or an error that names the nearest ones."""
-        if args[0] not in self.places and not args[0].startswith("-"):
+        if args[0] not in self.places and not args[0].startswith("-") and not ctx.resilient_parsing:
             import difflib
 
             near = difflib.get_close_matches(args[0], self.places, n=3)
