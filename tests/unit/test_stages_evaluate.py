@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.pipelines.stages.answers import answer_all, continue_text, faults, longest_run, similarity
+from engine.pipelines.stages.answers import answer_all, continue_texts, faults, longest_run, similarity
 from engine.pipelines.stages.evaluate import (
     UNIGRAM,
     Baseline,
@@ -150,4 +150,4 @@ def test_answers_are_greedy_repeatable_and_never_begin_blank() -> None:
     assert one == two
     assert [answer.name for answer in one] == [name for name, _ in PROMPTS]
     assert all(len(answer.text) == 12 and not answer.text[0].isspace() for answer in one)
-    assert continue_text(model(), TOKENIZER, "abc", 0) == ""
+    assert continue_texts(model(), TOKENIZER, ["abc"], 0) == [""]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from engine.pipelines.stages.prompt_set import MAX_TOKENS, PROMPTS
 from engine.serving.models.gpt import GPT
@@ -35,27 +37,28 @@ class Answer:
 
 def answer_all(model: GPT, tokenizer: CharTokenizer, max_tokens: int = MAX_TOKENS) -> tuple[Answer, ...]:
     """The model's greedy answer to every prompt of the set."""
-    found = []
-    for name, prompt in PROMPTS:
-        text = continue_text(model, tokenizer, prompt, max_tokens)
-        found.append(Answer(name, prompt, text, faults(text)))
-    return tuple(found)
+    texts = continue_texts(model, tokenizer, [prompt for _, prompt in PROMPTS], max_tokens)
+    return tuple(Answer(name, prompt, text, faults(text)) for (name, prompt), text in zip(PROMPTS, texts, strict=True))
 
 
-def continue_text(model: GPT, tokenizer: CharTokenizer, prompt: str, max_tokens: int) -> str:
-    """`max_tokens` characters after `prompt`, the likeliest each time, within the model's context.
+def continue_texts(model: GPT, tokenizer: CharTokenizer, prompts: Sequence[str], max_tokens: int) -> list[str]:
+    """`max_tokens` characters after each prompt, the likeliest each time, within the model's context.
 
-    The first is never white space: indentation alone would say nothing of the model.
+    The first is never white space: indentation alone would say nothing of the model. All prompts go through the model
+    together: what a short one is filled up with stands after it, where causal attention does not look.
     """
-    tokens = tokenizer.encode(prompt)
+    rows = [tokenizer.encode(prompt) for prompt in prompts]
     device = model.token_embedding.weight.device
     blank = torch.tensor([char.isspace() for char in tokenizer.chars], device=device)
     with torch.no_grad():
         for place in range(max_tokens):
-            seen = torch.tensor([tokens[-model.config.block_size :]], device=device)
-            logits = model(seen)[0, -1]
-            tokens.append(int((logits.masked_fill(blank, -torch.inf) if place == 0 else logits).argmax()))
-    return tokenizer.decode(tokens[-max_tokens:]) if max_tokens else ""
+            seen = [torch.tensor(row[-model.config.block_size :]) for row in rows]
+            ends = [len(row) - 1 for row in seen]
+            logits = model(pad_sequence(seen, batch_first=True).to(device))[range(len(rows)), ends]
+            chosen = (logits.masked_fill(blank, -torch.inf) if place == 0 else logits).argmax(-1)
+            for row, token in zip(rows, chosen.tolist(), strict=True):
+                row.append(token)
+    return [tokenizer.decode(row[-max_tokens:]) if max_tokens else "" for row in rows]
 
 
 def faults(text: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.pipelines.stage import StageContext
-from engine.pipelines.stages.answers import continue_text
+from engine.pipelines.stages.answers import continue_texts
 from engine.pipelines.stages.corpus import HELDOUT, TRAIN
 from engine.pipelines.stages.environment import environment_facts, has_fast_bfloat16, usable_cores
 from engine.pipelines.stages.model_files import save_model, save_weights
@@ -116,7 +116,7 @@ class _Report:
     def _mark(self, progress: Progress) -> None:
         self._model.eval()
         heldout = bits(model_nats(self._model, self._tokenizer, self._heldout))
-        sample = continue_text(self._model, self._tokenizer, SAMPLE_PROMPT, 60)
+        (sample,) = continue_texts(self._model, self._tokenizer, [SAMPLE_PROMPT], 60)
         self._model.train()
         self.marks.append({"step": progress.step, "heldout_bpc": heldout, "sample": SAMPLE_PROMPT + sample})
         save_weights(self._model, self._ctx.out_dir / "checkpoint" / WEIGHTS_NAME)
