@@ -19,6 +19,7 @@ from typing import Any
 from adapters.guard import Guard
 from adapters.ports import ArmCounts, ArmEvidence, Interval
 from adapters.profiles.catalogue import questions_of
+from adapters.profiles.lag import settled
 from adapters.profiles.profile import Ask, Place, Questions
 from adapters.prometheus_server import NoAnswer, PrometheusServer, Refused
 from state.metrics_config import ProfileChoice
@@ -76,6 +77,8 @@ class PrometheusMetrics:
             return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
         self.trouble = ""
         found = evidence_of(answers, now=now, step_s=self.step_s, metrics=asked.metrics, hint=asked.hint)
+        if asked.is_lagging:
+            found = replace(found, intervals=settled(found.intervals))
         return self._lasting((service, env), found, now)
 
     async def _all(self, queries: Mapping[str, str], since: float, now: float) -> dict[str, Series]:

@@ -99,7 +99,7 @@ class MetricQueries:
         reading = profile_of(self._config, service, env)
         window = f"{max(60, round(self._config.metrics.step * 4))}s"
         known = {"where": reading.scope, "service": service, "env": env, "window": window}
-        found = reading.words(window).get(text)
+        found = reading.words(window, f"{max(1, round(self._config.metrics.step))}s").get(text)
         if found is None and text in WORDS:
             why = reading.profile.lacks.get(text) or reading.profile.cannot
             raise UsageError(f"profile {reading.profile.name} has no {text} of {service}: {why}", code="no_word")

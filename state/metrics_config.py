@@ -11,10 +11,20 @@ from pydantic import Field, ValidationInfo, field_validator
 from state.config_types import Duration, Name, Table
 from state.server_config import ServerAccess
 
-ProfileName = Literal["airboss", "istio"]
+ProfileName = Literal[
+    "airboss", "istio", "envoy-gateway", "vllm", "triton", "opentelemetry", "nginx-gateway-fabric"
+]  # fmt: skip
 TrackName = Literal["stable", "canary", "baseline"]
-NAMESPACE_LABEL: Mapping[str, str] = {"istio": "destination_service_namespace"}
-"""Profile → the label by which it tells two environments' services of one name apart."""
+NAMESPACED: Mapping[str, str] = {
+    "istio": "labels.destination_service_namespace",
+    "envoy-gateway": "tracks",
+    "vllm": "labels.namespace",
+    "triton": "labels.namespace",
+    "opentelemetry": "tracks",
+}
+"""Profile → the field by which it tells two environments' services of one name apart, unless it knows the namespace."""
+NO_429 = frozenset({"vllm", "triton", "nginx-gateway-fabric"})
+"""Profiles whose counters do not tell 429 from other 4xx."""
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -102,9 +112,12 @@ def troubles(
                     f"service.{service}.metrics: track_label, tracks, slow and count_429 are for other servers' counters; "
                     f'profile "airboss" (in {env}) has its own'
                 )
-            label = NAMESPACE_LABEL.get(choice.name)
-            if label and label not in choice.labels and namespace is None:
+            if choice.count_429 and choice.name in NO_429:
+                yield f'service.{service}.metrics.count_429: profile "{choice.name}" (in {env}) does not tell 429 from other 4xx'
+            field, _, label = NAMESPACED.get(choice.name, "").partition(".")
+            if field and namespace is None and not (label in choice.labels if label else choice.tracks):
+                give = f'labels = {{ {label} = "…" }}' if label else 'tracks = { stable = "…", canary = "…" }'
                 yield (
-                    f'service.{service}.metrics: profile "{choice.name}" tells environments apart by {label}, and {env} is in '
-                    f'no cluster: give labels = {{ {label} = "…" }}, or [metrics.environment.{env}] profile = "airboss"'
+                    f'service.{service}.metrics: profile "{choice.name}" tells environments apart by namespace, and {env} is in no '
+                    f'cluster: give {give}, or [metrics.environment.{env}] profile = "airboss"'
                 )

@@ -51,7 +51,7 @@ class Page:
 
 
 @asynccontextmanager
-async def scraped(root: Path, *pages: Page, every_s: int = 1) -> AsyncIterator[Server]:
+async def scraped(root: Path, *pages: Page, honor_labels: bool = False) -> AsyncIterator[Server]:
     """A Prometheus that scrapes the pages."""
     runners = []
     for page in pages:
@@ -62,7 +62,7 @@ async def scraped(root: Path, *pages: Page, every_s: int = 1) -> AsyncIterator[S
         await web.TCPSite(runner, "127.0.0.1", page.port).start()
         runners.append(runner)
     targets = [f"127.0.0.1:{page.port}" for page in pages]
-    server = await asyncio.to_thread(prometheus, root / "prometheus", targets, every_s=every_s)
+    server = await asyncio.to_thread(prometheus, root / "prometheus", targets, honor_labels=honor_labels)
     try:
         yield server
     finally:

@@ -74,14 +74,17 @@ class Server:
             self._process = None
 
 
-def prometheus(root: Path, targets: list[str], *, every_s: int = 1, rules: Path | None = None) -> Server:
-    """A Prometheus that scrapes `targets` each `every_s` seconds."""
+def prometheus(
+    root: Path, targets: list[str], *, every_s: int = 1, rules: Path | None = None, honor_labels: bool = False
+) -> Server:
+    """A Prometheus that scrapes `targets` each `every_s` seconds; with `honor_labels` a page's own job and instance stay."""
     root.mkdir(parents=True)
     shown = ", ".join(f"'{target}'" for target in targets)
     (root / "prometheus.yml").write_text(
         f"global: {{scrape_interval: {every_s}s, scrape_timeout: {every_s}s}}\n"
         + (f"rule_files: ['{rules}']\n" if rules else "")
-        + f"scrape_configs:\n- job_name: airboss-gateway\n  static_configs: [{{targets: [{shown}]}}]\n"
+        + f"scrape_configs:\n- job_name: airboss-gateway\n  honor_labels: {str(honor_labels).lower()}\n"
+        f"  static_configs: [{{targets: [{shown}]}}]\n"
     )
     port = free_port()
     options = ["--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.profiles.profile import Counter, Match, Profile, Questions, Reading
+from adapters.profiles.profile import COUNTED_TRACKS, Counter, Match, Profile, Questions, Reading
 from state.words import COUNTS_AND_BAD, BadClass
 
 _COUNTED = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c][0])
@@ -16,7 +16,7 @@ PROFILE = Profile(
     source="engine/gateway/README.md",
     where=(Match("service", "=", "{service}"), Match("env", "=", "{env}")),
     track_label="track",
-    track="{track}",
+    tracks={track.value: track.value for track in COUNTED_TRACKS},
     requests=(Counter(_REQUESTS, (Match("code", "=~", _COUNTED),)),),
     errors=(Counter(_REQUESTS, (Match("code", "=~", _BAD),)),),
     more={

@@ -63,12 +63,16 @@ class Profile:
     slow: Histogram | None = None
     where: tuple[Match, ...] = ()
     track_label: str = ""
-    track: str = "{service}-{track}"
+    tracks: Mapping[str, str] = field(
+        default_factory=lambda: {track.value: f"{{service}}-{track}" for track in COUNTED_TRACKS}
+    )
     knows_429: bool = True
     """Its codes tell a 429 from other 4xx."""
     cannot: str = ""
+    probes: tuple[str, ...] = ()
+    """What is there if the server is, where nothing of it can be judged."""
     more: Mapping[str, str] = field(default_factory=dict)
-    """What else it can be asked, by word (tokens, queue, gpu): PromQL with `$where` and `$window`."""
+    """What else it can be asked, by word (tokens, queue, gpu): PromQL with `$where`, `$window` and `$track`, the track's label."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Why a word has no answer, or what of it is not seen."""
 
@@ -100,6 +104,8 @@ class Questions:
     metrics: str
     hint: str = ""
     """What to say where a series of `slow` is missing."""
+    is_lagging: bool = False
+    """`slow` may be counted later than `requests`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +124,7 @@ class Reading:
         put = object.__setattr__
         put(self, "where", self._over(self.profile.where))
         put(self, "track_label", self.choice.track_label or self.profile.track_label)
-        default = (
-            {} if self.choice.tracks else {t.value: self.profile.track.replace("{track}", t) for t in COUNTED_TRACKS}
-        )
-        said = default or {str(name): text for name, text in self.choice.tracks.items()}
+        said = {str(name): text for name, text in self.choice.tracks.items()} or self.profile.tracks
         put(self, "tracks", {name: self.place.fill(text, self.choice) for name, text in said.items()})
         put(self, "slow_ms", self.choice.slow * 1000 if self.choice.slow else self.place.slow_ms)
 
@@ -141,14 +144,13 @@ class Reading:
         """The inside of a selector of all that is the service's."""
         return self.matchers(Match(self.track_label, "=~", "|".join(self.tracks.values())))
 
-    def by_track(self, *counters: Counter, window: str = "") -> str:
-        """PromQL: the counters' sum by exporter and track; with a `window`, how fast they rise, by track."""
+    def by_track(self, *counters: Counter) -> str:
+        """PromQL: the counters' sum by exporter and track."""
         parts = []
         for number, counter in enumerate(counters):
             for track, value in self.tracks.items():
                 inside = self.matchers(*counter.where, Match(self.track_label, "=~", value))
                 series = f"{counter.metric}{{{inside}}}"
-                series = f"rate({series}[{window}])" if window else series
                 named = f'label_replace({series}, "track", "{track}", "{self.track_label}", ".*")'
                 # Series of two metrics may have the same labels, and `or` would drop the second.
                 parts.append(
@@ -156,24 +158,21 @@ class Reading:
                     if len(counters) == 1
                     else f'label_replace({named}, "part", "{number}", "{self.track_label}", ".*")'
                 )
-        return f"sum by ({'track' if window else 'instance, track'}) ({' or '.join(parts)})"
+        return f"sum by (instance, track) ({' or '.join(parts)})"
 
     @property
     def bound(self) -> str:
         """The threshold as a bucket's bound, in the histogram's unit."""
         return format(self.slow_ms / 1000 / self.profile.slow.unit_s, ".12g") if self.profile.slow else ""
 
-    def _slow(self, window: str = "") -> str:
+    def _slow(self) -> str:
         """PromQL: how many took longer than the threshold."""
         took = self.profile.slow
         assert took is not None
         # Prometheus 3 writes a whole bound as 500.0, 2 as the exporter did.
         bound = Match("le", "=~", self.bound.replace(".", "[.]") + ("" if "." in self.bound else "([.]0)?"))
-        all_of, quick = (
-            Counter(f"{took.metric}_count", took.where),
-            Counter(f"{took.metric}_bucket", (*took.where, bound)),
-        )
-        return f"{self.by_track(all_of, window=window)} - {self.by_track(quick, window=window)}"
+        quick = self.by_track(Counter(f"{took.metric}_bucket", (*took.where, bound)))
+        return f"{self.by_track(Counter(f'{took.metric}_count', took.where))} - {quick}"
 
     def questions(self) -> Questions:
         """What the judge needs of it."""
@@ -186,21 +185,22 @@ class Reading:
         if took := self.profile.slow:
             queries["slow"] = self._slow()
             hint = f"is {self.bound} a bound of {took.metric}'s buckets? `airboss doctor` lists them"
-        return Questions(queries, ", ".join(counter.metric for counter in self.profile.requests), hint)
+        return Questions(queries, ", ".join(counter.metric for counter in self.profile.requests), hint, is_lagging=True)
 
-    def words(self, window: str) -> dict[str, str]:
-        """Word → PromQL: requests a second, shares of errors and slow ones (0..1), by track; and what else there is."""
+    def words(self, window: str, step: str) -> dict[str, str]:
+        """Word → PromQL: requests a second, shares of errors and slow ones (0..1), by track; and what else there is.
+
+        The judge's own sums are rated, at each `step`: the rate of a series that is born with its first error does not see that error.
+        """
         known = {
-            word: query.replace("$where", self.scope).replace("$window", window)
+            word: query.replace("$where", self.scope).replace("$window", window).replace("$track", self.track_label)
             for word, query in self.profile.more.items()
         }
         if self.profile.requests:
-            requests = self.by_track(*self.profile.requests, window=window)
-            errors = self.by_track(*self.profile.errors, window=window)
-            known |= {"requests": requests, "errors": f"({errors} or 0 * {requests}) / {requests}"}
-            if self.profile.slow:
-                all_of = Counter(f"{self.profile.slow.metric}_count", self.profile.slow.where)
-                known["slow"] = f"({self._slow(window)}) / {self.by_track(all_of, window=window)}"
+            asked = self.questions().queries
+            rates = {word: f"sum by (track) (rate(({query})[{window}:{step}]))" for word, query in asked.items()}
+            known |= {word: f"{rate} / {rates['requests']}" for word, rate in rates.items()}
+            known["requests"] = rates["requests"]
         return known
 
 

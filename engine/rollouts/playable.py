@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.metrics_source import profile_of
 from state.config import Config
 from state.haproxy_limits import rollout_beyond_haproxy
 from state.kubernetes_config import Target
@@ -25,6 +26,12 @@ def refuse_unplayed(config: Config, service: str, env: str, policy: Policy) -> N
             f'gateway.engine = "haproxy" cannot carry {"; ".join(beyond)}',
             hint='use plain weights (canary, rolling, swap), or gateway.engine = "airboss"',
             code="haproxy",
+        )
+    if config.metrics.url is not None and (why := profile_of(config, service, env).profile.cannot):
+        raise UsageError(
+            f"{service} in {env} cannot be judged by profile {profile_of(config, service, env).profile.name}: {why}",
+            hint="`airboss help prometheus` has what each profile can be asked",
+            code="evidence",
         )
     if policy.strategy in (Strategy.ROLLING, Strategy.SWAP) and config.service[service].autoscale is not None:
         raise UsageError(

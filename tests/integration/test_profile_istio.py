@@ -12,7 +12,7 @@ import pytest
 from engine.metrics_source import prometheus_of
 from state.store import Store
 from state.words import RolloutState, Track
-from tests.exposition import Judged, Page, scraped
+from tests.exposition import Judged, Page, of, scraped
 from tests.monitoring_servers import needs_prometheus
 from tests.rollout_room import CONFIG, Counts, Room
 
@@ -38,6 +38,11 @@ def toml(url: str, slow: str = "500ms", count_429: str = "false") -> str:
 class Proxy(Page):
     """Istio's two metrics of one proxy."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[tuple[dict[str, str], int, int]] = []
+        self.is_late = False
+
     def respond(self, track: str, count: int, code: str = "200", flags: str = "-", ms: int = 20, **labels: str) -> None:
         """So many responses of a track."""
         named = {
@@ -45,7 +50,15 @@ class Proxy(Page):
             "response_code": code, "response_flags": flags, "request_protocol": "http", **labels,
         }  # fmt: skip
         self.add("istio_requests_total", named, count)
-        self.observe("istio_request_duration_milliseconds", named, BOUNDS, ms, count)
+        self.late.append((named, ms, count))
+        if not self.is_late:
+            self.flush()
+
+    def flush(self) -> None:
+        """Merge the histograms, as Envoy does every five seconds."""
+        for named, ms, count in self.late:
+            self.observe("istio_request_duration_milliseconds", named, BOUNDS, ms, count)
+        self.late.clear()
 
 
 @needs_prometheus
@@ -74,6 +87,24 @@ async def test_first_errors_of_a_canary_count_and_a_clients_own_do_not(tmp_path:
         unbounded = Judged(toml(server.url, slow="800ms"), tmp_path)
         trouble = (await unbounded.arms()).trouble
         assert trouble.startswith("series_missing: slow of") and "is 800 a bound of istio_request_duration" in trouble
+
+
+@needs_prometheus
+async def test_slow_ones_that_are_merged_after_their_requests_are_counted_with_them(tmp_path: Path) -> None:
+    proxy = Proxy()
+    proxy.respond("stable", 1000)
+    proxy.respond("canary", 10)
+    async with scraped(tmp_path, proxy) as server:
+        judged = Judged(toml(server.url), tmp_path)
+        await judged.until(lambda seen: seen.intervals)
+        proxy.is_late = True
+        proxy.respond("canary", 40)
+        proxy.respond("canary", 6, ms=900)
+        assert (await judged.sums(46))[1] == (46, 0, 0)
+        proxy.flush()
+        seen = await judged.until(lambda found: of(found, "canary")[2] >= 6)
+        assert of(seen, "canary") == (46, 0, 6)
+        assert all(one.canary.slow <= one.canary.requests for one in seen.intervals)
 
 
 @needs_prometheus

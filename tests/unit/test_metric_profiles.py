@@ -5,10 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.ports import ArmCounts, Interval
 from adapters.profiles.catalogue import PROFILES
+from adapters.profiles.lag import settled
+from adapters.profiles.table import reasons, table
 from engine.metrics_source import profile_of
+from engine.rollouts.playable import refuse_unplayed
 from state.config import Config, parse_config
-from state.metrics_config import NAMESPACE_LABEL, ProfileName, chosen
+from state.metrics_config import NAMESPACED, NO_429, ProfileName, chosen
+from state.policy_config import Policy
+from state.words import UsageError
 
 TOML = """
 [metrics]
@@ -33,11 +43,12 @@ def config() -> Config:
 
 def test_a_file_may_name_every_profile_there_is_and_no_other() -> None:
     assert tuple(PROFILES) == get_args(ProfileName)
-    for name, label in NAMESPACE_LABEL.items():
-        assert any(match.label == label and match.value == "{namespace}" for match in PROFILES[name].where)
     for name, profile in PROFILES.items():
-        wants = any(match.value == "{namespace}" for match in profile.where)
-        assert wants == (name in NAMESPACE_LABEL), name
+        assert (name in NO_429) is not profile.knows_429
+        field, _, label = NAMESPACED.get(name, "").partition(".")
+        by_label = {match.label for match in profile.where if match.value == "{namespace}"}
+        assert by_label == ({label} if label else set()), name
+        assert any("{namespace}" in value for value in profile.tracks.values()) is (field == "tracks"), name
 
 
 def test_a_services_words_go_before_the_workspaces_and_an_environments_before_both() -> None:
@@ -64,3 +75,34 @@ def test_names_are_filled_in_and_a_label_of_the_workspace_takes_the_place_of_the
     plain = profile_of(config(), "plain", "production").questions().queries["requests"]
     assert 'cluster=~"eu-.*"' in plain and 'destination_service_namespace="ml"' in plain
     assert all(f'destination_service_name=~"plain-{track}"' in plain for track in ("stable", "canary", "baseline"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12))
+def test_slow_ones_stay_within_their_requests_and_none_is_lost_that_has_room(counts: list[tuple[int, int]]) -> None:
+    arms = [ArmCounts(requests, 0, slow) for requests, slow in counts]
+    found = settled([Interval(float(at), at + 1.0, ArmCounts(), arm) for at, arm in enumerate(arms)])
+    assert all(one.canary.slow <= one.canary.requests == arm.requests for one, arm in zip(found, arms, strict=True))
+    requests, slow = (sum(getattr(arm, what) for arm in arms) for what in ("requests", "slow"))
+    assert sum(one.canary.slow for one in found) == min(requests, slow)
+
+
+def test_the_page_has_the_table_that_the_profiles_make() -> None:
+    page = (Path(table.__code__.co_filename).parents[1] / "PROMETHEUS.md").read_text(encoding="utf-8")
+    assert f"{table()}\n\n{reasons()}\n" in page
+
+
+def test_a_profile_that_cannot_judge_is_refused_before_anything_is_written() -> None:
+    source = TOML.replace('profile = "istio"', 'profile = "nginx-gateway-fabric"').replace(
+        'namespace = "ml" }]', 'namespace = "ml", ownership = "full", traffic = "httproute" }]'
+    )
+    policy = Policy.model_validate({"steps": [{"weight": 50}, {"weight": 100}]})
+    with pytest.raises(
+        UsageError, match="plain in production cannot be judged by profile nginx-gateway-fabric: its open-source"
+    ):
+        refuse_unplayed(parse_config(source, Path("airboss.toml")), "plain", "production", policy)
+    refuse_unplayed(
+        parse_config(source.replace("nginx-gateway-fabric", "vllm"), Path("airboss.toml")),
+        "plain",
+        "production",
+        policy,
+    )
