@@ -258,7 +258,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/pipelines": pipelines,
         "/v1/registry/{model}": registry,
         **catalogue.readers(reader),
-        **metrics.readers(reader.metric),
+        **metrics.readers(reader),
     }
     return [
         *(Route(path, _answers(read)) for path, read in readers.items()),

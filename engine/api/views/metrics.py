@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
-from engine.metric_queries import MetricQueries
 from state.words import UsageError
 
+if TYPE_CHECKING:
+    from engine.api.reader import Reader
 
-def readers(queries: MetricQueries) -> Mapping[str, Callable[[Request], Awaitable[Any]]]:
+
+def readers(reader: Reader) -> Mapping[str, Callable[[Request], Awaitable[Any]]]:
     """Path → reader."""
 
     async def metric(request: Request) -> Any:
         asked = request.query_params
         if not asked.get("query", "").strip():
             raise UsageError("a metric is asked for by ?query=", code="query")
-        answer = await queries.ask(
+        answer = await reader.metric.ask(
             asked["query"].strip(),
             asked.get("service", ""),
             asked.get("env", ""),
