@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from state.words import Unreachable
+from state.words import TERMINAL_STATES, Unreachable
 
 if TYPE_CHECKING:
     from console.commands.context import Context
@@ -35,6 +35,12 @@ class Source:
                 self._fall_back(error)
         assert self._offline is not None
         return self._offline.get(path, params or {})
+
+    def rollouts(self, service: str | None, env: str | None, *, is_active: bool) -> list[Any]:
+        """The rollouts of a service or of all, those that are not over alone when `is_active`."""
+        items = self.get("/v1/rollouts", {"service": service, "env": env})
+        over = {state.value for state in TERMINAL_STATES}
+        return [item for item in items if not (is_active and item["state"] in over)]
 
     def _fall_back(self, error: Unreachable) -> None:
         from console.offline import OfflineStore, has_store

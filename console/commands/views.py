@@ -22,7 +22,7 @@ from console.commands.refs import name_of
 from console.commands.requests import ViewRequest
 from console.commands.source import Source
 from console.output import Facts, Outcome, Text
-from state.words import TERMINAL_STATES, ExitCode, OperationFailed, UsageError
+from state.words import ExitCode, OperationFailed, UsageError
 
 if TYPE_CHECKING:
     from console.commands.context import Context
@@ -50,15 +50,11 @@ def _in_env(items: Any, env: str | None) -> list[Any]:
     return [item for item in items if env is None or item.get("env") == env]
 
 
-def rollouts_of(request: ViewRequest, source: Source) -> list[Any]:
-    """The rollouts that a `rollouts` view asks for."""
-    items = source.get("/v1/rollouts", {"service": request.args.get("service"), "env": request.env})
-    over = {state.value for state in TERMINAL_STATES}
-    return [i for i in items if not (request.args.get("active") and i["state"] in over)]
-
-
 def _rollouts(request: ViewRequest, source: Source, _context: Context) -> Outcome:
-    return tables.rollouts(rollouts_of(request, source), request.filter)
+    return tables.rollouts(
+        source.rollouts(request.args.get("service"), request.env, is_active=bool(request.args.get("active"))),
+        request.filter,
+    )
 
 
 def _rollout(request: ViewRequest, source: Source, _context: Context) -> Outcome:

@@ -55,12 +55,13 @@ def _watch_one(request: ViewRequest, context: Context) -> Outcome:
 
 
 def _watch_list(request: ViewRequest, context: Context) -> Outcome:
-    from console.commands.views import rollouts_of
-
     told: dict[str, Any] = {}
     while True:
         try:
-            items = {str(i["id"]): i for i in rollouts_of(request, Source(context))}
+            found = Source(context).rollouts(
+                request.args.get("service"), request.env, is_active=bool(request.args.get("active"))
+            )
+            items = {str(i["id"]): i for i in found}
         except Unreachable:
             if not told:
                 raise

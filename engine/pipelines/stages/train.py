@@ -8,36 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from engine.pipelines.stage import Gate, StageContext, StageResult
 from engine.pipelines.stages import validate
 from engine.pipelines.stages.corpus import HELDOUT, TRAIN
 from engine.pipelines.stages.outputs import TRAINING
-from engine.pipelines.stages.settings import Settings, read_facts, settings_of, write_facts
+from engine.pipelines.stages.settings import read_facts, settings_of, write_facts
+from engine.pipelines.stages.train_settings import TrainSettings
 from engine.pipelines.stages.weights_from import copy_release
 from state.words import UsageError
 
 MAX_DIVERGENCE = 1.25
-
-
-class TrainSettings(Settings):
-    """The recipe. `threads` 0 is as many as help; `lr` None fits the width; `dtype` auto is bfloat16 where it is faster."""
-
-    steps: int = Field(default=600, ge=1)
-    batch: int = Field(default=32, ge=1)
-    lr: float | None = Field(default=None, gt=0)
-    warmup_steps: int = Field(default=50, ge=0)
-    seed: int = Field(default=1337, ge=0, lt=2**40)
-    n_layer: int = Field(default=4, ge=1)
-    n_head: int = Field(default=4, ge=1)
-    n_embd: int = Field(default=128, ge=1)
-    block_size: int = Field(default=64, ge=2)
-    threads: int = Field(default=0, ge=0)
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    weights_from: str | None = None
 
 
 def run(ctx: StageContext) -> StageResult:

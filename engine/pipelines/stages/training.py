@@ -6,7 +6,7 @@ import os
 import shutil
 import string
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,15 +17,13 @@ from engine.pipelines.stages.environment import environment_facts, has_fast_bflo
 from engine.pipelines.stages.model_files import save_model, save_weights
 from engine.pipelines.stages.outputs import MODEL
 from engine.pipelines.stages.scoring import bits, model_nats
+from engine.pipelines.stages.train_settings import TrainSettings
 from engine.pipelines.stages.trainer import LossCurve, Progress, Recipe, repeatable, shards_of, train
 from engine.serving.bundle import WEIGHTS_NAME
 from engine.serving.loader import default_device
 from engine.serving.models.gpt import GPT, GPTConfig
 from engine.serving.tokenizer import CharTokenizer
 from state.words import UsageError
-
-if TYPE_CHECKING:
-    from engine.pipelines.stages.train import TrainSettings
 
 PRINTABLE = string.printable[:95] + "\n\t"
 """In every vocabulary, so that any prompt of ASCII encodes, whatever the training text was."""
