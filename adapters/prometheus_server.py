@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from requests import Response
 
 
+LATELY_S = 300.0
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Series as they came: labels and (Unix seconds, value) points; values are text, for NaN and +Inf are among them."""
@@ -59,7 +62,13 @@ class PrometheusServer:
             return Answer([({}, _points([found]))], said)
         return Answer([(one["metric"], _points(one.get("values") or [one["value"]])) for one in found], said)
 
-    def _client(self, warned: list[str] | None = None) -> PrometheusConnect:
+    def label_names(self, selector: str, at: float, *, timeout_s: float) -> list[str]:
+        """The labels that series of `selector` have had lately."""
+        client = self._client([], timeout_s)
+        params = {"match[]": selector, "start": f"{at - LATELY_S:.0f}"}
+        return [str(name) for name in client.get_label_names(params=params)]
+
+    def _client(self, warned: list[str] | None = None, timeout_s: float | None = None) -> PrometheusConnect:
         """A client; warnings are put into `warned`, and refuse the answer where that is None."""
         from prometheus_api_client import PrometheusConnect
         from requests import Session
@@ -75,6 +84,7 @@ class PrometheusServer:
             auth=own.basic,
             session=session,
             retry=Retry(total=0, raise_on_status=False),
+            timeout=timeout_s,
         )
 
 

@@ -45,7 +45,7 @@ def examine(context: Context) -> Outcome:
     for look in (_python, _packages, _accelerator, _terminal, _workspace):
         checks += look(context)
     if checks[-1].level != "fail":
-        for look in (_directory, _disk, _store, _engine, _gateway, _access, _paging):
+        for look in (_directory, _disk, _store, _engine, _gateway, _access, _metrics, _paging):
             checks += _guarded(look, context)
     rows = [(c.name, c.level, c.found, c.todo or "-") for c in checks]
     failed = sum(c.level == "fail" for c in checks)
@@ -260,6 +260,14 @@ def _access(context: Context) -> Iterator[Check]:
     yield from (
         Check(f.name, f.level, f.found, f.fix) for f in access_findings(context.config.gateway, context.paths.root)
     )
+
+
+def _metrics(context: Context) -> Iterator[Check]:
+    """What the judge would find at the Prometheus server."""
+    from console.metrics_check import findings
+
+    for name, is_well, found, todo in findings(context):
+        yield Check(name, "ok" if is_well else "warn", found, "" if is_well else todo)
 
 
 def _can_bind(host: str, port: int) -> bool:

@@ -43,6 +43,7 @@ from engine.backups import BackupKeeper
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
 from engine.metric_queries import MetricQueries
+from engine.metrics_probe import MetricsProbe
 from engine.metrics_source import prometheus_of
 from engine.observe.copies import Copies
 from engine.observe.observer import Observer, Outside
@@ -137,6 +138,7 @@ class Engine:
         )  # fmt: skip
         self.world = World(self.store, self.runtime, self.router, self.config, plans)
         self.prometheus = prometheus_of(self.config, self.paths.root)
+        self.probe = MetricsProbe(self.config, self.prometheus, self.store)
         self.controller = Controller(
             self.store,
             self.world,
@@ -159,7 +161,7 @@ class Engine:
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
             chain=self.store.read_now(self._verified), registry=self.registry.client, load=self.scaler.watcher,
             backup=self.backups.fact, restored=self.restored, standings=self._standings, through=self.registry.through,
-            metric=MetricQueries(self.config, self.prometheus),
+            metric=MetricQueries(self.config, self.prometheus), probe=self.probe,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
@@ -214,6 +216,7 @@ class Engine:
                 ("hooks", self.hooks.run()),
                 ("registry", self.queue.run()),
                 ("observer", self.observer.run()),
+                ("metrics probe", self.probe.run()),
                 *self._watch(),
                 ("router", self._keep_published()),
                 *((f"cluster {name}", cluster.run()) for name, cluster in self.clusters.items()),

@@ -8,6 +8,7 @@ from state.words import COUNTS_AND_BAD, BadClass
 _COUNTED = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c][0])
 _BAD = "|".join(c.value for c in BadClass if COUNTS_AND_BAD[c] == (True, True))
 
+METRICS_PORT = "[gateway] metrics_listen gives each worker a page, and `airboss export rules` writes what to scrape"
 _REQUESTS, _SLOW = "airboss_requests_total", "airboss_slow_requests_total"
 
 PROFILE = Profile(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from console import metrics_check
 from console.commands import health_tables
 from console.commands.format import NONE, ago, milliseconds, number, words
 from console.output import Block, Facts, Outcome, Table, Text
@@ -107,6 +108,7 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
         (f"{gone['name']} down", f"for {ago(gone['since'], now)}: {gone['error']}; goes on: {gone['goes_on']}")
         for gone in item.get("down") or ()
     ]
+    facts += metrics_check.facts(item.get("profiles") or ())
     whole = {True: "whole", False: "BROKEN", None: "not verified"}[item.get("audit_ok")]
     facts.append(
         ("audit", f"{number(item.get('audit_rows'))} rows, head {(item.get('audit_head') or NONE)[:12]}, {whole}")

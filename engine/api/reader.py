@@ -31,6 +31,7 @@ from engine.api.views.drills import newest_drill
 from engine.autoscaling.watcher import LoadWatcher
 from engine.backups import BackupFact
 from engine.metric_queries import MetricQueries
+from engine.metrics_probe import MetricsProbe
 from engine.observe.observer import Observer
 from engine.registry_catalogue import CatalogueCache
 from engine.restored.standing import Standing
@@ -66,6 +67,7 @@ class Reader:
     restored: Standing
     standings: Callable[[], Sequence[Guarded]]
     metric: MetricQueries
+    probe: MetricsProbe
     through: Callable[[Callable[[], Any]], Awaitable[Any]]
     """Makes a blocking call of the registry."""
     demo: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class Reader:
             replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),
             audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.head,
             audit_ok=self.chain.is_whole and not self.store.anchor_trouble,
-            no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
+            profiles=self.probe.seen, no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
             backup_trouble=backup.trouble, drill=newest_drill(session), demo=dict(self.demo),
             down=tuple(
                 AdapterView(name=s.name, error=s.error, since=s.since, goes_on=s.goes_on)

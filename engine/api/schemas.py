@@ -393,6 +393,8 @@ class StatusView(_Model):
     """adapter → "up", or what is wrong with it."""
     down: tuple[AdapterView, ...] = ()
     """The servers outside that do not answer now."""
+    profiles: tuple[dict[str, Any], ...] = ()
+    """Whether Prometheus has each service's metrics: service, env, profile, level, says, and its metrics with their labels."""
     audit_rows: int
     audit_head: str
     audit_ok: bool

@@ -64,3 +64,29 @@ def test_a_course_is_drawn_between_its_least_and_its_most() -> None:
     assert sparkline([math.nan, 1, 2], 8) == " ▁█"
     assert len(sparkline([float(n) for n in range(1000)], 40)) == 40
     assert sparkline([math.nan], 8) == ""
+
+
+PROFILES = [
+    {"service": "chat", "env": "production", "profile": "istio", "level": "warn", "is_live": True, "tracks": [],
+     "says": "istio_requests_total is there, without reporter: it has job", "trouble": "x", "is_idle": False,
+     "metrics": [{"metric": "istio_requests_total", "labels": ["job"], "trouble": "x", "tracks": [], "is_idle": False}]},
+    {"service": "plain", "env": "production", "profile": "vllm", "level": "ok", "is_live": True, "tracks": ["stable"],
+     "says": "stable counted", "trouble": "", "is_idle": False,
+     "metrics": [{"metric": "http_requests_total", "labels": ["job", "service"], "trouble": "", "tracks": ["stable"], "is_idle": False}]},
+]  # fmt: skip
+
+
+def test_doctor_and_status_say_whether_the_metrics_are_there(
+    engine: Any, airboss: Callable[..., Any], workspace: Any
+) -> None:
+    toml = workspace.root / "airboss.toml"
+    toml.write_text(toml.read_text() + '\n[metrics]\nurl = "http://127.0.0.1:9"\n')
+    engine.answers["/v1/metric/profiles"] = PROFILES
+    checks = [item for item in airboss("doctor", "-o", "json").json["items"] if item["name"] == "metrics"]
+    assert [(check["level"], check["found"]) for check in checks] == [
+        ("warn", "chat in production by istio: istio_requests_total is there, without reporter: it has job"),
+        ("ok", "plain in production by vllm: stable counted; http_requests_total{job,service}"),
+    ]
+    engine.answers["/v1/status"] = {**engine.answers["/v1/status"], "profiles": PROFILES}
+    said = airboss("status")
+    assert "chat in production by istio: istio_requests_total is there, without reporter" in said.out

@@ -29,7 +29,10 @@ def readers(reader: Reader) -> Mapping[str, Callable[[Request], Awaitable[Any]]]
         )
         return answer.as_dict()
 
-    return {"/v1/metric": metric}
+    async def profiles(_: Request) -> Any:
+        return await reader.probe.look()
+
+    return {"/v1/metric": metric, "/v1/metric/profiles": profiles}
 
 
 def _seconds(request: Request, name: str) -> float | None:
