@@ -185,6 +185,8 @@ class ArmEvidence:
     unsafe_canary: Unsafe = Unsafe()
     is_baseline: bool = False
     """The intervals' `stable` is the baseline track: a fresh copy of stable that gets as much as the canary."""
+    lacks: tuple[str, ...] = ()
+    """What the source does not count at all, by the judge's names: zero of it means nothing."""
 
 
 class MetricsSource(Protocol):

@@ -77,7 +77,9 @@ class PrometheusMetrics:
             return self._lasting((service, env), ArmEvidence((), 0.0, None, self.trouble), now)
         self.trouble = ""
         found = evidence_of(answers, now=now, step_s=self.step_s, metrics=asked.metrics, hint=asked.hint)
-        if asked.is_lagging:
+        if "slow" not in asked.queries:
+            found = replace(found, lacks=("slow",))
+        elif asked.is_lagging:
             found = replace(found, intervals=settled(found.intervals))
         return self._lasting((service, env), found, now)
 

@@ -35,6 +35,7 @@ class ProfileChoice(Table):
     expression, "" means that the label is absent. A track is told by the value of `track_label`: `tracks` says, by regular
     expression, which values are which track. `{service}`, `{env}` and `{namespace}` stand for their names. `slow` is the threshold
     counted by, where `slo.latency_p95_ms` is no bound of the buckets. `count_429`: too many requests is an error (the server sheds).
+    `latency = false`: the server counts no slow requests; the policy must say `judge = { latency = false }` then.
     """
 
     profile: ProfileName | None = None
@@ -43,6 +44,7 @@ class ProfileChoice(Table):
     tracks: dict[TrackName, str] = Field(default_factory=dict)
     slow: Duration | None = Field(default=None, gt=0)
     count_429: bool = False
+    latency: bool = True
 
     @field_validator("labels", "tracks")
     @classmethod
@@ -107,9 +109,10 @@ def troubles(
     for service, words in services.items():
         for env, namespace in namespaces.items():
             choice = chosen(metrics, env, words)
-            if choice.name == "airboss" and (choice.tracks or choice.track_label or choice.slow or choice.count_429):
+            changed = choice.tracks or choice.track_label or choice.slow or choice.count_429 or not choice.latency
+            if choice.name == "airboss" and changed:
                 yield (
-                    f"service.{service}.metrics: track_label, tracks, slow and count_429 are for other servers' counters; "
+                    f"service.{service}.metrics: track_label, tracks, slow, count_429 and latency are for other servers' counters; "
                     f'profile "airboss" (in {env}) has its own'
                 )
             if choice.count_429 and choice.name in NO_429:

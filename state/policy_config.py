@@ -91,6 +91,8 @@ class JudgeConfig(Table):
     method: Literal["sequential", "z"] = "sequential"
     """How harm is found: at every look, or by one z-test at `planned_requests` canary requests (seed 3.10)."""
     planned_requests: int = Field(default=0, ge=0)
+    latency: bool = True
+    """Judge the share of slow requests; false where the metrics source does not count them (`airboss help prometheus`)."""
     quality: bool = True
     """Judge quality where the service has checks, `[service.NAME.quality]`."""
     cost: bool = True

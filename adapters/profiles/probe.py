@@ -52,7 +52,7 @@ def probe(reading: Reading, server: PrometheusServer) -> Probed:
         there = [one.metric for one in seen if one.labels]
         found = f"{', '.join(there)} is there, and " if there else ""
         return Probed(place.service, place.env, profile.name, seen, f"{found}nothing can be judged: {profile.cannot}")
-    if profile.slow is not None and not seen[-1].trouble:
+    if profile.slow is not None and reading.choice.latency and not seen[-1].trouble:
         seen[-1] = _with_bounds(reading, server, seen[-1])
     troubled = [one for one in seen if one.trouble]
     worst = next((one for one in troubled if not one.is_idle), next(iter(troubled), None))
@@ -67,7 +67,7 @@ def _asked(reading: Reading) -> list[tuple[str, tuple[Match, ...]]]:
     profile = reading.profile
     asked = {counter.metric: counter.where for counter in profile.requests}
     asked |= dict.fromkeys(profile.probes, ())
-    if profile.slow is not None:
+    if profile.slow is not None and reading.choice.latency:
         asked[f"{profile.slow.metric}_bucket"] = profile.slow.where
     return list(asked.items())
 

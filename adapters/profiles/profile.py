@@ -182,7 +182,7 @@ class Reading:
             "errors": f"{self.by_track(*self.profile.errors)} or 0 * {requests}",
         }
         hint = ""
-        if took := self.profile.slow:
+        if (took := self.profile.slow) and self.choice.latency:
             queries["slow"] = self._slow()
             hint = f"is {self.bound} a bound of {took.metric}'s buckets? `airboss doctor` lists them"
         return Questions(queries, ", ".join(counter.metric for counter in self.profile.requests), hint, is_lagging=True)

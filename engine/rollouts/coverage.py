@@ -17,6 +17,11 @@ def unusable(given: JudgeInput) -> Finding | None:
     evidence = given.evidence
     if evidence.trouble and not is_unheard(given):
         return _cause_of(evidence.trouble), f"the metrics source has nothing to say: {evidence.trouble}"
+    if uncounted := [metric for metric in given.policy.metrics if metric in evidence.lacks]:
+        return (
+            NoDataCause.SERIES_MISSING,
+            f"the metrics source does not count what is to be judged: {', '.join(uncounted)}",
+        )
     moments = (given.elapsed_s, evidence.gap_s, 0.0 if evidence.age_s is None else evidence.age_s)
     if not _are_finite(moments) or evidence.gap_s < 0:
         return NoDataCause.NOT_A_NUMBER, "the evidence's own times are not numbers"

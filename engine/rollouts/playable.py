@@ -27,17 +27,30 @@ def refuse_unplayed(config: Config, service: str, env: str, policy: Policy) -> N
             hint='use plain weights (canary, rolling, swap), or gateway.engine = "airboss"',
             code="haproxy",
         )
-    if config.metrics.url is not None and (why := profile_of(config, service, env).profile.cannot):
-        raise UsageError(
-            f"{service} in {env} cannot be judged by profile {profile_of(config, service, env).profile.name}: {why}",
-            hint="`airboss help prometheus` has what each profile can be asked",
-            code="evidence",
-        )
+    if config.metrics.url is not None:
+        refuse_unjudged(config, service, env, policy)
     if policy.strategy in (Strategy.ROLLING, Strategy.SWAP) and config.service[service].autoscale is not None:
         raise UsageError(
             f"{policy.strategy} counts replicas by itself, and service.{service}.autoscale changes them meanwhile",
             hint="use canary or blue-green for a service that scales by itself",
             code="autoscale",
+        )
+
+
+def refuse_unjudged(config: Config, service: str, env: str, policy: Policy) -> None:
+    """Raise UsageError where the profile's server does not count what the policy judges: it would pause at the first step."""
+    reading = profile_of(config, service, env)
+    if why := reading.profile.cannot:
+        raise UsageError(
+            f"{service} in {env} cannot be judged by profile {reading.profile.name}: {why}",
+            hint="`airboss help prometheus` has what each profile can be asked",
+            code="evidence",
+        )
+    if policy.judge.latency and not reading.choice.latency:
+        raise UsageError(
+            f"the policy judges latency, and service.{service}.metrics says that nobody counts slow requests in {env}",
+            hint="judge = { latency = false } in the policy, or latency = true where the server has them",
+            code="evidence",
         )
 
 

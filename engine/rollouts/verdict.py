@@ -13,7 +13,7 @@ from state.policy_config import JudgeConfig
 from state.words import NoDataCause, VerdictKind
 
 METRICS = ("errors", "slow")
-"""What is always judged."""
+"""What is judged of every service, unless a policy leaves latency out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,13 @@ class JudgePolicy:
     ) -> JudgePolicy:
         """The policy that `airboss.toml` states for a service."""
         quality, cost = quality or QualityConfig(), cost or CostConfig()
-        more = (("quality", judge.quality and quality.check), ("cost", judge.cost and cost.has_ceiling))
+        more = (
+            ("slow", judge.latency),
+            ("quality", judge.quality and quality.check),
+            ("cost", judge.cost and cost.has_ceiling),
+        )
         return cls(
-            metrics=(*METRICS, *(name for name, is_on in more if is_on)),
+            metrics=("errors", *(name for name, is_on in more if is_on)),
             quality_limit=quality.limit,
             cost_limit=cost.limit,
             usd_per_hour=cost.usd_per_hour,

@@ -17,7 +17,7 @@ from adapters.profiles.catalogue import PROFILES
 from engine.metric_queries import MetricQueries
 from state.config import parse_config
 from state.words import UsageError
-from tests.exposition import Judged, Page, scraped
+from tests.exposition import Judged, Page, of, scraped
 from tests.monitoring_servers import needs_prometheus
 from tests.rollout_room import CONFIG
 
@@ -162,6 +162,25 @@ async def test_vllms_tokens_and_queue_are_had_by_word(tmp_path: Path) -> None:
             await asyncio.sleep(0.2)
         ((labels, points),) = found.series
     assert (labels, points[-1][1]) == ({"service": "chat-canary"}, "3")
+
+
+@needs_prometheus
+async def test_a_triton_without_histograms_is_counted_without_latency_and_says_so(tmp_path: Path) -> None:
+    page = Page()
+    place = {"namespace": "ml", "model": "chat"}
+    page.add("nv_inference_request_success", {**place, "service": "chat-stable"}, 900)
+    page.add("nv_inference_request_success", {**place, "service": "chat-canary"}, 5)
+    async with scraped(tmp_path, page) as server:
+        words = 'labels = { namespace = "ml" }'
+        toml = CONFIG + METRICS.format(url=server.url, profile="triton", words=words)
+        judged = Judged(f"{toml}latency = false\n", tmp_path)
+        await judged.until(lambda seen: seen.intervals)
+        page.add("nv_inference_request_success", {**place, "service": "chat-canary"}, 20)
+        page.add("nv_inference_request_failure", {**place, "service": "chat-canary", "reason": "REJECTED"}, 4)
+        seen = await judged.until(lambda found: of(found, "canary")[0] >= 24)
+        assert (of(seen, "canary"), seen.lacks) == ((24, 4, 0), ("slow",))
+        with_latency = Judged(toml, tmp_path, judged.since)
+        assert (await with_latency.arms()).trouble.startswith("series_missing: slow of")
 
 
 @needs_prometheus

@@ -9,16 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.ports import ArmCounts, Interval
+from adapters.ports import ArmCounts, ArmEvidence, Interval
 from adapters.profiles.catalogue import PROFILES
 from adapters.profiles.lag import settled
 from adapters.profiles.table import reasons, table
 from engine.metrics_source import profile_of
+from engine.rollouts.judge import judge
 from engine.rollouts.playable import refuse_unplayed
-from state.config import Config, parse_config
+from engine.rollouts.verdict import JudgeInput, JudgePolicy
+from state.config import Config, Slo, parse_config
 from state.metrics_config import NAMESPACED, NO_429, ProfileName, chosen
-from state.policy_config import Policy
-from state.words import UsageError
+from state.policy_config import JudgeConfig, Policy
+from state.words import UsageError, VerdictKind
 
 TOML = """
 [metrics]
@@ -106,3 +108,30 @@ def test_a_profile_that_cannot_judge_is_refused_before_anything_is_written() -> 
         "production",
         policy,
     )
+
+
+def test_latency_that_nobody_counts_must_be_left_out_by_the_policy_too() -> None:
+    source = TOML.replace("[service.plain]", "[service.plain.metrics]\nlatency = false").replace(
+        'namespace = "ml" }]', 'namespace = "ml", ownership = "full", traffic = "httproute" }]'
+    )
+    config = parse_config(source, Path("airboss.toml"))
+    assert set(profile_of(config, "plain", "production").questions().queries) == {"requests", "errors"}
+    steps = [{"weight": 50}, {"weight": 100}]
+    with pytest.raises(
+        UsageError, match=r"the policy judges latency, and service\.plain\.metrics says that nobody counts"
+    ):
+        refuse_unplayed(config, "plain", "production", Policy.model_validate({"steps": steps}))
+    without = Policy.model_validate({"steps": steps, "judge": {"latency": False}})
+    refuse_unplayed(config, "plain", "production", without)
+
+
+@pytest.mark.parametrize(("latency", "kind"), [(True, VerdictKind.NO_DATA), (False, VerdictKind.PASS)])
+def test_zero_slow_requests_of_a_source_that_counts_none_is_no_pass(latency: bool, kind: VerdictKind) -> None:
+    policy = JudgePolicy.from_config(JudgeConfig(latency=latency), Slo())
+    both = Interval(0.0, 60.0, ArmCounts(9000, 9), ArmCounts(9000, 9))
+    evidence = ArmEvidence((both,), 0.0, 1.0, lacks=("slow",))
+    verdict = judge(
+        JudgeInput(evidence, policy, elapsed_s=60.0, has_stable_arm=True, crash_loop=None, configured_weight_pct=50)
+    )
+    assert verdict.kind is kind
+    assert ("does not count what is to be judged: slow" in verdict.sentence) is latency
