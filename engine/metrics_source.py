@@ -25,6 +25,13 @@ def prometheus_of(config: Config, root: Path) -> PrometheusMetrics | None:
     return PrometheusMetrics(settings.url, step_s=round(settings.step) or 1, credentials=who, ask=ask)
 
 
+def evidence_named(config: Config, service: str, env: str) -> str:
+    """Whose counts a rollout is judged by, in words; "" where they are the gateway's own."""
+    if not config.metrics.url:
+        return ""
+    return f"the counters of {profile_of(config, service, env).profile.title}, at {config.metrics.url}"
+
+
 def words_and_place(config: Config, service: str, env: str) -> tuple[ProfileChoice, Place]:
     """What the workspace says of a service's counters in an environment, and whose they are."""
     settings, cluster = config.service[service], config.environment[env].cluster

@@ -12,7 +12,7 @@ from state.config_types import Duration, Name, Table
 from state.server_config import ServerAccess
 
 ProfileName = Literal[
-    "airboss", "istio", "envoy-gateway", "vllm", "triton", "opentelemetry", "nginx-gateway-fabric"
+    "airboss", "istio", "envoy-gateway", "vllm", "triton", "nanogpt", "opentelemetry", "opentelemetry-genai", "nginx-gateway-fabric"
 ]  # fmt: skip
 TrackName = Literal["stable", "canary", "baseline"]
 NAMESPACED: Mapping[str, str] = {
@@ -20,10 +20,12 @@ NAMESPACED: Mapping[str, str] = {
     "envoy-gateway": "tracks",
     "vllm": "labels.namespace",
     "triton": "labels.namespace",
+    "nanogpt": "labels.namespace",
     "opentelemetry": "tracks",
+    "opentelemetry-genai": "tracks",
 }
 """Profile → the field by which it tells two environments' services of one name apart, unless it knows the namespace."""
-NO_429 = frozenset({"vllm", "triton", "nginx-gateway-fabric"})
+NO_429 = frozenset({"vllm", "triton", "nanogpt", "nginx-gateway-fabric"})
 """Profiles whose counters do not tell 429 from other 4xx."""
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

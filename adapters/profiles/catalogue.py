@@ -4,14 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from adapters.profiles import envoy_gateway, istio, nginx_gateway_fabric, opentelemetry, own, triton, vllm
+from adapters.profiles import (
+    envoy_gateway,
+    istio,
+    nanogpt,
+    nginx_gateway_fabric,
+    opentelemetry,
+    opentelemetry_genai,
+    own,
+    triton,
+    vllm,
+)
 from adapters.profiles.profile import Place, Profile, Questions, Reading
 from state.metrics_config import ProfileChoice
 from state.words import UsageError
 
 PROFILES: Mapping[str, Profile] = {
     one.PROFILE.name: one.PROFILE
-    for one in (own, istio, envoy_gateway, vllm, triton, opentelemetry, nginx_gateway_fabric)
+    for one in (
+        own,
+        istio,
+        envoy_gateway,
+        vllm,
+        triton,
+        nanogpt,
+        opentelemetry,
+        opentelemetry_genai,
+        nginx_gateway_fabric,
+    )
 }
 
 

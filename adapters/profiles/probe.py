@@ -97,7 +97,8 @@ def _seen(reading: Reading, server: PrometheusServer, metric: str, where: Sequen
         said = (
             f"{reading.track_label} is {_named(values)}, a track is {meant}" if values else f"no series of {selector}"
         )
-        return MetricSeen(metric, labels, f"{metric} is there, of no track: {said}", is_idle=True)
+        why = f"; {reading.profile.lacks['requests']}" if "requests" in reading.profile.lacks else ""
+        return MetricSeen(metric, labels, f"{metric} is there, of no track: {said}{why}", is_idle=True)
     return MetricSeen(metric, labels, tracks=tracks)
 
 

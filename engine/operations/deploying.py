@@ -11,7 +11,8 @@ from typing import Any
 from sqlmodel import Session
 
 from engine.access import Actor
-from engine.api.schemas import PlanView, VerbRequest, VerbResult
+from engine.api.schemas import PlanLine, PlanView, VerbRequest, VerbResult
+from engine.metrics_source import evidence_named
 from engine.operations.approving import frozen_past
 from engine.operations.desk import Desk, env_of, noun
 from engine.rollouts import planning
@@ -74,6 +75,9 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
         ),
         changes,
     )
+    if evidence := evidence_named(ops.config, service, wish.env):
+        judged = PlanLine(object=f"{wish.env} evidence", field="judged by", before="", after=evidence)
+        plan = plan.model_copy(update={"lines": (*plan.lines, judged)})
     plan = await _with_hotfix_notes(ops, wish, stable, policy, plan)
     # What a rolling update or a swap gives up is in their own words.
     cheap = cheap_notes(policy, stable, wish.release_id, cost.start_s) if policy["strategy"] not in REPLACING else ()

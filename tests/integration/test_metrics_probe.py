@@ -113,6 +113,9 @@ async def test_what_of_a_profile_is_missing_is_said(
 @needs_prometheus
 async def test_a_server_without_the_metrics_and_one_that_is_away_are_told_apart(tmp_path: Path) -> None:
     page = Page()
+    cluster = {"envoy_cluster_name": "httproute/ml/chat/rule/0", "envoy_response_code": "200"}
+    page.add("envoy_cluster_upstream_rq", cluster, 3)
+    page.observe("envoy_cluster_upstream_rq_time", {"envoy_cluster_name": "httproute/ml/chat/rule/0"}, BOUNDS, 20, 3)
     page.add("nginx_http_requests_total", {"class": "nginx"}, 3)
     page.add("nv_inference_request_success", {"namespace": "ml", "service": "chat-stable", "model": "chat"}, 3)
     page.add(
@@ -130,6 +133,17 @@ async def test_a_server_without_the_metrics_and_one_that_is_away_are_told_apart(
         assert (
             "nv_inference_first_response_histogram_ms_bucket is not there: the first response of decoupled models"
             in one["says"]
+        )
+        envoy = (
+            'tracks = { stable = "httproute/ml/chat/rule/0/backend/0", canary = "httproute/ml/chat/rule/0/backend/1" }'
+        )
+        one = await Probing(tmp_path, server.url, "envoy-gateway", envoy).says()
+        assert (
+            one["level"] == "warn"
+            and "envoy_cluster_name is httproute/ml/chat/rule/0, a track is httproute/ml/chat" in one["says"]
+        )
+        assert one["says"].endswith(
+            "without a filter on a backendRef, stable and canary are one cluster and nothing tells them apart"
         )
         one = await Probing(tmp_path, server.url, "nginx-gateway-fabric", "").says()
         assert one["level"] == "warn"

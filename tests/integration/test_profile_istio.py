@@ -121,6 +121,12 @@ async def test_a_canary_is_promoted_or_rolled_back_by_istios_counts(
         assert source is not None
         room.counts = cast(Counts, source)
         room.start()
+        plan = (await room.deploy("b", dry_run=True)).plan
+        assert plan is not None
+        assert (
+            "production evidence",
+            f"the counters of Istio (sidecars, waypoints, ingress gateway), at {server.url}",
+        ) in [(line.object, line.after) for line in plan.lines]
         rollout = (await room.deploy("b")).ref.removeprefix("rollout/")
         deadline = time.monotonic() + 100
         while (row := room.row(rollout)).state != ends:

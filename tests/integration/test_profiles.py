@@ -94,6 +94,33 @@ def opentelemetry(page: Page, track: str, what: str, count: int) -> None:
         page.observe("http_server_request_duration_seconds", named, bounds, 0.9 if what == "slow" else 0.2, count)
 
 
+def nanogpt(page: Page, track: str, what: str, count: int) -> None:
+    """The page of nanoGPT's server, with the labels that a ServiceMonitor gives its target; its callers make no mistakes here."""
+    named = {"service": f"chat-{track}", "namespace": "ml", "endpoint": "generate"}
+    if what in ("ok", "slow", "broken"):
+        page.add("nanogpt_requests_total", {**named, "status": "error" if what == "broken" else "success"}, count)
+        bounds = ("0.005", "0.01", "0.1", "0.25", "0.5", "0.75", "1.0", "2.5", "5.0", "7.5", "10.0")
+        page.observe("nanogpt_request_latency_seconds", named, bounds, 0.9 if what == "slow" else 0.2, count)
+
+
+def genai(page: Page, track: str, what: str, count: int) -> None:
+    """A collector's page of model servers: error.type is a code or a name, and is not there where all went well."""
+    named = {
+        "job": f"ml/chat-{track}",
+        "instance": f"chat-{track}-0",
+        "gen_ai_operation_name": "chat",
+        "gen_ai_request_model": "m",
+    }
+    named |= (
+        {"error_type": {"not_found": "404", "quota": "429", "broken": "EngineDeadError"}[what]}
+        if what not in ("ok", "slow", "left")
+        else {}
+    )
+    if what in CODES:
+        bounds = ("0.01", "0.02", "0.04", "0.08", "0.16", "0.32", "0.64", "1.28", "2.56", "5.12")
+        page.observe("gen_ai_server_request_duration_seconds", named, bounds, 0.9 if what == "slow" else 0.2, count)
+
+
 METRICS = """
 [metrics]
 url = "{url}"
@@ -106,6 +133,8 @@ WORDS: dict[str, tuple[Happen, str]] = {
     "envoy-gateway": (envoy_gateway, 'tracks = { stable = "httproute/ml/chat/rule/.+/backend/0", canary = ".+/ml/chat/rule/0/backend/1" }\nslow = "500ms"'),
     "vllm": (vllm, 'labels = { namespace = "ml" }\nslow = "800ms"'),
     "triton": (triton, 'labels = { namespace = "ml" }\ntrack_label = "version"\ntracks = { stable = "1", canary = "2" }\nslow = "500ms"'),
+    "nanogpt": (nanogpt, 'labels = { namespace = "ml" }\nslow = "500ms"'),
+    "opentelemetry-genai": (genai, 'tracks = { stable = "ml/chat-stable", canary = "ml/chat-canary" }\nslow = "640ms"'),
     "opentelemetry": (opentelemetry, 'tracks = { stable = "ml/{service}-stable", canary = "ml/{service}-canary" }\nslow = "750ms"'),
 }  # fmt: skip
 
@@ -129,7 +158,7 @@ async def test_the_judges_counts_of_each_server(tmp_path: Path, profile: str) ->
     page = Page()
     for track, life in (("stable", 1000), ("canary", 10)):
         happen(page, track, "ok", life)
-    async with scraped(tmp_path, page, honor_labels=profile == "opentelemetry") as server:
+    async with scraped(tmp_path, page, honor_labels="opentelemetry" in profile) as server:
         toml = CONFIG + METRICS.format(url=server.url, profile=profile, words=words)
         judged = Judged(toml, tmp_path)
         await judged.until(lambda seen: seen.intervals)
@@ -138,7 +167,7 @@ async def test_the_judges_counts_of_each_server(tmp_path: Path, profile: str) ->
         for what, count in (("ok", 30), ("broken", 12), ("left", 9)):
             happen(page, "canary", what, count)
         assert await judged.sums(42) == ((85, 0, 5), (42, 12, 0))
-        if profile in ("envoy-gateway", "opentelemetry"):
+        if PROFILES[profile].knows_429:
             shedding = Judged(f"{toml}count_429 = true\n", tmp_path, judged.since)
             assert await shedding.sums(42) == ((89, 4, 5), (42, 12, 0))
         config = parse_config(toml, Path("airboss.toml"))
@@ -196,7 +225,7 @@ async def test_nginx_gateway_fabric_is_no_evidence_and_says_why(tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("profile", ["vllm", "triton", "nginx-gateway-fabric"])
+@pytest.mark.parametrize("profile", ["vllm", "triton", "nanogpt", "nginx-gateway-fabric"])
 def test_a_429_that_a_server_does_not_tell_from_other_4xx_cannot_be_an_error(profile: str, tmp_path: Path) -> None:
     words = 'labels = { namespace = "ml" }\ncount_429 = true'
     with pytest.raises(UsageError, match="does not tell 429 from other 4xx"):
