@@ -123,8 +123,9 @@ class Scraper:
 
     async def caught_up(self) -> None:
         """Wait, but not for long, until some worker's counts are in: what a new engine finds in the store is older."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._answered.wait(), self._catch_up_s)
+        with suppress(TimeoutError):  # not `wait_for`: it may lose the cancellation that ends the engine
+            async with asyncio.timeout(self._catch_up_s):
+                await self._answered.wait()
         self._answered.set()
 
     def status(self) -> ScrapeStatus:

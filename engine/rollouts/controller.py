@@ -60,8 +60,10 @@ class Controller:
                 # Cleared before looking: a change that comes while we look must be looked at too.
                 self.wake.clear()
                 await self._look()
+                # Not `wait_for`: in 3.11 it loses a cancellation that comes as the event does, and the engine never ends.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), TICK_S)
+                    async with asyncio.timeout(TICK_S):
+                        await self.wake.wait()
         finally:
             for task in self._going.values():
                 task.cancel()

@@ -48,8 +48,9 @@ class HookSender:
                 except AirbossError as error:
                     log.error("hooks: %s", error)
                     await asyncio.sleep(AGAIN_S)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), LOOK_S)
+                with contextlib.suppress(TimeoutError):  # not `wait_for`: see the controller's loop
+                    async with asyncio.timeout(LOOK_S):
+                        await self.wake.wait()
         finally:
             for task in self._sending.values():
                 task.cancel()
