@@ -212,6 +212,8 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "people": ("roles, approvals, freezes, break-glass, hooks", _room("engine.people")),
     "keys": ("the console's keys", keys),
     "console": ("finding one's way in it; colours, slow lines, read-only", _room("console.tui")),
+    "ssh": ("the console over SSH: TERM, colours, tmux, mosh, the clipboard, latency",
+            lambda: _readme("console.tui", "SSH.md").lstrip("\n")),
     "config": ("every field of airboss.toml", config),
     "wait": ("conditions of --wait", wait),
     "retries": ("--idempotency-key: asking again without doing it twice",
