@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -131,15 +131,16 @@ class OfflineStore:
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
         """The rows of a query, JSON columns decoded."""
+        return list(self._each(sql, *values))
+
+    def _each(self, sql: str, *values: Any) -> Iterator[Row]:
         cursor = self._db.execute(sql, values)
         names = [column[0] for column in cursor.description]
-        return [
-            {
+        for row in cursor:
+            yield {
                 name: json.loads(value) if name in _JSON_COLUMNS and isinstance(value, str) else value
                 for name, value in zip(names, row, strict=True)
             }
-            for row in cursor
-        ]
 
     def integrity(self) -> str:
         """What SQLite finds wrong with the file; "" when it is sound, or when a server looks after its own."""
@@ -296,19 +297,16 @@ class OfflineStore:
         after, limit = params.get("after"), int(params.get("limit") or 200)
         ref = str(params.get("ref") or "").replace("/", ":", 1)
         order = "ASC" if after is not None else "DESC"
+        of_ref = "AND ref = ?" if ref else ""  # said only when asked: so its index is used, whatever the history
         found = self.rows(
-            "SELECT id, at, actor, action, ref, reason, detail FROM audit WHERE id > ? AND (? = '' OR ref = ?)"
-            f" ORDER BY id {order} LIMIT ?",
-            after or 0,
-            ref,
-            ref,
-            limit,
+            f"SELECT id, at, actor, action, ref, reason, detail FROM audit WHERE id > ? {of_ref} ORDER BY id {order} LIMIT ?",
+            *(after or 0, *([ref] if ref else []), limit),
         )
         return sorted(found, key=lambda row: int(row["id"]))
 
-    def chain(self, after: int = 0) -> list[Row]:
-        """Audit rows with their hashes."""
-        return self.rows("SELECT * FROM audit WHERE id > ? ORDER BY id", after)
+    def chain(self, after: int = 0) -> Iterator[Row]:
+        """Audit rows with their hashes, one by one: there may be millions."""
+        return self._each("SELECT * FROM audit WHERE id > ? ORDER BY id", after)
 
     def verify_audit(self) -> Row:
         """Walk the whole chain, and look for the head that was anchored beside the store."""

@@ -40,6 +40,7 @@ from engine.api.peer import PeerProtocol
 from engine.api.reader import Reader
 from engine.autoscaling.scaler import Scaler
 from engine.backups import BackupKeeper
+from engine.chain_keeper import ChainKeeper
 from engine.gateway.client import GatewayAdmin, fetch_listen_fd
 from engine.lock import EngineLock
 from engine.metric_queries import MetricQueries
@@ -62,7 +63,6 @@ from engine.rollouts.world import World
 from engine.spill import import_spill
 from state import audit
 from state.backup import MARKER
-from state.chain import ChainState
 from state.config import Config, load_config
 from state.databases import database
 from state.paths import Paths
@@ -72,7 +72,6 @@ from state.words import AirbossError, ExitCode
 
 log = logging.getLogger("airboss.engine")
 
-CHAIN_CHECK_S = 60.0
 SPILL_S = 1.0
 FILE_LOOK_S = 2.0
 BACKUP_LOOK_S = 20.0
@@ -156,10 +155,12 @@ class Engine:
             on_change=lambda ref: self._changed(ref, ""),
         )  # fmt: skip
         self.restored = Restored(self.store, self.table, self.spawner, self._aliases)
+        self.chain = ChainKeeper(self.store)
+        self.chain.begin()
         self.reader = Reader(
             self.store, self.config, self.paths, self.supervisor, self.gateway, self.observer, self.events,
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
-            chain=self.store.read_now(self._verified), registry=self.registry.client, load=self.scaler.watcher,
+            chain=self.chain, registry=self.registry.client, load=self.scaler.watcher,
             backup=self.backups.fact, restored=self.restored, standings=self._standings, through=self.registry.through,
             metric=MetricQueries(self.config, self.prometheus), probe=self.probe,
         )  # fmt: skip
@@ -222,7 +223,7 @@ class Engine:
                 *((f"cluster {name}", cluster.run()) for name, cluster in self.clusters.items()),
                 ("spill", self._forever(SPILL_S, self._import_spill)),
                 ("config", self._forever(FILE_LOOK_S, self.file.turn)),
-                ("chain", self._forever(CHAIN_CHECK_S, self._check_chain)),
+                ("chain", self.chain.run()),
                 ("lease", self._forever(LEASE_LOOK_S, self._check_lease)),
                 ("backups", self._forever(BACKUP_LOOK_S, self.backups.turn)),
                 ("api", api.serve(sockets=[self.listener])),
@@ -244,9 +245,6 @@ class Engine:
         if await import_spill(self.store, self.paths.state / "spill", self.config):
             await self.table.recover()
             self._republish.set()
-
-    async def _check_chain(self) -> None:
-        self.reader.chain = await self.store.read(self._verified)
 
     async def _check_lease(self) -> None:
         if self.store.database.lost:
@@ -301,9 +299,6 @@ class Engine:
             except Exception:
                 log.exception("the table could not be published; it is tried again at the next change")
 
-    def _verified(self, session: Session) -> ChainState:
-        return audit.verify(session, self.store.path.with_name("audit.head"))
-
     def _place_changed(self, owner: str) -> None:
         self._republish.set()
         self.controller.wake.set()
@@ -354,7 +349,7 @@ class Engine:
                 # A release that no track serves yet is a canary being prepared.
                 track = self.table.track_of(slot.service, slot.env, slot.release_id) or "canary"
                 loops.append(CrashLoopFact(slot.service, slot.env, slot.release_id, reason, track))
-        chain = self.reader.chain
+        chain = self.chain.state
         return Outside(
             crash_loops=tuple(loops),
             adapters=(

@@ -20,21 +20,22 @@ def export(context: Context, *, to: Path | None, after: int) -> Outcome:
     if to is not None and to.exists():
         raise Conflict(f"{to} is there already; it was not touched", hint="name a new file", code="exists")
     store = OfflineStore.open(context.paths)
+    lines = (json.dumps(row, sort_keys=True) + "\n" for row in store.chain(after))
     try:
-        lines = [json.dumps(row, sort_keys=True) + "\n" for row in store.chain(after)]
+        if to is None:
+            context.output.stream.writelines(lines)
+            return Outcome.printed()
+        with to.open("x", encoding="utf-8") as file:
+            count = sum(1 for line in lines if file.write(line))
+    except OSError as error:
+        if to is None:
+            raise
+        raise OperationFailed(f"{to} cannot be written: {error.strerror}", hint="name another file") from error
     finally:
         store.close()
-    if to is None:
-        context.output.stream.writelines(lines)
-        return Outcome.printed()
-    try:
-        with to.open("x", encoding="utf-8") as file:
-            file.writelines(lines)
-    except OSError as error:
-        raise OperationFailed(f"{to} cannot be written: {error.strerror}", hint="name another file") from error
     return Outcome(
         "AuditExport",
-        [{"path": str(to), "rows": len(lines)}],
-        blocks=(Text(f"{len(lines)} rows in {to}"),),
+        [{"path": str(to), "rows": count}],
+        blocks=(Text(f"{count} rows in {to}"),),
         names=(str(to),),
     )

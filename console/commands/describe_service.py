@@ -110,6 +110,8 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
     ]
     facts += metrics_check.facts(item.get("profiles") or ())
     whole = {True: "whole", False: "BROKEN", None: "not verified"}[item.get("audit_ok")]
+    if item.get("audit_ok") and item.get("audit_unchecked"):
+        whole += f" so far, {number(item['audit_unchecked'])} still to be followed"
     facts.append(
         ("audit", f"{number(item.get('audit_rows'))} rows, head {(item.get('audit_head') or NONE)[:12]}, {whole}")
     )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from console.commands.context import Context
     from console.offline import OfflineStore
 
+LONG_S = 600.0
+"""For an answer that takes as long as the history is."""
+
 
 class Source:
     """Answers the engine's read paths. Falls back once, for good, and says so in `notes`."""
@@ -26,11 +29,11 @@ class Source:
         """The store answered in the engine's place."""
         return self._offline is not None
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        """The JSON at `path`. Raises Unreachable when neither engine nor store can say."""
+    def get(self, path: str, params: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> Any:
+        """The JSON at `path`; `timeout_s` where the answer takes long to find. Raises Unreachable when neither engine nor store can say."""
         if self._offline is None:
             try:
-                return self._context.get(path, params)
+                return self._context.get(path, params, timeout_s)
             except Unreachable as error:
                 self._fall_back(error)
         assert self._offline is not None

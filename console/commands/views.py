@@ -20,7 +20,7 @@ from console.commands import (
 from console.commands.format import clock
 from console.commands.refs import name_of
 from console.commands.requests import ViewRequest
-from console.commands.source import Source
+from console.commands.source import LONG_S, Source
 from console.output import Facts, Outcome, Text
 from state.words import ExitCode, OperationFailed, UsageError
 
@@ -194,7 +194,7 @@ def _audit(request: ViewRequest, source: Source, _context: Context) -> Outcome:
 
 
 def _audit_verify(_request: ViewRequest, source: Source, _context: Context) -> Outcome:
-    found = source.get("/v1/audit/verify")
+    found = source.get("/v1/audit/verify", timeout_s=LONG_S)
     says = (
         f"whole: {found['rows']} rows, head {found['head']}"
         if found["ok"]

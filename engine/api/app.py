@@ -26,7 +26,6 @@ from engine.api.views.replica_logs import replica_logs
 from engine.operations.desk import Desk
 from engine.operations.door import do
 from engine.pipelines.catalogue import pipeline_of
-from state import audit
 from state.models import Release, Run
 from state.words import AirbossError, Conflict, Denied, GateRefused, TimedOut, Unreachable, UsageError
 
@@ -162,8 +161,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         return await store.read(lambda s: rollouts.events(s, ref=ref, after=after, limit=limit, newest=newest))
 
     async def audit_verify(request: Request) -> Any:
-        state = await store.read(lambda s: audit.verify(s, store.path.with_name("audit.head")))
-        reader.chain = state
+        state = await reader.chain.verify()
         return {"ok": state.is_whole, "rows": state.rows, "head": state.head, "why": state.why}
 
     async def drill_list(request: Request) -> Any:

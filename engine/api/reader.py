@@ -30,12 +30,12 @@ from engine.api.views import fleet, records, rollouts
 from engine.api.views.drills import newest_drill
 from engine.autoscaling.watcher import LoadWatcher
 from engine.backups import BackupFact
+from engine.chain_keeper import ChainKeeper
 from engine.metric_queries import MetricQueries
 from engine.metrics_probe import MetricsProbe
 from engine.observe.observer import Observer
 from engine.registry_catalogue import CatalogueCache
 from engine.restored.standing import Standing
-from state.chain import ChainState
 from state.config import Config
 from state.models import Audit, Rollout, StageRun, TrackState
 from state.paths import Paths
@@ -60,7 +60,7 @@ class Reader:
     version: str
     pid: int
     started_at: float
-    chain: ChainState
+    chain: ChainKeeper
     registry: Callable[[], Awaitable[Registry]]
     load: LoadWatcher
     backup: Callable[[], BackupFact]
@@ -91,8 +91,8 @@ class Reader:
             started_at=self.started_at, gateway=self.gateway.address, gateway_workers=self.gateway.wanted_workers,
             gateway_ready=sum(p.is_ready for p in gateways), replicas=sum(p.is_wanted for p in models),
             replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),
-            audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.head,
-            audit_ok=self.chain.is_whole and not self.store.anchor_trouble,
+            audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.state.head,
+            audit_ok=self.chain.state.is_whole and not self.store.anchor_trouble, audit_unchecked=self.chain.unchecked,
             profiles=self.probe.seen, no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
             backup_trouble=backup.trouble, drill=newest_drill(session), demo=dict(self.demo),
             down=tuple(

@@ -398,6 +398,8 @@ class StatusView(_Model):
     audit_rows: int
     audit_head: str
     audit_ok: bool
+    audit_unchecked: int = 0
+    """Rows that the engine has not followed yet since it started."""
     no_one_is_paged: bool
     backup_at: float | None = None
     """When the newest backup was made; None: there is none."""
