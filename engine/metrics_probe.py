@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,7 @@ from state.models import TrackState
 from state.store import Store
 from state.words import AirbossError
 
+log = logging.getLogger("airboss.metrics")
 EVERY_S = 60.0
 
 
@@ -31,7 +33,10 @@ class MetricsProbe:
     async def run(self) -> None:
         """Look now and every minute; without a Prometheus there is nothing to look at."""
         while self._source is not None:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("the metrics could not be looked at; it is tried again")
             await asyncio.sleep(EVERY_S)
         await asyncio.Event().wait()
 
