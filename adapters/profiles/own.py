@@ -23,9 +23,11 @@ PROFILE = Profile(
     more={
         "slow": f'sum by (track) (rate({_SLOW}{{$where}}[$window])) / sum by (track) (rate({_REQUESTS}{{$where,code=~"{_COUNTED}"}}[$window]))',
         "tokens": "sum by (track, direction) (rate(airboss_tokens_total{$where}[$window]))",
-        "queue": "sum by (track) (airboss_inflight_requests{$where})",
     },
-    lacks={"gpu": "the gateway has none; NVIDIA's dcgm-exporter counts by pod"},
+    lacks={
+        "queue": "airboss_inflight_requests is of the whole gateway; a model server's is vllm:num_requests_waiting",
+        "gpu": "the gateway has none; NVIDIA's dcgm-exporter counts by pod",
+    },
 )
 
 

@@ -11,9 +11,13 @@ import aiohttp
 import pytest
 
 from adapters.ports import ArmEvidence
+from adapters.profiles.catalogue import reading_of
+from adapters.profiles.probe import probe
+from adapters.profiles.profile import Place
 from adapters.prometheus import PrometheusMetrics
 from engine.observe.evidence import EmbeddedMetrics
 from engine.observe.scraper import Scraper
+from state.metrics_config import ProfileChoice
 from state.store import Store
 from state.words import NoDataCause
 from tests.integration.gateway_deck import ask, opened_deck
@@ -82,6 +86,14 @@ async def test_both_sources_answer_the_same_and_a_server_that_goes_away_is_no_da
         assert ours["stable errors"] + ours["canary errors"] > 0 and ours["stable slow"] + ours["canary slow"] > 0
         for name, number in ours.items():
             assert theirs[name] == pytest.approx(number, rel=0.02, abs=0.5), (name, ours, theirs)
+
+        own = reading_of(ProfileChoice(), Place("chat", "production", None, 0.0))
+        probed = await asyncio.to_thread(probe, own, outside.server)
+        assert (probed.trouble, probed.tracks) == ("", ("stable", "canary"))
+        for word, query in own.words("60s", "1s").items():
+            query = query.replace("$where", own.scope)
+            answer = await asyncio.to_thread(outside.server.instant, query, time.time(), timeout_s=5.0)
+            assert {labels["track"] for labels, _ in answer.series} >= {"stable", "canary"}, (word, query)
 
         server.stop()
         gone = await outside.arms("chat", "production", "ro-1", 1, since)
