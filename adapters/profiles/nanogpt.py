@@ -6,7 +6,7 @@ own bounds (0.005 to 10 s), `nanogpt_tokens_generated_total`. Whatever is raised
 
 from __future__ import annotations
 
-from adapters.profiles.profile import Counter, Histogram, Match, Profile
+from adapters.profiles.profile import GPU_BY_POD, GPU_BY_POD_LACKS, Counter, Histogram, Match, Profile
 
 _ENDPOINT = Match("endpoint", "=", "generate")
 
@@ -20,10 +20,13 @@ PROFILE = Profile(
     errors=(Counter("nanogpt_requests_total", (_ENDPOINT, Match("status", "!=", "success"))),),
     slow=Histogram("nanogpt_request_latency_seconds", 1.0, (_ENDPOINT,)),
     knows_429=False,
-    more={"tokens": "sum by ($track) (rate(nanogpt_tokens_generated_total{$where}[$window]))"},
+    more={
+        "tokens": "sum by ($track) (rate(nanogpt_tokens_generated_total{$where}[$window]))",
+        "gpu": GPU_BY_POD,
+    },
     lacks={
         "errors": "a caller's own mistake is among them; what the router could not deliver is not",
         "queue": "it has none: requests are answered one by one",
-        "gpu": "NVIDIA's dcgm-exporter counts by pod",
+        "gpu": GPU_BY_POD_LACKS,
     },
 )

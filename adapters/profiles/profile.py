@@ -17,6 +17,15 @@ from state.words import Track
 Op = Literal["=", "!=", "=~", "!~"]
 WORDS = ("requests", "errors", "slow", "tokens", "queue", "gpu")
 """What a profile may be asked by name."""
+GPU_BY_POD = (
+    'avg by (pod) (label_replace(DCGM_FI_DEV_GPU_UTIL{exported_pod=~"$service-.+",exported_namespace=~"$namespace"}, '
+    '"pod", "$1", "exported_pod", "(.+)") or DCGM_FI_DEV_GPU_UTIL{exported_pod="",pod=~"$service-.+",namespace=~"$namespace"}) / 100'
+)
+"""The busy share of its pods' GPUs, as NVIDIA's dcgm-exporter counts in a cluster: it names the pod (github.com/NVIDIA/dcgm-exporter
+issues 85, 150), which Prometheus calls exported_pod unless honor_labels is set."""
+GPU_BY_POD_LACKS = (
+    "of pods named SERVICE-…, where NVIDIA's dcgm-exporter says whose a GPU is; MIG slices have another metric"
+)
 COUNTED_TRACKS = (Track.STABLE, Track.CANARY, Track.BASELINE)
 CLIENTS_OWN, CLIENTS_OWN_BUT_429 = "4..", "4([013-9].|2[0-8])"
 BAD_CODES, BAD_CODES_AND_429 = "5..", "5..|429"
@@ -192,10 +201,12 @@ class Reading:
 
         The judge's own sums are rated, at each `step`: the rate of a series that is born with its first error does not see that error.
         """
-        known = {
-            word: query.replace("$where", self.scope).replace("$window", window).replace("$track", self.track_label)
-            for word, query in self.profile.more.items()
-        }
+        namespace = self.place.namespace or self.choice.labels.get("namespace") or ".+"
+        filled = {"$where": self.scope, "$window": window, "$track": self.track_label, "$service": self.place.service}
+        filled["$namespace"] = namespace
+        known = dict(self.profile.more)
+        for name, value in filled.items():
+            known = {word: query.replace(name, value) for word, query in known.items()}
         if self.profile.requests:
             asked = self.questions().queries
             rates = {word: f"sum by (track) (rate(({query})[{window}:{step}]))" for word, query in asked.items()}

@@ -9,7 +9,7 @@ Not every refusal is counted: github.com/triton-inference-server/tensorrtllm_bac
 
 from __future__ import annotations
 
-from adapters.profiles.profile import Counter, Histogram, Match, Profile
+from adapters.profiles.profile import GPU_BY_POD, GPU_BY_POD_LACKS, Counter, Histogram, Match, Profile
 
 _SUCCESS = Counter("nv_inference_request_success")
 _FAILURE = Counter("nv_inference_request_failure", (Match("reason", "!=", "CANCELED"),))
@@ -25,12 +25,13 @@ PROFILE = Profile(
     slow=Histogram("nv_inference_first_response_histogram_ms", 0.001),
     knows_429=False,
     more={
+        "gpu": GPU_BY_POD,
         "queue": "sum by ($track) (nv_inference_pending_request_count{$where})",
     },
     lacks={
         "errors": "a body that is not understood, and what the router could not deliver, is not counted; nor are HTTP codes",
         "slow": "the first response of decoupled models, and only with --metrics-config histogram_latencies=true",
         "tokens": "the TensorRT-LLM and vLLM backends count by names of their own",
-        "gpu": "nv_gpu_utilization is of a GPU, not of a model: airboss metric nv_gpu_utilization",
+        "gpu": GPU_BY_POD_LACKS,
     },
 )

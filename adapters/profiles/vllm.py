@@ -8,7 +8,7 @@ counter of its own, `vllm:request_success_total` is of those that finished); `e2
 
 from __future__ import annotations
 
-from adapters.profiles.profile import Counter, Histogram, Match, Profile
+from adapters.profiles.profile import GPU_BY_POD, GPU_BY_POD_LACKS, Counter, Histogram, Match, Profile
 
 _ASKED = (Match("handler", "=~", "/v1/.+"), Match("method", "=", "POST"))
 
@@ -24,10 +24,11 @@ PROFILE = Profile(
     knows_429=False,
     more={
         "tokens": "sum by ($track) (rate(vllm:generation_tokens_total{$where}[$window]))",
+        "gpu": GPU_BY_POD,
         "queue": "sum by ($track) (vllm:num_requests_waiting{$where})",
     },
     lacks={
         "errors": "a stream that breaks after its 200, and what the router could not deliver, is not seen; 429 is among 4xx",
-        "gpu": "vLLM measures its cache (vllm:kv_cache_usage_perc); NVIDIA's dcgm-exporter counts the GPU by pod",
+        "gpu": GPU_BY_POD_LACKS,
     },
 )

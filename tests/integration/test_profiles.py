@@ -179,7 +179,7 @@ async def test_the_judges_counts_of_each_server(tmp_path: Path, profile: str) ->
 
 
 @needs_prometheus
-async def test_vllms_tokens_and_queue_are_had_by_word(tmp_path: Path) -> None:
+async def test_vllms_queue_and_its_pods_gpus_are_had_by_word(tmp_path: Path) -> None:
     page = Page()
     place = {"service": "chat-canary", "namespace": "ml", "model_name": "chat", "engine": "0"}
     page.add("vllm:num_requests_waiting", place, 3)
@@ -190,7 +190,21 @@ async def test_vllms_tokens_and_queue_are_had_by_word(tmp_path: Path) -> None:
         while not (found := await asks.ask("queue", "chat", "production", None, None)).series:
             await asyncio.sleep(0.2)
         ((labels, points),) = found.series
-    assert (labels, points[-1][1]) == ({"service": "chat-canary"}, "3")
+        assert (labels, points[-1][1]) == ({"service": "chat-canary"}, "3")
+        page.add(
+            "DCGM_FI_DEV_GPU_UTIL",
+            {"gpu": "0", "exported_pod": "chat-5d9f-x1", "exported_namespace": "ml", "pod": "dcgm-7"},
+            60,
+        )
+        page.add("DCGM_FI_DEV_GPU_UTIL", {"gpu": "1", "pod": "chat-5d9f-x2", "namespace": "ml"}, 25)
+        page.add("DCGM_FI_DEV_GPU_UTIL", {"gpu": "2", "pod": "chat-5d9f-x3", "namespace": "dev"}, 99)
+        page.add("DCGM_FI_DEV_GPU_UTIL", {"gpu": "3", "pod": "other-1", "namespace": "ml"}, 99)
+        while not (found := await asks.ask("gpu", "chat", "production", None, None)).series:
+            await asyncio.sleep(0.2)
+    assert {labels["pod"]: points[-1][1] for labels, points in found.series} == {
+        "chat-5d9f-x1": "0.6",
+        "chat-5d9f-x2": "0.25",
+    }
 
 
 @needs_prometheus
