@@ -477,5 +477,10 @@ async def test_when_the_only_replica_dies_its_request_is_bad_and_the_next_ones_a
 
     await until(counted, 5)
     assert await deck.total(["w0"], "errors") == 2
-    lines = (deck.dir / "ledger" / "w0-1.jsonl").read_text().splitlines()
-    assert [json.loads(line)["class"] for line in lines] == ["5xx", "shed"]
+    ledger = deck.dir / "ledger" / "w0-1.jsonl"
+
+    async def written() -> bool:  # in a thread of its own, behind the counts
+        return ledger.exists() and ledger.read_text().count("\n") == 2
+
+    await until(written, 5)
+    assert [json.loads(line)["class"] for line in ledger.read_text().splitlines()] == ["5xx", "shed"]

@@ -20,7 +20,7 @@ def settings_of_stage(stage: str) -> type[Settings]:
     kinds = [
         kind
         for _, kind in inspect.getmembers(module, inspect.isclass)
-        if issubclass(kind, Settings) and kind.__module__ == module.__name__
+        if issubclass(kind, Settings) and kind is not Settings
     ]
     assert len(kinds) == 1
     return kinds[0]
