@@ -8,19 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from state.config_types import Duration, Name, Table
+from state.gates import parse_gate
 
-_GATE = re.compile(r"(?:(warning):\s*)?([\w./:-]+)\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 _ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-
-
-def parse_gate(text: str) -> tuple[str, str, float, bool]:
-    """(metric, op, limit, blocking) of `accuracy >= 0.9` or `warning: size_mb <= 100`. Raises ValueError."""
-    found = _GATE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(
-            f"gate {text!r} must be 'METRIC >= NUMBER' (<=, <, >=, >), with 'warning: ' before it if it may not stop"
-        )
-    return found[2], found[3], float(found[4]), found[1] is None
 
 
 class StageConfig(Table):

@@ -23,6 +23,10 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.soak.bench",
         "gateway and model server under mixed load for half an hour: flat memory, nothing kept, no wrong answer",
     ),
+    "pipeline": (
+        "engine.bench.pipeline.bench",
+        "what a pipeline's stage costs besides its command, beside `dvc repro` on the same dvc.yaml",
+    ),
     "strategies": (
         "engine.bench.strategies.bench",
         "what users notice of a move to another release, by each strategy over 10,000 requests",

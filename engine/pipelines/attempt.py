@@ -189,6 +189,7 @@ class Maker:
             "reuse": task.reuse,
             "made_of": task.made_of.to_json(),
             "required_gates": list(spec.required_gates),
+            "code_marks": fingerprint.code_marks(spec.entry, self._run.plan.pipeline.code_paths),
             "code_paths": list(self._run.plan.pipeline.code_paths),
         }
         child_spec = ChildSpec(attempt.spawn_id, ChildKind.STAGE, shop.paths.run, "", attempt.key, payload)

@@ -85,19 +85,18 @@ def assembled(
 
     Raises UsageError for two stages that write one path, for stages that need each other, and for a need that is not there.
     """
-    owners: dict[str, str] = {}
+    owners = _Owners()
     for stage in stages:
         for path in stage.outs if isinstance(stage, CommandStage) else ():
-            for other, owner in owners.items():
-                if _overlaps(path, other):
-                    raise UsageError(f"pipeline {name}: stages {owner} and {stage.name} both write {path}")
-            owners[path] = stage.name
+            if (owner := owners.of(path)) is not None:
+                raise UsageError(f"pipeline {name}: stages {owner} and {stage.name} both write {path}")
+            owners.add(path, stage.name)
     made = [_of_command(one, owners) if isinstance(one, CommandStage) else one for one in stages]
     return Pipeline(name, _in_order(name, made), params, code_paths=(code_path,))
 
 
-def _of_command(stage: CommandStage, owners: Mapping[str, str]) -> StageSpec:
-    given = {dep: next((who for path, who in owners.items() if _overlaps(dep, path)), None) for dep in stage.deps}
+def _of_command(stage: CommandStage, owners: _Owners) -> StageSpec:
+    given = {dep: owners.of(dep) for dep in stage.deps}
     outside = tuple(dep for dep, who in given.items() if who is None)
     froms = tuple(dict.fromkeys(who for who in given.values() if who is not None))
     needs = tuple(dict.fromkeys((*froms, *stage.needs)))
@@ -135,10 +134,27 @@ def _in_order(name: str, stages: Sequence[StageSpec]) -> tuple[StageSpec, ...]:
     return tuple(order)
 
 
-def _overlaps(one: str, other: str) -> bool:
-    """The same path, or one below the other."""
-    a, b = one.rstrip("/"), other.rstrip("/")
-    return a == b or a.startswith(b + "/") or b.startswith(a + "/")
+class _Owners:
+    """Which stage writes a path: the path itself, one above it, or one below it. Found without looking at every path there is."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, str] = {}
+        self._below: dict[str, str] = {}
+
+    def add(self, path: str, stage: str) -> None:
+        """The stage writes `path`."""
+        parts = path.rstrip("/").split("/")
+        self._at["/".join(parts)] = stage
+        for depth in range(1, len(parts)):
+            self._below.setdefault("/".join(parts[:depth]), stage)
+
+    def of(self, path: str) -> str | None:
+        """The stage that writes there; the first of several that write below it. None for nobody."""
+        parts = path.rstrip("/").split("/")
+        for depth in range(1, len(parts) + 1):
+            if (owner := self._at.get("/".join(parts[:depth]))) is not None:
+                return owner
+        return self._below.get("/".join(parts))
 
 
 def _param(name: str, value: Any) -> Param:

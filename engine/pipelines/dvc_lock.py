@@ -11,12 +11,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from engine.pipelines import yaml12
 from engine.pipelines.dvc_files import Content, DvcRepository
 from state.digests import canonical_json
 from state.words import OperationFailed
@@ -110,6 +108,8 @@ def entry_of(stage: DvcStage, workspace: Path, kept: Path) -> dict[str, Any]:
 
 def record(workspace: Path, stage: DvcStage, entry: Mapping[str, Any]) -> None:
     """Have dvc.lock say `entry` of the stage; what it says of others stays. Raises OperationFailed when it cannot be read."""
+    from engine.pipelines import yaml12
+
     project = workspace / stage.project
     with _alone(workspace, project):
         body = read(project)
@@ -127,12 +127,25 @@ def record(workspace: Path, stage: DvcStage, entry: Mapping[str, Any]) -> None:
 
 def read(project: Path) -> dict[str, Any]:
     """The file's content; empty where there is none. Raises OperationFailed when it cannot be read."""
-    path = project / FILE
     try:
-        body = yaml12.load(path.read_text(encoding="utf-8")) or {}
+        body = _parsed(project / FILE, (project / FILE).read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise OperationFailed(f"{project / FILE} cannot be read: {error.strerror}", hint=_MEND) from error
+    return dict(body)
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, content: bytes) -> Mapping[str, Any]:
+    """The same bytes are read by each stage of a run: they are parsed once. Nobody may change what it returns."""
+    import yaml
+
+    from engine.pipelines import yaml12
+
+    try:
+        body = yaml12.load(content.decode("utf-8")) or {}
+    except (ValueError, yaml.YAMLError) as error:
         raise OperationFailed(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=_MEND) from error
     if not isinstance(body, dict) or str(body.get("schema", SCHEMA)) != SCHEMA:
         raise OperationFailed(f"{path} is not of schema {SCHEMA}", hint=_MEND)

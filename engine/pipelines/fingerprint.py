@@ -10,10 +10,11 @@ import ast
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from state.digests import FileDigest, bundle_digest, canonical_json, file_sha256, text_sha256
@@ -25,6 +26,8 @@ OUR_PACKAGES = frozenset({"adapters", "engine", "state"})
 
 def environment() -> dict[str, str]:
     """The versions that change numbers."""
+    from importlib.metadata import PackageNotFoundError, version  # a stage's own process has no use for it
+
     try:
         torch = version("torch")
     except PackageNotFoundError:
@@ -37,8 +40,65 @@ def code_digest(entry: str, code_paths: Sequence[str] = ()) -> str:
 
     Raises UsageError when the module is not found.
     """
-    module = entry.partition(":")[0]
     search = (*sys.path, *code_paths)
+    known = _KNOWN.get((entry, search))
+    if known is not None and marks_hold(known.marks):
+        return known.digest
+    began_ns = time.time_ns()
+    found = _read_code(entry, search, code_paths)
+    marks = _marks({*found.files, *(os.path.dirname(file) for file in found.files), *search})
+    if all(mark is None or began_ns - mark[0] > RACY_NS for mark in marks.values()):
+        _KNOWN[entry, search] = _Known(marks, found.digest)
+    else:
+        _KNOWN.pop((entry, search), None)
+    return found.digest
+
+
+def code_marks(entry: str, code_paths: Sequence[str] = ()) -> Marks | None:
+    """What says, while it holds, that `code_digest` is what it last was; None where that must be read again."""
+    known = _KNOWN.get((entry, (*sys.path, *code_paths)))
+    return known.marks if known else None
+
+
+def marks_hold(marks: Marks) -> bool:
+    """Whether files and folders are as they were: by time of change, size and inode, as git's index has it."""
+    return _marks(marks) == {path: tuple(mark) if mark else None for path, mark in marks.items()}
+
+
+Marks = Mapping[str, Sequence[int] | None]
+RACY_NS = 100_000_000
+"""What changed this shortly before it was read may change again and keep its time: it is not remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    marks: Marks
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    digest: str
+    files: frozenset[str]
+
+
+_KNOWN: dict[tuple[str, tuple[str, ...]], _Known] = {}
+
+
+def _marks(paths: Iterable[str]) -> dict[str, tuple[int, int, int] | None]:
+    found: dict[str, tuple[int, int, int] | None] = {}
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            found[path] = None
+            continue
+        found[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return found
+
+
+def _read_code(entry: str, search: Sequence[str], code_paths: Sequence[str]) -> _Code:
+    module = entry.partition(":")[0]
     if module_file(module, search) is None:
         raise UsageError(
             f"the stage {entry} is not to be found: there is no module {module}",
@@ -47,6 +107,7 @@ def code_digest(entry: str, code_paths: Sequence[str] = ()) -> str:
         )
     followed = OUR_PACKAGES | {module.partition(".")[0]}
     sources: dict[str, str] = {}
+    files: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
@@ -54,8 +115,9 @@ def code_digest(entry: str, code_paths: Sequence[str] = ()) -> str:
         if name in sources or path is None:
             continue
         sources[name] = file_sha256(path)
+        files.add(str(path))
         waiting += [found for found in _imports(path, sources[name], name) if found.partition(".")[0] in followed]
-    return text_sha256(canonical_json(sources))
+    return _Code(text_sha256(canonical_json(sources)), frozenset(files))
 
 
 def module_file(name: str, search: Sequence[str]) -> Path | None:

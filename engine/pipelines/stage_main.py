@@ -22,7 +22,7 @@ from typing import Any
 from adapters.local.child import ChildSpec, run_child, write_json
 from adapters.local.waiting import WAIT, told
 from engine.pipelines.cache import OUT, OutputsChanged, Place
-from engine.pipelines.fingerprint import code_digest, source_digest
+from engine.pipelines.fingerprint import code_digest, marks_hold, source_digest
 from engine.pipelines.stage import ERROR_NAME, RESULT_NAME, Gate, StageContext, StageResult, say
 from state.words import AirbossError, ExitCode, GateRefused, OperationFailed, UsageError
 
@@ -136,7 +136,9 @@ def _call(task: Mapping[str, Any], out_dir: Path) -> StageResult:
 def _check_world(task: Mapping[str, Any]) -> None:
     """Raise WorldMoved when the stage's code or sources changed while it ran: the key names the old ones."""
     made_of = task["made_of"]
-    if code_digest(task["entry"], task["code_paths"]) != made_of["code"]:
+    marks = task["code_marks"]
+    unchanged = marks is not None and marks_hold(marks)
+    if not unchanged and code_digest(task["entry"], task["code_paths"]) != made_of["code"]:
         raise WorldMoved("the stage's code changed while it ran", hint="the stage runs again with the new code")
     for name, digest in made_of["sources"].items():
         if source_digest(task["params"][name], Path(task["context"]["workspace"])) != digest:

