@@ -325,9 +325,9 @@ class OfflineStore:
 
     def lineage(self, params: Mapping[str, Any]) -> Row:
         """What a record was made from, or forward: what was made from it."""
-        from console.commands.ancestry import tree
+        from state.lineage import tree
 
-        return tree(self.rows, str(params["ref"]), forward=bool(params.get("forward")))
+        return tree(self.rows, str(params["ref"]), forward=bool(params.get("forward"))).to_json()
 
     def _one(self, sql: str, kind: str, name: str) -> Row:
         found = self.rows(sql, name)

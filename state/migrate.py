@@ -16,7 +16,7 @@ from state.words import Conflict, OperationFailed
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-HEAD = "0005"
+HEAD = "0006"
 KNOWN = ("0001", "0002", "0003", "0004", "0005")
 
 

@@ -142,6 +142,7 @@ class LineageEdge(SQLModel, table=True):
     """`src` was made from, or is live because of, `dst`."""
 
     __tablename__ = "lineage_edge"
+    __table_args__ = (Index("ix_lineage_edge_dst", "dst", "src"),)
     src: str = Field(primary_key=True)
     dst: str = Field(primary_key=True)
     kind: str = Field(primary_key=True)

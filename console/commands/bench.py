@@ -32,6 +32,7 @@ STOP_GRACE_S = 30.0
         ("airboss bench rollback --quick", "ten rollbacks under load, beside reloading nginx and telling HAProxy"),
         ("airboss bench soak -- --minutes 30", "half an hour of mixed load, and whether anything leaks"),
         ("airboss bench judge --quick", "the judge's false alarms, power and time to a verdict, beside other rules"),
+        ("airboss bench lineage", "the questions of lineage on a million edges, each beside its 50 ms"),
         ("airboss bench pipeline", "a stage's overhead, run and not run again, beside `dvc repro`"),
         ("airboss bench strategies", "p99 and errors of a move by each strategy, 10,000 requests each"),
         ("airboss bench serving -- --help", "what a benchmark takes besides"),
@@ -44,7 +45,7 @@ STOP_GRACE_S = 30.0
 def bench(name: str, rounds: int | None, quick: bool, more: tuple[str, ...]) -> LocalRequest:
     """Measure this machine: ours and the others side by side, in interleaved rounds, each row beside its target.
 
-    NAME is gateway, judge, pipeline, rollback, serving, soak or strategies (`airboss help benchmarks`). It needs no engine and no workspace,
+    NAME is gateway, judge, lineage, pipeline, rollback, serving, soak or strategies (`airboss help benchmarks`). It needs no engine and no workspace,
     starts what it measures itself, and is alone in its numbers only on a machine that does nothing else.
     """
     words = [*(("--rounds", str(rounds)) if rounds else ()), *(("--quick",) if quick else ()), *more]

@@ -8,6 +8,7 @@ from typing import Any
 from console.commands.format import NONE, clock, number
 from console.commands.tables import stage_name
 from console.output import Block, Facts, Outcome, Table
+from state.labels import model_label
 
 Item = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ def release(item: Item) -> Outcome:
 def model_of(item: Item) -> str:
     """Its model and version; an imported release has none in the registry that rollouts write to."""
     if item["model_version"]:
-        return f"{item['model_name']} version {item['model_version']}"
+        return model_label(item["model_name"], item["model_version"])
     return f"{item['model_name']}, no version of it in the registry"
 
 

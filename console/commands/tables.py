@@ -8,6 +8,7 @@ from typing import Any
 
 from console.commands.format import NONE, ago, clock, number, short
 from console.output import Outcome, Table
+from state.labels import model_label
 
 Item = Mapping[str, Any]
 Row = tuple[str, ...]
@@ -118,7 +119,7 @@ def releases(items: Sequence[Item], filter: str = "") -> Outcome:
             i["id"],
             i["service"],
             i["lifecycle"],
-            f"{i['model_name']} v{i['model_version']}" if i["model_version"] else i["model_name"],
+            model_label(i["model_name"], i["model_version"]),
             short(i.get("digest")),
             " ".join(i.get("live_in") or ()) or NONE,
             i.get("run_id") or NONE,

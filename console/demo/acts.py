@@ -10,6 +10,7 @@ from typing import Any
 from console.demo.stage import POLL_S, ActFailed, Demo, is_standing, plain_rollout
 from console.demo.workspace import ENV, PIPELINE, SERVICE
 from engine.api.schemas import RunView
+from state.labels import model_label
 from state.words import PauseReason, RolloutState
 
 FAULT = {"latency_ms": 2000, "error_rate": 0.3, "seed": 7}
@@ -147,7 +148,7 @@ def _plain_release(demo: Demo, release_id: str) -> dict[str, Any]:
     return {
         "id": release.id,
         "digest": release.digest,
-        "model": f"{release.model_name} v{release.model_version}",
+        "model": model_label(release.model_name, release.model_version),
         "dataset": release.dataset_id,
         "prompt": release.prompt_id,
         "metrics": release.metrics,

@@ -10,6 +10,7 @@ from console.tui.signs import sign, words
 from console.tui.table import Column, Row
 from console.tui.text import NOTHING, Line, bar, clock, count, duration, line, millis, number, percent, stamp
 from engine.api.schemas import AlertView, EventView, ReleaseView, ReplicaView, SloView, Snapshot
+from state.labels import model_label
 from state.words import AlertState
 
 RELEASE_COLUMNS = (
@@ -37,7 +38,7 @@ def release_row(r: ReleaseView, _now: float) -> Row:
             line(r.service),
             sign(lifecycle, lifecycle),
             line((", ".join(r.live_in) or NOTHING, "ok" if r.live_in else "dim")),
-            line(f"{r.model_name} v{r.model_version}" if r.model_version else r.model_name or NOTHING),
+            line(model_label(r.model_name, r.model_version) or NOTHING),
             line((metrics, "bad" if r.rejected_reason else "dim")),
             line((r.run_id or NOTHING, "dim")),
             line((r.digest.removeprefix("sha256:")[:12], "dim")),

@@ -23,6 +23,10 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.soak.bench",
         "gateway and model server under mixed load for half an hour: flat memory, nothing kept, no wrong answer",
     ),
+    "lineage": (
+        "engine.bench.lineage.bench",
+        "where a release is from and what a snapshot is live in, on a store with a million edges",
+    ),
     "pipeline": (
         "engine.bench.pipeline.bench",
         "what a pipeline's stage costs besides its command, beside `dvc repro` on the same dvc.yaml",
