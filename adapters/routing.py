@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PREVIEW_HEADER = "x-airboss-preview"
+"""By it a person reaches a release that gets no traffic yet: its value is the release."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrackRule:

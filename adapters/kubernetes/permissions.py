@@ -53,7 +53,7 @@ def needs(target: Target) -> tuple[Need, ...]:
         if target.traffic == "httproute":
             found += WEIGHTS
         if target.traffic == "service":
-            found += WEIGHTS[:2]
+            found += [need for need in SELECTORS if need.verb != "create"]
     if target.ownership == "full":
         found += MAKE
         if target.traffic != "gateway":

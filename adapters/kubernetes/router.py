@@ -14,14 +14,12 @@ from typing import Any
 from adapters.kubernetes import http_route, objects
 from adapters.kubernetes.cluster import Cluster
 from adapters.kubernetes.http_route import Split, header_of
-from adapters.kubernetes.pods import release_of_hash
-from adapters.local.tables import role_of
+from adapters.kubernetes.selectors import LOOK_S, Selectors
 from adapters.ports import Observed
 from adapters.routing import TrackRule
 from state.words import AirbossError, Conflict, OperationFailed, Track, Unreachable
 
 CONFIRM_S = 30.0
-LOOK_S = 0.3
 TRIES = 4
 Route = Mapping[str, Any]
 """A route as the local router's table has it: `backends` with track, release_id and weight; `routing`."""
@@ -33,6 +31,7 @@ class KubeRouter:
     def __init__(self, cluster: Cluster, *, confirm_s: float = CONFIRM_S) -> None:
         self.cluster = cluster
         self.confirm_s = confirm_s
+        self.selectors = Selectors(cluster, confirm_s)
         self._settled: dict[str, Route] = {}
 
     async def settle(self, routes: Sequence[Route], service: str = "") -> None:
@@ -49,84 +48,13 @@ class KubeRouter:
 
     async def _put(self, service: str, meant: Route) -> None:
         if self.cluster.target.traffic == "service":
-            await self._select(
-                service, objects.track_service(service, "entry"), self._whole(service, meant), confirmed=True
-            )
+            await self.selectors.switch(service, meant)
             return
         for backend in meant["backends"]:
             is_served = bool(backend["weight"]) or backend["track"] == Track.SHADOW
             name = objects.track_service(service, backend["track"])
-            await self._select(service, name, self._hash(service, backend), confirmed=is_served)
+            await self.selectors.lead(service, name, self.selectors.hash_of(service, backend), confirmed=is_served)
         await self._weigh(service, split_of(meant))
-
-    def _whole(self, service: str, meant: Route) -> str:
-        served = [b for b in meant["backends"] if b["weight"]]
-        if len(served) != 1:
-            raise OperationFailed(
-                'a Service\'s selector cannot split traffic (targets.traffic = "service")',
-                hint='use blue-green, or traffic = "httproute" or "gateway"',
-            )
-        return self._hash(service, served[0])
-
-    def _hash(self, service: str, backend: Mapping[str, Any]) -> str:
-        """The pod-hash of the release, from the Deployment that is there."""
-        role = role_of(backend["track"])
-        for one in self.cluster.deployments.objects.values():
-            labels = one["metadata"].get("labels") or {}
-            if (
-                labels.get(objects.NAME) == service
-                and labels.get(objects.RELEASE) == backend["release_id"]
-                and labels.get(objects.ROLE, "") == role
-            ):
-                return str(labels[objects.HASH])
-        raise OperationFailed(
-            f"there is no Deployment of {backend['release_id']} in {self.cluster.namespace}",
-            hint="it is made when the release is prepared; `airboss status` says what hinders that",
-        )
-
-    async def _select(self, service: str, name: str, pod_hash: str, *, confirmed: bool) -> None:
-        """Have the Service lead to the pods of `pod_hash`, and to no other; `confirmed`: and some of them answer."""
-        cluster, port = self.cluster, self.cluster.pods_of(service).port
-        selector = {objects.HASH: pod_hash}
-        there = await cluster.client.get(cluster.path("services", name))
-        if there is None:
-            cluster.demand_ownership("full", f"Service {name} cannot be made")
-            wanted = objects.service(name, service, cluster.env, selector, port, cluster.namespace, cluster.author)
-            await cluster.client.apply(cluster.path("services", name), wanted)
-        elif there["spec"].get("selector") != selector:
-            cluster.demand_ownership("weights", f"Service {name} cannot be made to lead to {pod_hash}")
-            await cluster.client.patch(
-                cluster.path("services", name),
-                [
-                    {"op": "test", "path": "/metadata/resourceVersion", "value": there["metadata"]["resourceVersion"]},
-                    {"op": "add", "path": "/spec/selector", "value": selector},
-                ],
-            )
-        if confirmed:
-            await self._confirm_endpoints(name, pod_hash)
-
-    async def _confirm_endpoints(self, name: str, pod_hash: str) -> None:
-        """Wait until the Service's EndpointSlices hold ready pods of `pod_hash` and none of another's."""
-        cluster, until = self.cluster, time.monotonic() + self.confirm_s
-        while True:
-            pods, _ = await cluster.client.list(cluster.path("pods"), f"{objects.HASH}={pod_hash}")
-            own = {pod["metadata"]["name"] for pod in pods}
-            slices, _ = await cluster.client.list(cluster.path("endpointslices"), f"kubernetes.io/service-name={name}")
-            ready = [
-                (endpoint.get("targetRef") or {}).get("name", "")
-                for one in slices for endpoint in one.get("endpoints") or ()
-                if (endpoint.get("conditions") or {}).get("ready", True)
-            ]  # fmt: skip
-            if ready and own.issuperset(ready):
-                return
-            if time.monotonic() > until:
-                foreign = sorted(set(ready) - own)
-                raise Unreachable(
-                    f"Service {name} does not lead to ready pods of {pod_hash} after {self.confirm_s:g} s"
-                    + (f": it has {', '.join(foreign)}" if foreign else ""),
-                    hint="it is tried again; `kubectl get endpointslices` shows what it leads to",
-                )
-            await asyncio.sleep(LOOK_S)
 
     async def _weigh(self, service: str, split: Split) -> None:
         cluster, name = self.cluster, self.route_name(service)
@@ -186,9 +114,7 @@ class KubeRouter:
         cluster = self.cluster
         try:
             if cluster.target.traffic == "service":
-                entry = await cluster.client.get(cluster.path("services", objects.track_service(service, "entry")))
-                weights = {"": 100} if entry else {}
-                return await self._in_releases({"": entry} if entry else {}, Split(weights))
+                return await self.selectors.observe(service)
             route = await cluster.client.get(cluster.path("httproutes", self.route_name(service)))
             if route is None:
                 return Observed({})
@@ -199,16 +125,12 @@ class KubeRouter:
             found = await asyncio.gather(
                 *(cluster.client.get(cluster.path("services", objects.track_service(service, t))) for t in tracks)
             )
-            return await self._in_releases({str(t): s for t, s in zip(tracks, found, strict=True) if s}, split)
+            return self._in_releases({str(t): s for t, s in zip(tracks, found, strict=True) if s}, split)
         except AirbossError:
             return None
 
-    async def _in_releases(self, services: Mapping[str, Any], split: Split) -> Observed | None:
-        releases = release_of_hash(self.cluster.deployments.objects.values())
-        of = {
-            track: releases.get((one["spec"].get("selector") or {}).get(objects.HASH, ""), "?")
-            for track, one in services.items()
-        }
+    def _in_releases(self, services: Mapping[str, Any], split: Split) -> Observed:
+        of = {track: self.selectors.release_of(one) for track, one in services.items()}
         if missing := set(split.weights) - set(of):
             raise OperationFailed(f"no Service for {', '.join(sorted(missing))}")
         weights: dict[str, int] = {}

@@ -14,10 +14,11 @@ from adapters.kubernetes.cluster import Cluster
 from adapters.kubernetes.pods import cannot_serve, status_of
 from adapters.local.tables import role_of
 from adapters.ports import ReplicaSetSpec, ReplicaStatus
-from state.words import AirbossError, Denied, Unreachable
+from state.words import AirbossError, Conflict, Denied, Unreachable
 
 log = logging.getLogger("airboss.kubernetes")
 PROBE_TIMEOUT_S = 30.0
+TRIES = 4
 
 
 class KubeRuntime:
@@ -31,21 +32,27 @@ class KubeRuntime:
 
     async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
         """Have the set's Deployment with so many replicas. One that is not there is made; for none it is scaled to 0 and kept."""
-        cluster = self.cluster
-        name = objects.name_of(spec)
-        there = await cluster.client.get(cluster.path("deployments", name))
-        if there is None:
-            if spec.replicas:
-                cluster.demand_ownership("full", f"Deployment {name} cannot be made")
-                await self._make(spec)
-            return
-        if int(there["spec"].get("replicas", 1)) == spec.replicas:
-            cluster.deployments.put(there)
-            return
-        cluster.demand_ownership("weights", f"Deployment {name} cannot be scaled to {spec.replicas}")
-        version = there["metadata"]["resourceVersion"]
-        scaled = {"metadata": {"resourceVersion": version}, "spec": {"replicas": spec.replicas}}
-        await cluster.client.merge(cluster.path("deployments", name, "scale"), scaled)
+        cluster, name = self.cluster, objects.name_of(spec)
+        for attempt in range(TRIES):
+            there = await cluster.client.get(cluster.path("deployments", name))
+            if there is None:
+                if spec.replicas:
+                    cluster.demand_ownership("full", f"Deployment {name} cannot be made")
+                    await self._make(spec)
+                return
+            if int(there["spec"].get("replicas", 1)) == spec.replicas:
+                cluster.deployments.put(there)
+                return
+            cluster.demand_ownership("weights", f"Deployment {name} cannot be scaled to {spec.replicas}")
+            version = there["metadata"]["resourceVersion"]
+            scaled = {"metadata": {"resourceVersion": version}, "spec": {"replicas": spec.replicas}}
+            try:
+                await cluster.client.merge(cluster.path("deployments", name, "scale"), scaled)
+                return
+            except Conflict:
+                # Its status alone moves the version while pods come and go: look again, at once.
+                if attempt == TRIES - 1:
+                    raise
 
     async def _make(self, spec: ReplicaSetSpec) -> None:
         cluster, name = self.cluster, objects.name_of(spec)

@@ -47,7 +47,8 @@ def rollout(item: Item) -> Outcome:
     if item.get("warm_until"):
         facts.append(("kept warm", f"until {clock(item['warm_until'])}: a rollback is a weight change"))
     if item.get("preview"):
-        facts.append(("preview", f"send the header `{item['preview']}`"))
+        by = str(item["preview"])
+        facts.append(("preview", f"send the header `{by}`" if ": " in by else f"ask the {by}"))
     blocks: list[Block] = [Facts(facts), _steps(item)]
     arms = [(name, item[name]) for name in ("stable", "canary") if item.get(name)]
     if arms:

@@ -21,6 +21,7 @@ from engine.rollouts.back.warm import REPLACING, cheap_notes
 from engine.rollouts.costing import cost_of
 from engine.rollouts.deploy_plan import deploy_plan, refuse_blind_swap
 from engine.rollouts.hotfix import hotfix_notes, hotfix_policy
+from engine.rollouts.previews import preview_of
 from engine.rollouts.superseding import after_superseding, successor_of, supersede
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
 from engine.rollouts.wanted import wanted_replicas
@@ -71,7 +72,13 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
     cost = await cost_of(ops.controller.world, service, wish.env, stable, wish.release_id)
     plan = with_changes(
         deploy_plan(
-            service, wish.env, wish.release_id, stable, policy, cost, f"{ops.public_url()}/{wish.env}/{service}/v1/"
+            service,
+            wish.env,
+            wish.release_id,
+            stable,
+            policy,
+            cost,
+            preview_of(ops.config, service, wish.env, wish.release_id, ops.public_url()),
         ),
         changes,
     )

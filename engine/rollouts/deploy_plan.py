@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.api.schemas import PlanLine, PlanView
-from engine.rollouts.values import PREVIEW_HEADER, StepSpec
+from engine.rollouts.previews import Preview
+from engine.rollouts.values import StepSpec
 from state.words import Strategy, UsageError
 
+NO_PREVIEW = Preview("", "")
 DRAIN_S = 30.0
 """How long a replica may take to finish its streams before it is unloaded."""
 
@@ -47,18 +49,16 @@ def deploy_plan(
     stable: str | None,
     policy: Mapping[str, Any],
     cost: Cost,
-    preview: str = "",
+    preview: Preview = NO_PREVIEW,
 ) -> PlanView:
-    """The plan of rolling `release_id` out where `stable` is live; `preview` is the address people reach the gateway at."""
+    """The plan of rolling `release_id` out where `stable` is live; `preview` is how people reach it before it has traffic."""
     strategy, replicas = Strategy(policy["strategy"]), int(policy["replicas"])
     lines = [PlanLine(object=f"{env} replicas", field=release_id, before="0", after=str(replicas))]
     if stable is not None:
         if policy.get("baseline"):
             lines.append(PlanLine(object=f"{env} replicas", field=f"{stable}, fresh", before="0", after=str(replicas)))
         if strategy is Strategy.BLUE_GREEN:
-            lines.append(
-                PlanLine(object=f"{env} preview", field=f"{PREVIEW_HEADER}: {release_id}", before="", after=preview)
-            )
+            lines.append(PlanLine(object=f"{env} preview", field=preview.by, before="", after=preview.at))
         lines += _steps(env, release_id, policy)
         if strategy in (Strategy.ROLLING, Strategy.SWAP):
             lines.append(PlanLine(object=f"{env} replicas", field=stable, before=str(replicas), after="0"))

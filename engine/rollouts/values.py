@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from adapters.routing import PREVIEW_HEADER
 from engine.rollouts.effects import PLAIN, Effect, Extras
 from engine.rollouts.verdict import Verdict
 from state.words import PauseReason, RolloutState, Strategy
-
-PREVIEW_HEADER = "x-airboss-preview"
 
 
 def preview_rule(release_id: str) -> str:

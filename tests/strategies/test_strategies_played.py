@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from chaos_workspace import ENV, RELEASES, SERVICE, Workspace, until
 
-from engine.rollouts.values import PREVIEW_HEADER
+from adapters.routing import PREVIEW_HEADER
 from state.words import Conflict
 
 FIRST, SECOND = RELEASES[:2]

@@ -13,6 +13,7 @@ from engine.rollouts.deploy_plan import Cost, Memory, deploy_plan, refuse_blind_
 from engine.rollouts.effects import Extras, Route, Scale, from_json, to_json
 from engine.rollouts.frozen import frozen_policy
 from engine.rollouts.machine import next_move
+from engine.rollouts.previews import Preview
 from engine.rollouts.records import steps_of
 from engine.rollouts.routes import extras_of, route_of
 from engine.rollouts.values import Facts, Move, ReplicaFacts, RolloutNow
@@ -302,7 +303,9 @@ def test_people_move_a_shadow_on() -> None:
 
 def plan(strategy: str, cost: Cost, policy: str = "", **more: Any) -> tuple[str, ...]:
     kept = frozen_policy(config(policy), "chat", "production", strategy, ())
-    return deploy_plan("chat", "production", NEW, OLD, {**kept, **more}, cost, "http://host").warnings
+    return deploy_plan(
+        "chat", "production", NEW, OLD, {**kept, **more}, cost, Preview("x-airboss-preview: b", "http://host")
+    ).warnings
 
 
 def test_the_plan_says_what_a_cheaper_way_sheds_and_for_how_long() -> None:

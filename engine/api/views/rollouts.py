@@ -23,7 +23,7 @@ from engine.rollouts import step_rows
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import way_back
 from engine.rollouts.deploy_plan import describe_step
-from engine.rollouts.values import PREVIEW_HEADER
+from engine.rollouts.previews import preview_of
 from engine.rollouts.verdict import MetricCheck, Verdict, verdict_from_json
 from engine.verbs import ROLLOUT_VERBS, rollout_refusal
 from state.config import Config
@@ -89,7 +89,7 @@ def rollout_view(
         measured_pct=_percent(judged), created_by=row.created_by, created_at=row.created_at,
         state_since=row.state_since, finished_at=row.finished_at, warm_until=row.warm_until,
         registry_sync=row.registry_sync, steps=_steps(session, row, verdicts),
-        preview=_preview(row), stable=stable, canary=canary,
+        preview=_preview(config, row), stable=stable, canary=canary,
         verdict=verdicts.get(shown) if shown is not None else None, refusals=refusals,
         gate=gate_view(session, row) if whole else None, glass=glass_views(session, row.id) if whole else (),
         why=why_of(session, config, row, verdicts[index].sentence if index in verdicts else ""),
@@ -156,15 +156,15 @@ def _arms(row: Rollout, verdict: Verdict | None, live: Live) -> tuple[ArmView | 
     return stable, canary
 
 
-def _preview(row: Rollout) -> str:
-    """The header that leads to the new release, while the gateway has the rule."""
+def _preview(config: Config, row: Rollout) -> str:
+    """The header, or the Service, that leads to the new release, while it gets no traffic."""
     begun = RolloutState(row.resume_state or row.state) in (
         RolloutState.STEP_APPLYING,
         RolloutState.STEP_BAKING,
         RolloutState.SHADOWING,
     )
     shows = row.strategy == Strategy.BLUE_GREEN and begun and row.from_release is not None and _weight(row) < 100
-    return f"{PREVIEW_HEADER}: {row.to_release}" if shows else ""
+    return preview_of(config, row.service, row.env, row.to_release).by if shows else ""
 
 
 def _percent(verdict: Verdict | None) -> float | None:
