@@ -45,7 +45,7 @@ def examine(context: Context) -> Outcome:
     for look in (_python, _packages, _accelerator, _terminal, _workspace):
         checks += look(context)
     if checks[-1].level != "fail":
-        for look in (_directory, _disk, _store, _engine, _gateway, _access, _metrics, _paging):
+        for look in (_directory, _disk, _store, _engine, _gateway, _faults, _access, _metrics, _paging):
             checks += _guarded(look, context)
     rows = [(c.name, c.level, c.found, c.todo or "-") for c in checks]
     failed = sum(c.level == "fail" for c in checks)
@@ -251,6 +251,12 @@ def _gateway(context: Context) -> Iterator[Check]:
         )
     else:
         yield Check("gateway", "ok", f"not running; {context.config.gateway.listen} is free")
+
+
+def _faults(context: Context) -> Iterator[Check]:
+    from console.doctor_faults import look
+
+    yield from (Check(*found) for found in look(context))
 
 
 def _access(context: Context) -> Iterator[Check]:

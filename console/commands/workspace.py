@@ -35,7 +35,12 @@ def init(directory: Path, service: str, listen: str) -> LocalRequest:
 
 @leaf(None, "doctor", examples=(("airboss doctor", "each check, and what to do; exits 1 if one fails"),))
 def doctor() -> LocalRequest:
-    """Look for what is wrong: workspace, configuration, disk, engine, gateway, store, who is paged."""
+    """Look for what is wrong: workspace, configuration, disk, engine, gateway, store, who is paged.
+
+    Where something serves, also for the five faults of model serving, on evidence: memory (replicas' logs, the kernel's count),
+    speed (p95 against the objective, queues, KV cache, load), refusals (too many at once), answers (one question at temperature 0,
+    asked twice of every replica), starts (replicas and containers that do not come up). Each comes with what to do.
+    """
     return LocalRequest("console.doctor:examine")
 
 
