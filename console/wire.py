@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 5.0
-VERB_TIMEOUT_S = 30.0
+VERB_TIMEOUT_S = 45.0
 EVENTS_IDLE_S = 45.0
 """An event stream that says nothing, not even a comment, for this long is taken for dead."""
 

@@ -169,6 +169,10 @@ class Postgres:
             )
         return OperationFailed(f"the store in PostgreSQL at {self.shown} failed: {said}", code="store")
 
+    def busy_with(self) -> str:
+        """Whom a write waits for, in words."""
+        return f"PostgreSQL at {self.shown}"
+
     def release(self) -> None:
         """Give the lease back, so that an engine that waits goes on at once."""
         self._over.set()

@@ -12,7 +12,9 @@ from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session
 
 from state.backup import UNFINISHED, back_up
+from state.file_locks import writer_of
 from state.words import AirbossError, Conflict, OperationFailed, UsageError
+from state.write_standing import MEANWHILE
 
 BUSY_TIMEOUT_MS = 30_000
 RESERVE_BYTES = 64 * 1024 * 1024
@@ -108,6 +110,10 @@ class SqliteFile:
         """What an error of the database means, in a sentence."""
         return _store_trouble(error, self.path)
 
+    def busy_with(self) -> str:
+        """Whom a write waits for, in words."""
+        return f"{writer_of(self.path) or 'another process'} to let go of {self.path}"
+
     def release(self) -> None:
         """Nothing is held beyond the connections."""
 
@@ -128,7 +134,7 @@ def check_integrity(path: Path) -> None:
 
 def refuse_read_only_file_system(directory: Path) -> None:
     """Raise UsageError when nothing can be written where the store is."""
-    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+    if is_read_only(directory / "state.db"):
         raise UsageError(
             f"{directory} is on a file system that is mounted read-only",
             hint="a disk with errors is often remounted so: see `dmesg`, then `mount -o remount,rw`. What serves goes on, and "
@@ -218,7 +224,32 @@ def _store_trouble(error: Exception, path: Path) -> OperationFailed | Conflict:
             code="disk_full",
         )
     if "locked" in text:
-        return Conflict(f"another process has held {path} locked for {BUSY_TIMEOUT_MS // 1000} s", code="store_locked")
+        holder = writer_of(path)
+        return Conflict(
+            f"{holder or 'another process'} has held {path} locked for {BUSY_TIMEOUT_MS // 1000} s; nothing was written",
+            hint=f"{'wait for it, or end it' if holder else f'`fuser -v {path}` names it'}, then ask again. {MEANWHILE}",
+            code="store_locked",
+        )
     if "malformed" in text or "not a database" in text or "corrupt" in text:
         return _corrupt(path, text)
-    return OperationFailed(f"the store {path} failed: {text}", code="store")
+    if "readonly" in text or is_read_only(path):
+        return OperationFailed(
+            f"{path} is read-only: {_why_read_only(path)}; nothing was written",
+            hint=f"put that right, then ask again. {MEANWHILE}",
+            code="store_read_only",
+        )
+    return OperationFailed(f"the store {path} failed: {text}", hint=f"`dmesg` may say why. {MEANWHILE}", code="store")
+
+
+def is_read_only(path: Path) -> bool:
+    """Nothing can be written where the file is: its file system is mounted so."""
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+def _why_read_only(path: Path) -> str:
+    if is_read_only(path):
+        return "its file system is mounted read-only (`dmesg`, `mount -o remount,rw`)"
+    return "its permissions, or its directory's, forbid it"

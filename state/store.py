@@ -10,6 +10,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ from sqlmodel import Session
 from state import audit
 from state.sqlite_file import SqliteFile
 from state.words import AirbossError, OperationFailed
+from state.write_standing import WriteStanding
 
 T = TypeVar("T")
 Heads = tuple[str, str]
@@ -34,6 +36,8 @@ log = logging.getLogger("airboss.store")
 _URGENT, _NORMAL, _STOP = 0, 1, 2
 beside: ContextVar[Callable[[Session], None] | None] = ContextVar("beside", default=None)
 """What is to be written at the end of each transaction that is begun in this context: with it, or not at all."""
+impatient_until: ContextVar[float] = ContextVar("impatient_until", default=0.0)
+"""Until then (monotonic) a write of this context stands behind others only while the store takes them: a person waits."""
 CUT_RETRY_S = 30.0
 """So long a write or a read is tried again whose connection broke: a database server restarts in less."""
 
@@ -70,6 +74,9 @@ class Database(Protocol):
     def trouble(self, error: Exception) -> AirbossError:
         """What an error of the database means, in a sentence."""
 
+    def busy_with(self) -> str:
+        """Whom a write waits for, in words."""
+
     def release(self) -> None:
         """Let go of what is held beyond the connections."""
 
@@ -86,6 +93,8 @@ class Store:
         self.path = path
         """The SQLite file; with another database, where it would be: the audit log's anchor and the plans lie beside it."""
         self.database = database
+        self.writes = WriteStanding(database.busy_with)
+        """Whether it takes writes just now."""
         self.anchor_trouble = ""
         """Why the audit log's newest head is not anchored beside the store; empty when the last one was."""
         self._writer_engine = database.engine(read_only=False)
@@ -110,8 +119,17 @@ class Store:
         return cls(path, database)
 
     async def write(self, fn: Callable[[Session], T], *, urgent: bool = False) -> T:
-        """Run `fn(session)` in one transaction on the writer thread and return its value once it is on disk."""
-        return await asyncio.wrap_future(self._submit(fn, urgent))
+        """Run `fn(session)` in one transaction on the writer thread and return its value once it is on disk.
+
+        Raises Conflict, with nothing written, where `impatient_until` has passed and the store has taken no write since.
+        """
+        queued = self._submit(fn, urgent)
+        done, left_s = asyncio.wrap_future(queued), impatient_until.get() - time.monotonic()
+        if left_s > 0:
+            await asyncio.wait((done,), timeout=left_s)
+            if not done.done() and self.writes.is_stuck and queued.cancel():
+                raise self.writes.refusal()
+        return await done
 
     def write_now(self, fn: Callable[[Session], T], *, urgent: bool = False) -> T:
         """`write` for callers outside the event loop."""
@@ -162,11 +180,18 @@ class Store:
             if not result.set_running_or_notify_cancel():
                 continue
             is_urgent = priority == _URGENT
+            self.writes.begins()
             try:
                 value, heads = self._transact(fn, urgent=is_urgent)
+            except StoreTrouble as trouble:
+                self.writes.ends(trouble.met)
+                result.set_exception(trouble.met)
+                continue
             except BaseException as error:
+                self.writes.ends()
                 result.set_exception(error)
                 continue
+            self.writes.ends()
             # What is urgent is on the disk; the anchor beside it and the system log keep nobody waiting.
             if is_urgent:
                 result.set_result(value)
@@ -180,19 +205,24 @@ class Store:
             return self._once(fn)
         except OperationalError as error:
             if not (urgent and self.database.is_full(error)):
-                raise self.database.trouble(error) from error
+                raise self._met(error) from error
         except IntegrityError as error:
             if _is_taken(error):
                 raise
-            raise self.database.trouble(error) from error
+            raise self._met(error) from error
         except DatabaseError as error:
-            raise self.database.trouble(error) from error
+            raise self._met(error) from error
         # A rollback must be written even on a full disk: give the reserve back and try once more.
         self.database.give_room()
         try:
             return self._once(fn)
         except DatabaseError as error:
-            raise self.database.trouble(error) from error
+            raise self._met(error) from error
+
+    def _met(self, error: DatabaseError) -> StoreTrouble:
+        met = self.database.trouble(error)
+        met.__cause__ = error
+        return StoreTrouble(met)
 
     def _once(self, fn: Callable[[Session], T]) -> tuple[T, Heads | None]:
         for attempt in self._again_when_cut():
@@ -240,6 +270,14 @@ class Store:
         if trouble and trouble != self.anchor_trouble:
             log.error(trouble)
         self.anchor_trouble = trouble
+
+
+class StoreTrouble(Exception):
+    """The database could not take a write; `met` is what its caller is told."""
+
+    def __init__(self, met: AirbossError) -> None:
+        super().__init__(met.message)
+        self.met = met
 
 
 def _followed_by(fn: Callable[[Session], T], more: Callable[[Session], None]) -> Callable[[Session], T]:

@@ -109,6 +109,8 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
         for gone in item.get("down") or ()
     ]
     facts += metrics_check.facts(item.get("profiles") or ())
+    if item.get("store_trouble"):
+        facts.append(("store", f"NOTHING CAN BE WRITTEN: {item['store_trouble']}"))
     whole = {True: "whole", False: "BROKEN", None: "not verified"}[item.get("audit_ok")]
     if item.get("audit_ok") and item.get("audit_unchecked"):
         whole += f" so far, {number(item['audit_unchecked'])} still to be followed"

@@ -112,6 +112,9 @@ def banners(scene: Scene, width: int) -> list[Line]:
         else:
             text = f" ✗ {lost.error.message} · {lost.error.hint or 'start it with `airboss up -d`'} · this screen goes on trying"
         lines.append(_banner(text, "banner.lost", width))
+    elif scene.snapshot is not None and (trouble := scene.snapshot.status.store_trouble):
+        text = f" ✗ nothing can be written: {safe(trouble)} · what serves goes on · `airboss rollback --emergency` rolls back"
+        lines.append(_banner(text, "banner.lost", width))
     if scene.held:
         lines.append(
             _banner(f" ‖ screen held as of {clock(scene.now)} UTC; the work goes on · f: go on", "banner.held", width)

@@ -93,6 +93,7 @@ class Reader:
             replicas_ready=sum(p.is_ready and p.is_wanted for p in models), adapters=dict(self.adapters()),
             audit_rows=(newest.id or 0) if newest else 0, audit_head=newest.hash if newest else self.chain.state.head,
             audit_ok=self.chain.state.is_whole and not self.store.anchor_trouble, audit_unchecked=self.chain.unchecked,
+            store_trouble=self.store.writes.trouble,
             profiles=self.probe.seen, no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
             backup_trouble=backup.trouble, drill=newest_drill(session), demo=dict(self.demo),
             down=tuple(

@@ -400,6 +400,8 @@ class StatusView(_Model):
     audit_ok: bool
     audit_unchecked: int = 0
     """Rows that the engine has not followed yet since it started."""
+    store_trouble: str = ""
+    """Why nothing can be written just now: the store is locked, read-only or full; "" while it can."""
     no_one_is_paged: bool
     backup_at: float | None = None
     """When the newest backup was made; None: there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 from engine.access import Actor
@@ -19,8 +20,11 @@ from engine.operations.registering import stage
 from engine.operations.replicas import restart
 from engine.operations.settling import settle
 from engine.verbs import VERBS
+from state.store import impatient_until
 from state.words import UsageError
 
+PATIENCE_S = 8.0
+"""So long a verb stands behind other writes while the store takes none: a client does not wait for much more."""
 Handler = Callable[[Desk, VerbRequest, Actor], Awaitable[VerbResult]]
 
 
@@ -29,6 +33,7 @@ async def do(desk: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
     handler = HANDLERS.get(request.verb)
     if handler is None:
         raise UsageError(f"there is no verb {request.verb!r}", hint="`airboss help verbs` lists them", code="no_verb")
+    impatient_until.set(time.monotonic() + PATIENCE_S)
     if request.dry_run or not request.idempotency_key:
         return await handler(desk, request, actor)
     return await desk.once.do(desk.store, request, actor, lambda: handler(desk, request, actor))

@@ -16,7 +16,7 @@ from console.tui.run_rows import current_stage, run_row, stage_row
 from console.tui.scene import Frame, Lost, Scene, Scope
 from console.tui.text import Line, line_width, plain
 from console.wire import Address
-from engine.api.schemas import AdapterView, DrillView, EventView
+from engine.api.schemas import AdapterView, DrillView, EventView, StatusView
 from state.words import Unreachable
 
 
@@ -194,6 +194,18 @@ def test_the_top_bar_names_the_environment_in_a_word_and_says_what_is_wrong(worl
     assert "registry down" in broken
     assert "audit chain" in broken
     assert "no one is paged" in broken
+
+
+def test_a_store_that_takes_no_writes_is_a_banner(world: Any) -> None:
+    assert banners(Scene(frame=Frame(world.snapshot(status=quiet(world)))), 200) == []
+    locked = quiet(world, store_trouble="process 42 (sqlite3) has held /srv/demo/.airboss/state.db locked for 30 s")
+    (said,) = banners(Scene(frame=Frame(world.snapshot(status=locked))), 200)
+    assert "nothing can be written: process 42 (sqlite3)" in plain(said) and "--emergency" in plain(said)
+
+
+def quiet(world: Any, **changes: Any) -> StatusView:
+    status: StatusView = world.snapshot().status
+    return status.model_copy(update={"demo": {}, **changes})
 
 
 def test_the_top_bar_says_since_when_a_server_outside_is_down_and_what_goes_on(world: Any) -> None:

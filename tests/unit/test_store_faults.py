@@ -5,12 +5,14 @@ The same with real processes around it: `tests/integration/test_emergency.py`, `
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +20,12 @@ from pathlib import Path
 import pytest
 from sqlmodel import Session
 
-from state import audit
+from state import audit, write_standing
 from state import sqlite_file as store_module
 from state.backup import newest_good, restore
 from state.backup_sets import take
 from state.sqlite_file import refuse_network_file_system
-from state.store import Store
+from state.store import Store, impatient_until
 from state.words import Conflict, OperationFailed, UsageError
 
 WRITER = """
@@ -134,6 +136,95 @@ def test_case_17_a_store_locked_too_long_is_a_conflict_and_the_next_write_goes_t
     store.write_now(note)
     assert store.read_now(audit.verify).rows == 2
     store.close()
+
+
+HOLDS = "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); print('holds', flush=True); time.sleep(60)"
+
+
+def test_who_holds_the_lock_is_named_while_a_write_waits_and_when_it_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_MS", 600)
+    monkeypatch.setattr(write_standing, "LONG_WAIT_S", 0.1)
+    store = Store.open(path)
+    store.write_now(note)
+    assert store.writes.trouble == ""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "holds\n"
+            holder = f"process {other.pid} (python"
+            waiting = store._submit(note, urgent=False)
+            seen = {""}
+            while not waiting.done():
+                seen.add(store.writes.trouble)
+                time.sleep(0.02)
+            with pytest.raises(Conflict) as refused:
+                waiting.result()
+        finally:
+            other.kill()
+    assert any("a write has waited" in said and holder in said for said in seen)
+    assert holder in refused.value.message and "--emergency" in refused.value.hint
+    assert holder in store.writes.trouble, "it is said until a write goes through"
+    with pytest.raises(Conflict):
+        store.write_now(_refused_by_its_own_rules)
+    assert store.writes.trouble == "", "the store took that one: its own rules refused it"
+    store.close()
+
+
+async def test_a_write_that_a_person_waits_for_leaves_a_queue_that_does_not_move(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_standing, "LONG_WAIT_S", 0.1)
+    store = Store.open(path)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def waits(session: Session) -> None:
+        begun.set()
+        go_on.wait(30)
+
+    stuck = asyncio.create_task(store.write(waits))
+    await asyncio.to_thread(begun.wait)
+    behind = asyncio.create_task(store.write(note))
+    impatient_until.set(time.monotonic() + 0.3)
+    with pytest.raises(Conflict, match="nothing was written: a write has waited") as refused:
+        await store.write(note, urgent=True)
+    assert refused.value.code == "store_locked"
+    go_on.set()
+    await asyncio.gather(stuck, behind)
+    assert store.read_now(audit.verify).rows == 1, "the one that nobody waits for was written, the other one was not"
+    impatient_until.set(time.monotonic() + 0.3)
+    await store.write(note)
+    store.close()
+
+
+def _refused_by_its_own_rules(session: Session) -> None:
+    audit.head(session)
+    raise Conflict("it has moved")
+
+
+def test_a_store_that_became_read_only_says_so_and_goes_on_once_it_is_not(path: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = home / "state.db"
+    made = Store.open(kept)
+    made.write_now(note)
+    made.close()
+    bound = subprocess.run(["mount", "--bind", home, home], capture_output=True, check=False)
+    if bound.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", home], check=True)
+        store = Store(kept)
+        with pytest.raises(OperationFailed) as refused:
+            store.write_now(note, urgent=True)
+        assert refused.value.code == "store_read_only" and "mounted read-only" in refused.value.message
+        assert "--emergency" in refused.value.hint and store.writes.trouble == refused.value.message
+        subprocess.run(["mount", "-o", "remount,bind,rw", home], check=True)
+        store.write_now(note)
+        assert store.read_now(audit.verify).rows == 2 and store.writes.trouble == ""
+        store.close()
+    finally:
+        subprocess.run(["umount", "-l", home], check=True)
 
 
 def test_case_18_a_corrupted_page_is_found_at_the_start_and_a_backup_comes_back(path: Path) -> None:
