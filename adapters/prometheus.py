@@ -21,7 +21,7 @@ from adapters.ports import ArmCounts, ArmEvidence, Interval
 from adapters.profiles.catalogue import questions_of
 from adapters.profiles.lag import settled
 from adapters.profiles.profile import Ask, Place, Questions
-from adapters.prometheus_server import NoAnswer, PrometheusServer, Refused
+from adapters.prometheus_server import NoAnswer, PrometheusServer, Refused, no_answer
 from state.metrics_config import ProfileChoice
 from state.server_config import Credentials
 from state.words import NoDataCause, Track, Unreachable, UsageError
@@ -94,7 +94,7 @@ class PrometheusMetrics:
             raise Refused(f"{self.url} {error.message}") from None
         except Exception as error:
             # The library raises its own, requests' and urllib3's errors alike; each means: no evidence, and why.
-            raise Unreachable(f"{self.url}: {type(error).__name__}: {error}") from error
+            raise Unreachable(f"{self.url}: {no_answer(error)}") from error
 
     def _lasting(self, where: tuple[str, str], evidence: ArmEvidence, now: float) -> ArmEvidence:
         """With how long its trouble has lasted."""

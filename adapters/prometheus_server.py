@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,6 +103,16 @@ class NoAnswer(Unreachable):
     def __init__(self, cause: NoDataCause, text: str) -> None:
         super().__init__(text)
         self.cause = cause
+
+
+def no_answer(error: Exception) -> str:
+    """Why nothing came, in a few words: requests tells of its pool, the address and the tries, and only then of the reason."""
+    inner = getattr(error.args[0], "reason", None) if error.args else None
+    text = str(error if inner is None else inner)
+    if "timed out" in text:
+        return "no answer in time"
+    # "HTTPConnection(host=…): Failed to establish a new connection: [Errno 111] Connection refused"
+    return re.sub(r"^.*\[Errno -?\d+\] ", "", text).rstrip(")")[:200]
 
 
 def _points(values: Sequence[Sequence[Any]]) -> list[tuple[float, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters.profiles.profile import WORDS
 from adapters.prometheus import PrometheusMetrics
-from adapters.prometheus_server import Answer, Refused
+from adapters.prometheus_server import Answer, Refused, no_answer
 from engine.metrics_source import profile_of
 from state.config import Config
 from state.words import AirbossError, OperationFailed, Unreachable, UsageError
@@ -82,7 +82,7 @@ class MetricQueries:
             raise Unreachable(f"{server.url} {error.message}") from None
         except Exception as error:
             # requests' and urllib3's errors alike: no answer came.
-            raise Unreachable(f"{server.url} does not answer: {type(error).__name__}: {error}"[:300]) from error
+            raise Unreachable(f"{server.url} does not answer: {no_answer(error)}") from error
         return Asked(server.url, query, start, now, step, answer.series, answer.warnings)
 
     def meant(self, text: str, service: str, env: str) -> str:

@@ -12,6 +12,7 @@ from sqlmodel import Session, select
 
 from adapters.profiles.probe import Probed, probe
 from adapters.prometheus import PrometheusMetrics
+from adapters.prometheus_server import no_answer
 from engine.metrics_source import profile_of
 from state.config import Config
 from state.models import TrackState
@@ -65,7 +66,9 @@ class MetricsProbe:
             seen = Probed(service, env, reading.profile.name, trouble=f"{source.url} {error.message}")
         except Exception as error:
             # requests' and urllib3's errors alike: no answer came.
-            seen = Probed(service, env, reading.profile.name, trouble=f"{source.url} does not answer: {error}"[:300])
+            seen = Probed(
+                service, env, reading.profile.name, trouble=f"{source.url} does not answer: {no_answer(error)}"
+            )
         is_early = seen.is_idle and not is_live
         says = seen.trouble or f"{', '.join(seen.tracks)} counted"
         return {
