@@ -59,6 +59,7 @@ from engine.restored.standing import Standing as Restored
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.controller import Controller
 from engine.rollouts.registry_queue import RegistryQueue
+from engine.rollouts.rehearsal import rehearse
 from engine.rollouts.world import World
 from engine.spill import import_spill
 from state import audit
@@ -203,6 +204,7 @@ class Engine:
         if any(child.spec.kind == "registry" for child in self.spawner.living().values()):
             await self.registry.adopt()
         await self.runner.resume_all()
+        await rehearse(self.store, self.world)
         api = uvicorn.Server(
             uvicorn.Config(
                 make_app(self.reader, self.desk), http=PeerProtocol, log_config=None, access_log=False,

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,7 +79,8 @@ class Deck:
         _fill(self.paths.store, self.root / "releases")
         words = [sys.executable, "-P", "-m", "engine.daemon", "--workspace", str(self.root)]
         programs.stack.callback(self._kill_children)
-        self._engine = programs.start("engine", words)
+        self._start = partial(programs.start, "engine", words)
+        self._engine = self._start()
         self._log = programs.log("engine")
         programs.stack.callback(self._drain)
         self._http = httpx.Client(
@@ -86,6 +88,13 @@ class Deck:
             base_url="http://engine", timeout=VERB_S, trust_env=False,
         )  # fmt: skip
         self.port = self.until(self._public_port, "the engine answers, and its gateway", START_S)
+
+    def restart(self) -> None:
+        """Kill the engine and start another: what it serves goes on, and what it knew is gone."""
+        self._engine.kill()
+        self._engine.wait()
+        self._engine = self._start()
+        self.until(self._public_port, "the engine answers again", START_S)
 
     def until(self, claim: Callable[[], T | None], what: str, timeout_s: float = VERB_S) -> T:
         """Poll `claim` until it has something to say. Raises TimedOut, OperationFailed when the engine has left."""
