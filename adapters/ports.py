@@ -47,6 +47,8 @@ class ReplicaStatus:
     is_wanted: bool = True
     """False while it finishes its streams before it ends; such a one is not ready either."""
     role: str = ""
+    start_s: float | None = None
+    """From its making until it could answer; None when nobody has measured it."""
 
 
 class Runtime(Protocol):

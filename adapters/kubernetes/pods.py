@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from adapters.kubernetes.objects import DIGEST, ENV, HASH, NAME, RELEASE, ROLE
@@ -40,7 +41,19 @@ def status_of(pod: Object, port: int) -> ReplicaStatus:
         end_cause=ending_of(status) or waiting_of(status),
         is_wanted=not is_leaving,
         role=labels.get(ROLE, ""),
+        start_s=_start_s(pod),
     )
+
+
+def _start_s(pod: Object) -> float | None:
+    """Seconds from the pod's making until it was ready; None for one that is not, or began again."""
+    status = pod.get("status", {})
+    ready = [c for c in status.get("conditions") or () if c["type"] == "Ready" and c["status"] == "True"]
+    again = any(int(c.get("restartCount", 0)) for c in status.get("containerStatuses") or ())
+    made, since = pod["metadata"].get("creationTimestamp"), ready[0].get("lastTransitionTime") if ready else None
+    if again or not made or not since:
+        return None
+    return max(0.0, (datetime.fromisoformat(since) - datetime.fromisoformat(made)).total_seconds())
 
 
 def cannot_serve(deployment: Object | None, pods: Iterable[Object]) -> str | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sqlmodel import Session, col, select
 
 from adapters.local.tables import role_of
 from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
+from engine.rollouts import clusters, journal, records
 from engine.rollouts import effects as fx
-from engine.rollouts import journal, records
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.back.targets import lost_bundle
 from engine.rollouts.back.warm import REPLACING, is_warm, kept_warm
@@ -84,6 +85,7 @@ class World:
     router: Router
     config: Config
     plans: PlanKeeper
+    _noted: clusters.Standing = field(default_factory=dict)
 
     async def scale(self, service: str, env: str, release_id: str, replicas: int, role: str = "") -> None:
         """Have so many replicas of the release; of one that shall serve, no fewer than its autoscaler has decided."""
@@ -108,7 +110,7 @@ class World:
         ready = sum(r.is_ready and r.is_alive for r in there)
         alive = sum(r.is_alive or r.is_wanted for r in there)  # one that died is started again, in its old place
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
-        lost = "" if ready else await self.store.read(lambda s: lost_bundle(s, release_id))
+        lost = "" if ready else await self.store.read(lambda s: lost_bundle(s, seen.env, release_id))
         if probe and ready:
             count = ready if seen.now.replaces else seen.now.replicas
             spec, _ = await self.store.read(
@@ -154,6 +156,7 @@ class World:
 
     async def retire(self) -> None:
         """Have what a track serves; stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
+        await self._note_clusters()
         kept = await self.store.read(self._kept)
         asked = await self.store.read(self._asked)
         for service, env, release_id in sorted(await self.store.read(lambda s: self._served(s) | set(self._warm(s)))):
@@ -184,6 +187,13 @@ class World:
                     log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
                     await self.scale(service, env, release_id, 0, role)
         await self.plans.keep()
+
+    async def _note_clusters(self) -> None:
+        """Have the store know what clusters have, whenever that is something else."""
+        standing = clusters.standing_of(self.config, self.runtime.replicas)
+        if standing != self._noted:
+            await self.store.write(lambda s: clusters.note(s, copy.deepcopy(standing)))
+            self._noted = standing
 
     async def is_kept(self, service: str, env: str, release_id: str, role: str = "") -> bool:
         """A track, an active rollout or a warm hold wants the release's replicas."""

@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 from engine.api.schemas import PlanLine, PlanView
 from engine.rollouts.back.targets import gone_before, ready_replicas
 from engine.rollouts.back.way import Way, plan_back
+from engine.rollouts.clusters import is_cluster, start_there
 from engine.rollouts.compatibility import compare
 from engine.rollouts.traits import traits_of
 from engine.rollouts.wanted import wanted_replicas
@@ -86,6 +87,8 @@ def _leaves(session: Session, service: str, env: str, target: str, tracks: Any) 
 
 def measured_start_s(session: Session, service: str, env: str, target: str) -> float | None:
     """The slowest of the last five starts of the release here, or else of its service; None when none was measured."""
+    if is_cluster(session, env):
+        return start_there(session, env, target)
     ready = select(Spawn).where(Spawn.service == service, Spawn.kind == "model", col(Spawn.ready_at).is_not(None))
     newest = ready.order_by(col(Spawn.started_at).desc()).limit(5)
     own = session.exec(newest.where(Spawn.release_id == target, Spawn.env == env)).all()

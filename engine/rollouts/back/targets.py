@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlmodel import Session, col, select
 
 from engine.rollouts import records
+from engine.rollouts.clusters import is_cluster, ready_there
 from engine.rollouts.lifecycle import met_traffic
 from state.models import Release, Rollout, Spawn, TrackState
 from state.words import TERMINAL_STATES, Conflict, RolloutState, Track
@@ -59,13 +60,15 @@ def is_gone(session: Session, env: str, release_id: str) -> bool:
     row = session.get(Release, release_id)
     if row is None:
         return True
+    if is_cluster(session, env):
+        return False  # the image, or a volume there, has the files
     return not Path(row.bundle_path).is_dir() and not ready_replicas(session, env, release_id)
 
 
-def lost_bundle(session: Session, release_id: str) -> str:
+def lost_bundle(session: Session, env: str, release_id: str) -> str:
     """Why the release cannot be started any more, its files being gone; "" while they are there."""
     row = session.get(Release, release_id)
-    if row is None or Path(row.bundle_path).is_dir():
+    if row is None or is_cluster(session, env) or Path(row.bundle_path).is_dir():
         return ""
     return f"its bundle is not at {row.bundle_path} any more"
 
@@ -76,7 +79,7 @@ def ready_replicas(session: Session, env: str, release_id: str) -> int:
         Spawn.release_id == release_id, Spawn.env == env, Spawn.kind == "model", Spawn.state == "ready",
         Spawn.desired == "run",
     )  # fmt: skip
-    return len(session.exec(ready).all())
+    return len(session.exec(ready).all()) + ready_there(session, env, release_id)
 
 
 def rollback_target(session: Session, service: str, env: str, to: str | None) -> str:

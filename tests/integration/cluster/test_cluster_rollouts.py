@@ -94,7 +94,7 @@ async def test_a_rollback_of_a_promoted_release_is_one_switch_and_then_capacity(
         await room.rolled_out("a")
         await room.rolled_out("b")
         room.kube.requests.clear()
-        await back(room, "b")
+        assert await back(room, "b") == "", "a is warm: nothing starts first, nothing is shed"
         assert room.written() == [
             "patch services/chat-stable selector=a",
             'merge deployments/chat-b/scale {"replicas": 0}',
