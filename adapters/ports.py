@@ -187,6 +187,8 @@ class ArmEvidence:
     unsafe_canary: Unsafe = Unsafe()
     is_baseline: bool = False
     """The intervals' `stable` is the baseline track: a fresh copy of stable that gets as much as the canary."""
+    copies: tuple[Interval, ...] = ()
+    """The same intervals with the shadow in the canary's place, where a gateway that is not ours makes the copies."""
     lacks: tuple[str, ...] = ()
     """What the source does not count at all, by the judge's names: zero of it means nothing."""
 

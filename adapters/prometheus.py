@@ -155,14 +155,17 @@ def evidence_of(
     # Fresh copies of stable take stable's place where they were counted in this step.
     is_baseline = any(c.track == Track.BASELINE and c.has_risen for c in counters)
     beside = Track.BASELINE if is_baseline else Track.STABLE
-    intervals, gap = [], 0.0
+    intervals, copies, gap = [], [], 0.0
     for t0, t1 in itertools.pairwise(times):
         arms = _arms(counters, t0, t1, beside) if t1 - t0 <= step_s * 1.5 else None
         if arms is None:
             gap += t1 - t0
         else:
-            intervals.append(Interval(float(t0), float(t1), *arms))
-    return ArmEvidence(tuple(intervals), gap, max(0.0, now - times[-1]), is_baseline=is_baseline)
+            stable, canary, shadow = arms
+            intervals.append(Interval(float(t0), float(t1), stable, canary))
+            copies.append(Interval(float(t0), float(t1), stable, shadow))
+    age_s = max(0.0, now - times[-1])
+    return ArmEvidence(tuple(intervals), gap, age_s, is_baseline=is_baseline, copies=tuple(copies))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,19 +192,18 @@ class _Counter:
         return after if after < before else after - before
 
 
-def _arms(counters: Iterable[_Counter], t0: int, t1: int, beside: str) -> tuple[ArmCounts, ArmCounts] | None:
-    """`beside` and canary from t0 to t1, None when any series lacks a point."""
+def _arms(counters: Iterable[_Counter], t0: int, t1: int, beside: str) -> tuple[ArmCounts, ...] | None:
+    """`beside`, canary and shadow from t0 to t1, None when any series lacks a point."""
     risen: defaultdict[tuple[str, str], float] = defaultdict(float)
     for counter in counters:
         rise = counter.rise(t0, t1)
         if rise is None:
             return None
         risen[counter.track, counter.metric] += rise
-    stable, canary = (
+    return tuple(
         ArmCounts(*(round(risen[track, metric]) for metric in ("requests", "errors", "slow")))
-        for track in (beside, Track.CANARY)
+        for track in (beside, Track.CANARY, Track.SHADOW)
     )
-    return stable, canary
 
 
 def _missing(answers: Mapping[str, Series]) -> str:

@@ -50,7 +50,7 @@ protected = false
 policy = "quick"
 targets = [{{ runtime = "kubernetes", kubeconfig = "{kubeconfig}", namespace = "default", ownership = "full", probe = "proxy", {target} }}]
 [policy.quick]
-judge = {{ min_requests = 20 }}
+judge = {{ min_requests = 20{judge} }}
 approvals = 0
 warm_hold = "10m"
 {policy}
@@ -58,7 +58,7 @@ warm_hold = "10m"
 ROUTED = 'traffic = "httproute", gateway = "front"'
 CANARY = "steps = [{ weight = 25 }, { weight = 50 }, { weight = 100 }]"
 Make = Callable[..., "KubeRoom"]
-"""(policy, target) → a room."""
+"""(policy, target, more of the judge) → a room."""
 DIGEST = {name: name * 64 for name in "abc"}
 
 

@@ -118,6 +118,8 @@ class Counts:
     """A metrics source that says of every step what `canary` is."""
 
     canary: tuple[int, int] = NO_WORD
+    sees_copies: bool = False
+    """It counts the copies that another's gateway makes."""
     meanwhile: Callable[[], Awaitable[None]] | None = None
     """What happens once the counts are read, before anything is done with them."""
 
@@ -126,7 +128,8 @@ class Counts:
         if self.meanwhile is not None:
             await self.meanwhile()
         both = Interval(since, since + 30, ArmCounts(4000), ArmCounts(*canary))
-        return ArmEvidence((both,) if canary[0] else (), 0.0, 0.0)
+        seen = (both,) if canary[0] else ()
+        return ArmEvidence(seen, 0.0, 0.0, copies=seen if self.sees_copies else ())
 
 
 class OneAlias:

@@ -23,7 +23,7 @@ from state.measures_config import CostConfig, QualityConfig
 from state.models import Rollout
 from state.policy_config import JudgeConfig
 from state.store import Store
-from state.words import RolloutState, Track
+from state.words import RolloutState, Track, VerdictKind
 
 Copies = Callable[[str, str, str, float], Awaitable[Sequence[Pair]]]
 """(service, env, rollout, since) → what the gateway's workers wrote of copies and their primaries."""
@@ -99,7 +99,8 @@ class Lookout:
             return None
         verifying = r.standing is RolloutState.VERIFYING
         policy = judge_policy(seen.policy, self.config.service[seen.service].slo)
-        if r.mirror_pct and not verifying:
+        is_shadow = bool(r.mirror_pct) and not verifying
+        if is_shadow and self._copies_pass_us(seen.env):
             shadow = ShadowLimits.from_policy(seen.policy)
             pairs = await self.pairs(seen.service, seen.env, r.id, seen.step_since.utc)
             slow_ms = float(
@@ -112,16 +113,36 @@ class Lookout:
         evidence = await self.metrics.arms(seen.service, seen.env, r.id, seen.table_revision, seen.step_since.utc)
         if verifying:
             evidence = _stable_as_canary(evidence)
-        return judge(
+        if is_shadow:
+            evidence = replace(evidence, intervals=evidence.copies)
+        weight_pct = 100 if verifying else 50 if r.baseline_weight else r.weight
+        if is_shadow:
+            weight_pct = round(100 * r.mirror_pct / (100 + r.mirror_pct))
+        verdict = judge(
             JudgeInput(
                 evidence=evidence,
                 policy=policy,
                 elapsed_s=step_s,
                 has_stable_arm=not verifying and r.from_release is not None and r.weight < 100,
                 crash_loop=canary.crash_loop or None,
-                configured_weight_pct=100 if verifying else 50 if r.baseline_weight else r.weight,
+                configured_weight_pct=weight_pct,
             )
         )
+        return _of_copies(verdict) if is_shadow else verdict
+
+    def _copies_pass_us(self, env: str) -> bool:
+        """Our gateway makes the copies, and so has both answers to each request; another's throws the copy's away."""
+        settings = self.config.environment.get(env)
+        target = settings.cluster if settings is not None else None
+        return target is None or target.traffic == "gateway"
+
+
+def _of_copies(verdict: Verdict) -> Verdict:
+    """A verdict on the shadow's own counts, in the shadow's words."""
+    said = verdict.sentence.replace("canary", "shadow")
+    if verdict.kind is VerdictKind.NO_DATA:
+        said += ' The copies do not pass our gateway: the metrics source must count them as track="shadow".'
+    return replace(verdict, sentence=said)
 
 
 def judge_policy(policy: Mapping[str, Any], slo: Slo) -> JudgePolicy:

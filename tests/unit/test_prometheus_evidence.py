@@ -43,6 +43,18 @@ def test_counters_are_differenced_and_added_up_by_track() -> None:
     assert found.age_s == 1
 
 
+def test_copies_are_told_apart_from_the_canary_and_never_count_as_it() -> None:
+    found = evidence_of(
+        answers(
+            {labels("stable"): {0: 0, 5: 90}, labels("shadow"): {0: 3, 5: 12}},
+            {labels("shadow"): {0: 0, 5: 2}},
+        ),
+        now=6, step_s=5,
+    )  # fmt: skip
+    assert [i.canary for i in found.intervals] == [ArmCounts()]
+    assert [(i.stable, i.canary) for i in found.copies] == [(ArmCounts(90), ArmCounts(9, 2, 0))]
+
+
 def test_codes_of_one_worker_add_up_to_its_requests() -> None:
     ok, bad = labels("canary", code="ok"), labels("canary", code="5xx")
     found = evidence_of(

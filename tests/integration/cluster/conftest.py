@@ -34,8 +34,8 @@ def make(kube: KubeServer, kubeconfig: Path, tmp_path: Path, store: Store, model
     kube.create(gateway())
     kube.pods.address("127.0.0.1", model, labels={objects.NAME: "chat"})
 
-    def made(policy: str = CANARY, target: str = ROUTED) -> KubeRoom:
-        toml = CONFIG.format(kubeconfig=kubeconfig, target=target, policy=policy)
+    def made(policy: str = CANARY, target: str = ROUTED, judge: str = "") -> KubeRoom:
+        toml = CONFIG.format(kubeconfig=kubeconfig, target=target, policy=policy, judge=judge)
         return KubeRoom(store, tmp_path, toml, kube=kube)
 
     return made

@@ -185,6 +185,33 @@ async def test_a_baseline_stands_beside_the_canary_until_half_of_the_traffic_is_
         ]
 
 
+SHADOW = 'strategy = "shadow"\nsteps = [{ mirror = 10 }]\nshadow = { then = "promote" }'
+
+
+async def test_a_shadow_gets_copies_and_is_judged_by_what_they_were_counted_as(make: Make) -> None:
+    async with make(SHADOW) as room:
+        await room.rolled_out("a", strategy="canary")
+        room.kube.requests.clear()
+        room.counts.sees_copies = True
+        await room.rolled_out("b")
+        assert room.written() == [
+            *made("b"),
+            "apply services/chat-shadow selector=b",
+            "patch httproutes/chat chat-stable=100 copies=10",
+            "patch services/chat-stable selector=b",
+            "patch httproutes/chat chat-stable=100",
+        ]
+
+
+async def test_copies_that_nobody_counts_are_no_evidence_and_the_pause_says_what_is_missing(make: Make) -> None:
+    async with make(SHADOW, judge=', no_data_after = "1s"') as room:
+        await room.rolled_out("a", strategy="canary")
+        rollout_id = (await room.deploy("b")).ref.removeprefix("rollout/")
+        said = await room.comes_to(rollout_id, S.PAUSED)
+        assert 'track="shadow"' in said
+        assert room.row(rollout_id).pause_reason == "no_data"
+
+
 async def test_through_our_own_gateway_nothing_but_deployments_is_written(make: Make) -> None:
     async with make(CANARY, 'traffic = "gateway"') as room:
         await room.rolled_out("a")
