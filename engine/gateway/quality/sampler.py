@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from adapters.access import SafetyRule
 from adapters.measures import QualityCheck, QualityPolicy
@@ -17,6 +16,7 @@ from adapters.ports import Route
 from engine.gateway.access.safety.hooks import HookFailed, Hooks, Question
 from engine.gateway.access.safety.review import CheckCounts, CheckKey
 from engine.gateway.counts import Counts, RowKey
+from engine.gateway.lanes import Bounds, Lanes
 from engine.gateway.logs import log
 from engine.gateway.quality.checks import ASKED, is_good
 from engine.gateway.routing.compare import Sample, text_of
@@ -35,14 +35,6 @@ class Answer:
     sample: Sample
 
 
-@dataclass(slots=True, eq=False)
-class Lane:
-    """The answers of one service: how many are looked at now, and which wait."""
-
-    running: int = 0
-    waiting: deque[Answer] = field(default_factory=deque)
-
-
 class Sampler:
     """Looks at answers off the request's path."""
 
@@ -52,13 +44,12 @@ class Sampler:
         self._counts = counts
         self._checks = checks
         self._hooks = Hooks()
-        self._lanes: dict[tuple[str, str], Lane] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._lanes = Lanes("quality", self._look_at, self._could_not)
 
     @property
     def is_busy(self) -> bool:
         """Answers are looked at."""
-        return bool(self._tasks)
+        return bool(self._lanes.running)
 
     def wants(self, route: Route) -> bool:
         """Whether this request's answer is one of the sample."""
@@ -70,40 +61,19 @@ class Sampler:
         quality = route.measures.quality if route.measures is not None else None
         if quality is None:
             return
-        lane = self._lanes.setdefault((route.service, route.env), Lane())
-        answer = Answer(key, quality, sample)
-        if sample.length > sample.limit:  # its end is not there: a format could not be told
-            self.dropped += 1
-        elif lane.running < quality.concurrency:
-            self._start(lane, answer)
-        elif len(lane.waiting) < quality.queue:
-            lane.waiting.append(answer)
-        else:
+        bounds, answer = Bounds(quality.concurrency, quality.queue), Answer(key, quality, sample)
+        is_whole = sample.length <= sample.limit  # without its end a format could not be told
+        if not (is_whole and self._lanes.offer((route.service, route.env), answer, bounds)):
             self.dropped += 1
 
     async def close(self) -> None:
         """Leave off: a worker that goes does not wait for judges."""
-        for lane in self._lanes.values():
-            lane.waiting.clear()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._lanes.close()
         await self._hooks.close()
 
-    def _start(self, lane: Lane, answer: Answer) -> None:
-        lane.running += 1
-        task = asyncio.create_task(self._look_at(answer), name="quality")
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(lane, done))
-
-    def _ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        lane.running -= 1
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.dropped += 1
-            log("quality_check_failed", error=f"{type(error).__name__}: {error}")
-        if lane.waiting and not task.cancelled():
-            self._start(lane, lane.waiting.popleft())
+    def _could_not(self, error: BaseException) -> None:
+        self.dropped += 1
+        log("quality_check_failed", error=f"{type(error).__name__}: {error}")
 
     async def _look_at(self, answer: Answer) -> None:
         text = await asyncio.to_thread(text_of, bytes(answer.sample.head))

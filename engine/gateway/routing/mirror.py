@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from adapters.ports import Backend, Route
 from adapters.routing import Mirror
+from engine.gateway.lanes import Bounds, Lanes
 from engine.gateway.ledger import Spool
 from engine.gateway.logs import log
 from engine.gateway.pool import Pool
@@ -42,15 +42,6 @@ class Copy:
     sample: Sample
 
 
-@dataclass(slots=True, eq=False)
-class Lane:
-    """The copies of one route: how many are under way, and which wait."""
-
-    running: int = 0
-    waiting: deque[Copy] = field(default_factory=deque)
-    waiting_bytes: int = 0
-
-
 class Mirrors:
     """Shows copies to shadows and writes down how their answers differ, without any text."""
 
@@ -58,13 +49,12 @@ class Mirrors:
         self.results: dict[str, int] = dict.fromkeys(RESULTS, 0)
         self._pool = pool
         self._spool = spool
-        self._lanes: dict[tuple[str, str], Lane] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._lanes = Lanes("mirror", self._show, self._could_not)
 
     @property
     def running(self) -> int:
         """Copies under way."""
-        return len(self._tasks)
+        return self._lanes.running
 
     def wants(self, route: Route) -> bool:
         """Whether this request is one of the share that is copied."""
@@ -75,40 +65,17 @@ class Mirrors:
     def offer(self, copy: Copy) -> None:
         """Take a copy, now or when its turn comes; one too many is dropped and counted."""
         rules = _rules(copy.route)
-        lane = self._lanes.setdefault((copy.route.service, copy.route.env), Lane())
-        if lane.running < rules.concurrency:
-            self._start(lane, copy)
-        elif len(lane.waiting) < rules.queue and lane.waiting_bytes + len(copy.body) <= MAX_WAITING_BYTES:
-            lane.waiting.append(copy)
-            lane.waiting_bytes += len(copy.body)
-        else:
+        bounds = Bounds(rules.concurrency, rules.queue, MAX_WAITING_BYTES)
+        if not self._lanes.offer((copy.route.service, copy.route.env), copy, bounds, size=len(copy.body)):
             self.results["dropped"] += 1
 
     async def close(self) -> None:
         """Leave off: a worker that goes does not wait for shadows."""
-        for lane in self._lanes.values():
-            self.results["dropped"] += len(lane.waiting)
-            lane.waiting.clear()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.results["dropped"] += await self._lanes.close()
 
-    def _start(self, lane: Lane, copy: Copy) -> None:
-        lane.running += 1
-        task = asyncio.create_task(self._show(copy), name=f"mirror {copy.request_id}")
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(lane, done))
-
-    def _ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        lane.running -= 1
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.results["broken"] += 1
-            log("mirror_failed", error=f"{type(error).__name__}: {error}")
-        if lane.waiting and not task.cancelled():
-            following = lane.waiting.popleft()
-            lane.waiting_bytes -= len(following.body)
-            self._start(lane, following)
+    def _could_not(self, error: BaseException) -> None:
+        self.results["broken"] += 1
+        log("mirror_failed", error=f"{type(error).__name__}: {error}")
 
     async def _show(self, copy: Copy) -> None:
         shadow = shadow_of(copy.route)

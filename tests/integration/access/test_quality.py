@@ -41,7 +41,7 @@ async def test_answers_are_checked_after_the_user_has_them_and_counted_by_track(
         1,
         2,
     )
-    await until(lambda: not house.front.proxy.sampler._tasks)
+    await until(lambda: not house.front.proxy.sampler.is_busy)
     row = counted(house)
     assert (row["requests"], row["checked"], row["failed"]) == (3, 3, 2)
 
@@ -53,7 +53,7 @@ async def test_a_judge_that_gives_no_word_makes_no_evidence_and_holds_up_nobody(
     await house.start(measures=measures(check, concurrency=1, queue=1))
     answers = [await house.ask() for _ in range(4)]
     assert [status for status, _, _ in answers] == [200] * 4
-    await until(lambda: not house.front.proxy.sampler._tasks)
+    await until(lambda: not house.front.proxy.sampler.is_busy)
     assert house.metric("airboss_quality_checks_total", check="judge", verdict="error") >= 1
     assert house.metric("airboss_quality_dropped_total") >= 1
     assert counted(house)["checked"] == 0
@@ -72,7 +72,7 @@ async def test_a_judge_by_command_says_good_or_bad(house: Any, tmp_path: Path) -
     await house.ask()
     name = "airboss_quality_checks_total"
     await until(lambda: house.metric(name, verdict="pass") + house.metric(name, verdict="fail") == 2)
-    await until(lambda: not house.front.proxy.sampler._tasks)
+    await until(lambda: not house.front.proxy.sampler.is_busy)
     row = counted(house)
     assert (row["checked"], row["failed"]) == (2, 1)
 
