@@ -20,7 +20,7 @@ from textual.screen import Screen
 
 from console.client import EngineClient
 from console.tui import acts, crash, line_requests
-from console.tui.acting_app import ActingApp, fault_words
+from console.tui.acting_app import fault_words
 from console.tui.acts import VerbCall
 from console.tui.keymap import LISTS, VIEW_TITLES
 from console.tui.past import Past
@@ -30,6 +30,7 @@ from console.tui.screens.lists import ListScreen
 from console.tui.screens.pages import ItemScreen, LineageScreen, RolloutScreen
 from console.tui.screens.pick import Entry, PickScreen, help_entries, palette_entries
 from console.tui.screens.run import RunScreen
+from console.tui.side_app import SideApp
 from console.tui.terminal import Watchdog
 from console.tui.theme import THEMES, choose_theme
 from console.tui.visits import Visit, Visits
@@ -54,7 +55,7 @@ class Seen(Message):
         return isinstance(message, Seen)
 
 
-class ConsoleApp(ActingApp):
+class ConsoleApp(SideApp):
     """Screens are functions of `scene`; `scene` changes in `on_seen` and by what is shown."""
 
     CSS_PATH = "console.tcss"

@@ -221,6 +221,33 @@ KEYS: tuple[Key, ...] = (
     Key(
         "copy", ("c",), "c", "copy", "copy the object's reference (OSC 52: through SSH into your own clipboard)", "look"
     ),
+    Key(
+        "copy_line",
+        ("Y",),
+        "Y",
+        "",
+        "copy the shell line that shows the object; in a dialog: that does the same",
+        "look",
+    ),
+    Key(
+        "compare",
+        ("equals_sign",),
+        "=",
+        "diff",
+        "what differs: of a rollout, a service, or one release and then another",
+        "look",
+        _in("fleet", "rollouts", "rollout", "releases", "serving", "item"),
+    ),
+    Key("shell", ("s",), "s", "shell", "a shell in the workspace that knows the object ($AIRBOSS_REF, ...)", "look"),
+    Key(
+        "scale",
+        ("S",),
+        "S",
+        "",
+        "scale and traffic menu: weight, hold, restart a replica",
+        "look",
+        _in("fleet", "rollouts", "rollout", "serving"),
+    ),
     Key("command", ("colon",), ":", "command", "a command line: the same words as in the shell", "go", rank=51),
     Key("help", ("question_mark", "f1"), "?", "help", "this list; type to search, enter runs the key", "go", rank=90),
     Key("palette", ("ctrl+p",), "ctrl+p", "palette", "every verb, with why one may not run", "go"),

@@ -64,6 +64,15 @@ class Console(Protocol):
     def copy(self, text: str) -> None:
         """Put text into the terminal's clipboard."""
 
+    def compare(self, item: Item) -> None:
+        """Show what differs between two releases."""
+
+    def open_scale_menu(self, item: Item) -> None:
+        """What may be done to capacity and traffic."""
+
+    def open_shell(self, item: Item | None) -> None:
+        """A shell in the console's place."""
+
     def report(self, error: Exception) -> str:
         """Write a view's failure to a private report, once; the line that says so."""
 

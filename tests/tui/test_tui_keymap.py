@@ -19,7 +19,11 @@ def test_no_two_keys_clash_and_each_has_help() -> None:
 
 
 def test_letters_that_end_escape_sequences_are_bound_to_nothing() -> None:
-    assert not {k for key in KEYS for k in key.keys} & ESCAPE_FINALS
+    assert not {k for key in KEYS if key.id != "scale" for k in key.keys} & ESCAPE_FINALS
+
+
+def test_the_one_that_is_opens_a_menu_and_does_nothing_else() -> None:
+    assert BY_ID["scale"].keys == ("S",) and not BY_ID["scale"].acts
 
 
 def test_every_verb_with_a_key_has_the_same_key_here() -> None:

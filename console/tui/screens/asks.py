@@ -74,25 +74,31 @@ class _Panel(ModalScreen[VerbCall | str | None]):
         """A key, once they count."""
 
 
-class PromoteScreen(_Panel):
-    """The promote menu: each line with its key, refused ones with the reason. Only opens; the confirm panel acts."""
+class MenuScreen(_Panel):
+    """A menu: each line with its key, refused ones with the reason. Only opens; the confirm panel acts."""
 
-    def __init__(self, rollout: RolloutView, choices: tuple[MenuChoice, ...]) -> None:
+    def __init__(self, choices: tuple[MenuChoice, ...]) -> None:
         super().__init__()
-        self._rollout = rollout
         self._choices = choices
         self._asking: MenuChoice | None = None
         self._typed = ""
         self._note = ""
 
+    def head(self, width: int) -> list[Line]:
+        """What it is about."""
+        return []
+
+    def foot(self, width: int) -> list[Line]:
+        """What else is to be known."""
+        return []
+
+    def more(self, call: VerbCall, width: int) -> list[Line]:
+        """What stands under a line that may run."""
+        return []
+
     def lines(self, width: int) -> list[Line]:
-        """The menu, and what the next step would change."""
-        r = self._rollout
-        lines = [
-            line(("promote  ", "title"), (f"rollout {r.id}", "strong"), "  ", *env_badge(r.env, r.protected)),
-            line((f"{r.service}  {r.from_release or 'nothing'} → {r.to_release}, now at {r.weight} %", "dim")),
-            (),
-        ]
+        """Head, the menu, foot."""
+        lines = [*self.head(width), ()]
         for choice in self._choices:
             refused = isinstance(choice.choice, Refused)
             lines.append(
@@ -103,8 +109,9 @@ class PromoteScreen(_Panel):
             )
             if isinstance(choice.choice, Refused):
                 lines += [line("     ", *row) for row in wrap(choice.choice.reason, width - 5, "warn")]
-            elif choice.choice.verb == "rollout.promote" and r.promote_plan is not None:
-                lines += [line("     ", *row) for row in plan_lines(r.promote_plan, width - 5)]
+            else:
+                lines += [line("     ", *row) for row in self.more(choice.choice, width - 5)]
+        lines += self.foot(width)
         if self._asking is not None:
             lines += [
                 (),
@@ -152,6 +159,27 @@ class PromoteScreen(_Panel):
                 return
             self._note = "a whole percent from 1 to 100"
         self.paint()
+
+
+class PromoteScreen(MenuScreen):
+    """The promote menu, and what the next step would change."""
+
+    def __init__(self, rollout: RolloutView, choices: tuple[MenuChoice, ...]) -> None:
+        super().__init__(choices)
+        self._rollout = rollout
+
+    def head(self, width: int) -> list[Line]:
+        """The rollout, and from where to where."""
+        r = self._rollout
+        return [
+            line(("promote  ", "title"), (f"rollout {r.id}", "strong"), "  ", *env_badge(r.env, r.protected)),
+            line((f"{r.service}  {r.from_release or 'nothing'} → {r.to_release}, now at {r.weight} %", "dim")),
+        ]
+
+    def more(self, call: VerbCall, width: int) -> list[Line]:
+        """The plan of the next step."""
+        plan = self._rollout.promote_plan
+        return plan_lines(plan, width) if call.verb == "rollout.promote" and plan is not None else []
 
 
 class TextScreen(_Panel):

@@ -14,6 +14,7 @@ from console.tui import chrome
 from console.tui.acts import lineage_ref, ref_of
 from console.tui.keymap import BY_ID, KEYS, LISTS
 from console.tui.scene import Interest, Item, Scene
+from console.tui.script_lines import show_line
 from console.tui.shell import Console
 from console.tui.text import line, pad
 from console.tui.widgets.line_table import LineTable
@@ -183,6 +184,8 @@ class ConsoleScreen(Screen[None]):
             await console.revisit(-1 if key_id == "visit_back" else 1)
         elif key_id == "incident":
             console.write_incident(item)
+        elif key_id == "shell":
+            console.open_shell(item)
         elif key_id == "all_envs":
             console.set_env(None)
         elif item is None:
@@ -195,6 +198,12 @@ class ConsoleScreen(Screen[None]):
             console.open_lineage(lineage_ref(item))
         elif key_id == "copy":
             console.copy(ref_of(item))
+        elif key_id == "copy_line":
+            console.copy(show_line(item))
+        elif key_id == "compare":
+            console.compare(item)
+        elif key_id == "scale":
+            console.open_scale_menu(item)
         elif key_id == "logs":
             console.open_item(item)
 

@@ -1,0 +1,98 @@
+"""What the console opens beside its views: a comparison, the scale menu, a shell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+from textual.app import SuspendNotSupported
+
+from console.tui.acting_app import ActingApp
+from console.tui.acts import Refused, ref_of
+from console.tui.scale_choices import advice, scale_choices
+from console.tui.scene import Item
+from console.tui.screens.compare import CompareScreen
+from console.tui.screens.scale import ScaleScreen
+from console.tui.side_by_side import pair_of, release_of
+from engine.api.schemas import ReplicaView, Snapshot
+
+
+class SideApp(ActingApp):
+    """An app with a comparison, a menu and a shell."""
+
+    _compared = ""
+    """The release that `=` was pressed on first."""
+
+    def compare(self, item: Item) -> None:
+        """Two releases: those of a rollout or a service, or the one of before and this one."""
+        snapshot = self.scene.snapshot
+        if snapshot is None:
+            return
+        name = release_of(item)
+        if name:
+            if self._compared in ("", name):
+                self._compared = name
+                self.say(f"{name} · now = on another release shows what differs", "info")
+                return
+            pair: tuple[str, str] | str = (self._compared, name)
+            self._compared = ""
+        else:
+            pair = pair_of(item, snapshot)
+        if isinstance(pair, str):
+            self.say(pair)
+        else:
+            self.push_screen(CompareScreen(*pair, self.console_screen.tab))
+
+    def open_scale_menu(self, item: Item) -> None:
+        """The menu of what may be done to capacity and traffic."""
+        reason = self.why_not(item)
+        snapshot = self.scene.snapshot
+        if reason or snapshot is None:
+            self.say(f"S: {reason}", "warn")
+            return
+        choices = scale_choices(item, snapshot)
+        if isinstance(choices, Refused):
+            self.say(f"S: {choices.reason}", "warn")
+            return
+        service, env = str(getattr(item, "service", "")), str(getattr(item, "env", ""))
+        protected = any(row.protected for row in snapshot.fleet if row.env == env)
+        self.push_screen(ScaleScreen(service, env, protected, choices, advice(service, env)), self._chosen)
+
+    def open_shell(self, item: Item | None) -> None:
+        """A shell in the console's place, in the workspace, knowing the object."""
+        words, more, where = shell_of(item, self.scene.snapshot, os.environ, read_only=self.scene.read_only)
+        try:
+            with self.suspend():
+                os.write(
+                    1, f"airboss: a shell in {where or 'this directory'}; `exit` comes back to the console\n".encode()
+                )
+                code = subprocess.run(words, cwd=where or None, env={**os.environ, **more}, check=False).returncode
+        except SuspendNotSupported:
+            self.say("this terminal cannot be given to a shell", "warn")
+        except OSError as error:
+            self.say(f"✗ {words[0]} could not be started: {error.strerror}", "bad")
+        else:
+            self.say(f"back from the shell, which ended with {code}")
+        self.poller.wake()
+
+
+def shell_of(
+    item: Item | None, snapshot: Snapshot | None, environ: Mapping[str, str], *, read_only: bool
+) -> tuple[list[str], dict[str, str], str]:
+    """The words that start the shell, what is added to its environment, and its directory ("" for this one)."""
+    shell = environ.get("SHELL") or shutil.which("bash") or "/bin/sh"
+    workspace = snapshot.status.workspace if snapshot is not None else ""
+    where = workspace if workspace and os.path.isdir(workspace) else ""
+    more = {"AIRBOSS_WORKSPACE": where} if where else {}
+    if read_only:
+        # The promise holds in there too, as far as `airboss` goes.
+        more["AIRBOSS_READ_ONLY"] = "1"
+    if item is not None:
+        facts = {"REF": ref_of(item), "SERVICE": getattr(item, "service", ""), "ENV": getattr(item, "env", ""),
+                 "RELEASE": getattr(item, "release_id", "") or ""}  # fmt: skip
+        more |= {f"AIRBOSS_{name}": str(value) for name, value in facts.items() if value}
+    if isinstance(item, ReplicaView):
+        more |= {"AIRBOSS_REPLICA": item.spawn_id, "AIRBOSS_PID": str(item.pid)}
+    return [shell], more, where
