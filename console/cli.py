@@ -75,7 +75,7 @@ def open_console(context: Context) -> Outcome:
         from console.tui.app import run_console
     except ImportError as error:
         raise AirbossError(f"the console cannot be loaded: {error}", hint="install airboss again") from error
-    code = run_console(client, read_only=context.is_read_only)
+    code = run_console(client, read_only=context.is_read_only, tour=True)
     return Outcome.printed(ExitCode(int(code or 0)))
 
 

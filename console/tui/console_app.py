@@ -308,6 +308,9 @@ class ConsoleApp(SideApp):
         if text in ("q", "quit", "exit"):
             self.action_leave()
             return
+        if text == "tour":
+            self.open_tour()
+            return
         try:
             asked = line_requests.understand(text, self.scene.snapshot)
         except AirbossError as error:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from textual.app import SuspendNotSupported
 
@@ -15,6 +16,7 @@ from console.tui.scale_choices import advice, scale_choices
 from console.tui.scene import Item
 from console.tui.screens.compare import CompareScreen
 from console.tui.screens.scale import ScaleScreen
+from console.tui.screens.tour import TourScreen
 from console.tui.side_by_side import pair_of, release_of
 from engine.api.schemas import ReplicaView, Snapshot
 
@@ -24,6 +26,23 @@ class SideApp(ActingApp):
 
     _compared = ""
     """The release that `=` was pressed on first."""
+    tour_mark: Path | None = None
+    """The file that says the tour was shown; without it nobody is shown it unasked."""
+
+    async def on_mount(self) -> None:
+        """Begin the tour, once a user and host; where that cannot be remembered, not at all."""
+        if self.tour_mark is None or self.tour_mark.exists():
+            return
+        try:
+            self.tour_mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.tour_mark.touch()
+        except OSError:
+            return
+        self.open_tour()
+
+    def open_tour(self) -> None:
+        """Five screens of what one needs first."""
+        self.push_screen(TourScreen())
 
     def compare(self, item: Item) -> None:
         """Two releases: those of a rollout or a service, or the one of before and this one."""
