@@ -34,6 +34,7 @@ STOP_GRACE_S = 30.0
         ("airboss bench judge --quick", "the judge's false alarms, power and time to a verdict, beside other rules"),
         ("airboss bench lineage", "the questions of lineage on a million edges, each beside its 50 ms"),
         ("airboss bench pipeline", "a stage's overhead, run and not run again, beside `dvc repro`"),
+        ("airboss bench console --quick", "start, key to paint with 10,000 rows, bytes per second, memory"),
         ("airboss bench strategies", "p99 and errors of a move by each strategy, 10,000 requests each"),
         ("airboss bench serving -- --help", "what a benchmark takes besides"),
     ),
@@ -45,7 +46,7 @@ STOP_GRACE_S = 30.0
 def bench(name: str, rounds: int | None, quick: bool, more: tuple[str, ...]) -> LocalRequest:
     """Measure this machine: ours and the others side by side, in interleaved rounds, each row beside its target.
 
-    NAME is gateway, judge, lineage, pipeline, rollback, serving, soak or strategies (`airboss help benchmarks`). It needs no engine and no workspace,
+    NAME is gateway, console, judge, lineage, pipeline, rollback, serving, soak or strategies (`airboss help benchmarks`). It needs no engine and no workspace,
     starts what it measures itself, and is alone in its numbers only on a machine that does nothing else.
     """
     words = [*(("--rounds", str(rounds)) if rounds else ()), *(("--quick",) if quick else ()), *more]

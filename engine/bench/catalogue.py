@@ -11,6 +11,10 @@ BENCHES: dict[str, tuple[str, str]] = {
         "engine.bench.judge.bench",
         "our judge beside the seed's rule, z-tests and Mann-Whitney: false alarms, power, time to a verdict",
     ),
+    "console": (
+        "engine.bench.console.bench",
+        "the console in a pty, as over SSH: start beside the import of textual, key to paint, bytes, memory",
+    ),
     "serving": (
         "engine.bench.serving.bench",
         "our model server beside the seed's, transformers and vLLM, with the same weights",
