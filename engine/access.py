@@ -17,6 +17,7 @@ EVERYWHERE = "*"
 """Every environment, where one is named; no [roles.ENV] can be it."""
 _READ_ONLY_TAKES = frozenset(
     {"rollback", "engine.down", "pipeline.run", "run.cancel", "run.retry", "note"}
+    | {"trigger.pause", "trigger.resume"}
     | {"alert.ack", "alert.silence", "alert.unsilence"}
 )
 """What a read-only environment lets through: the way back, and what leaves alone what it serves."""

@@ -53,6 +53,8 @@ from engine.operations.desk import Desk
 from engine.people.governing import FileWatch, at_start
 from engine.people.hooks.sender import HookSender
 from engine.pipelines.runner import PipelineRunner
+from engine.pipelines.triggers.watch import LOOK_S as TRIGGER_LOOK_S
+from engine.pipelines.triggers.watch import Triggers
 from engine.registry import RegistryHost
 from engine.registry_watch import AliasWatch
 from engine.restored.standing import Standing as Restored
@@ -156,6 +158,9 @@ class Engine:
             on_change=lambda ref: self._changed(ref, ""),
         )  # fmt: skip
         self.restored = Restored(self.store, self.table, self.spawner, self._aliases)
+        self.triggers = Triggers(
+            self.store, self.config, self.runner, self.paths.root, is_held=lambda: self.restored.is_open
+        )
         self.chain = ChainKeeper(self.store)
         self.chain.begin()
         self.reader = Reader(
@@ -163,7 +168,7 @@ class Engine:
             adapters=self._adapters, version=package_version("airboss"), pid=os.getpid(), started_at=time.time(),
             chain=self.chain, registry=self.registry.client, load=self.scaler.watcher,
             backup=self.backups.fact, restored=self.restored, standings=self._standings, through=self.registry.through,
-            metric=MetricQueries(self.config, self.prometheus), probe=self.probe,
+            metric=MetricQueries(self.config, self.prometheus), probe=self.probe, triggers=self.triggers,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,
@@ -220,6 +225,7 @@ class Engine:
                 ("registry", self.queue.run()),
                 ("observer", self.observer.run()),
                 ("metrics probe", self.probe.run()),
+                ("triggers", self._forever(TRIGGER_LOOK_S, self.triggers.turn)),
                 *self._watch(),
                 ("router", self._keep_published()),
                 *((f"cluster {name}", cluster.run()) for name, cluster in self.clusters.items()),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +13,13 @@ from state.config_types import Duration, Name, Table
 from state.gates import parse_gate
 
 _ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _below_the_workspace(paths: tuple[str, ...]) -> tuple[str, ...]:
+    for path in paths:
+        if path.startswith(("/", "~")) or ".." in path.split("/"):
+            raise ValueError(f"{path!r} must be a path inside the workspace")
+    return paths
 
 
 class StageConfig(Table):
@@ -55,10 +64,7 @@ class StageConfig(Table):
     @field_validator("deps", "outs", "metrics")
     @classmethod
     def _inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for path in value:
-            if path.startswith(("/", "~")) or ".." in path.split("/"):
-                raise ValueError(f"{path!r} must be a path inside the workspace")
-        return value
+        return _below_the_workspace(value)
 
     @field_validator("gates")
     @classmethod
@@ -66,6 +72,57 @@ class StageConfig(Table):
         for gate in value:
             parse_gate(gate)
         return value
+
+
+class TriggerConfig(Table):
+    """What starts a pipeline by itself: a time (`cron`, in `timezone`), other bytes in files or folders of the workspace (`data`), or an
+    alert of that name that begins to fire (`alert`). One of them.
+
+    `cooldown` is the least time from one run of it to the next; `settle` how long changed data must stay as it is first; `params` are set for
+    its runs.
+    """
+
+    cron: str | None = None
+    timezone: str = "UTC"
+    data: tuple[str, ...] = ()
+    settle: Duration = 10.0
+    alert: str | None = None
+    cooldown: Duration = 0.0
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TriggerConfig:
+        if (self.cron is not None) + bool(self.data) + (self.alert is not None) != 1:
+            raise ValueError("a trigger has a cron, data or an alert: one of them")
+        return self
+
+    @field_validator("cron")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        if value is not None:
+            from cronsim import CronSim, CronSimError
+
+            try:
+                next(CronSim(value, datetime.now(UTC)))
+            except (CronSimError, StopIteration) as error:
+                raise ValueError(
+                    f"cron = {value!r}: {error or 'it never comes'}; for example '0 3 * * mon-fri'"
+                ) from None
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"timezone = {value!r} is not known here; for example 'UTC' or 'Europe/Berlin'") from None
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _below_the_workspace(value)
 
 
 class PipelineConfig(Table):
@@ -79,6 +136,7 @@ class PipelineConfig(Table):
     params: dict[str, Any] = Field(default_factory=dict)
     stage: dict[Name, StageConfig] = Field(default_factory=dict)
     path: str = "."
+    trigger: dict[Name, TriggerConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> PipelineConfig:

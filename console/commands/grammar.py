@@ -49,6 +49,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
         "Make",
         (
             ("pipeline", f"{_C}.pipeline:pipeline", "what makes a release"),
+            ("trigger", f"{_C}.trigger:trigger", "what starts a pipeline by itself"),
             ("run", f"{_C}.run:run", "one execution of a pipeline"),
             ("release", f"{_C}.release:release", "the immutable bundles that roll out"),
             ("registry", f"{_C}.registry:registry", "the model registry, looked at; a version made a release"),

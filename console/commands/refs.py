@@ -19,6 +19,7 @@ KINDS = (
     "alert",
     "env",
     "pipeline",
+    "trigger",
     "dataset",
     "prompt",
     "slo",
@@ -116,6 +117,7 @@ _EXAMPLE = {
     "pipeline": "charlm",
     "silence": "2",
     "glass": "3",
+    "trigger": "charlm.nightly",
     "hook": "chatops",
     "delivery": "12",
 }

@@ -178,6 +178,28 @@ def pipelines(items: Sequence[Item], filter: str = "") -> Outcome:
     )
 
 
+def triggers(items: Sequence[Item], filter: str = "") -> Outcome:
+    """What starts pipelines by itself."""
+    now = time.time()
+    return listing(
+        "Trigger",
+        items,
+        ("TRIGGER", "WHEN", "STATE", "NEXT", "LAST RUN", "AGE"),
+        lambda i: (
+            i["name"],
+            i["when"],
+            f"paused by {i['paused_by']}" if i["paused_by"] else i["trouble"] or i["state"],
+            clock(i["next_at"]) if i["next_at"] else NONE,
+            i["last_run"] or NONE,
+            ago(i["last_at"], now) if i["last_at"] else NONE,
+        ),
+        lambda i: f"trigger/{i['name']}",
+        filter=filter,
+        right=(5,),
+        empty="no triggers: [pipeline.NAME.trigger.NAME] in airboss.toml makes one",
+    )
+
+
 def stage_name(stage: Any) -> str:
     """A stage's name, whether it came as a name or as an object."""
     return str(stage.get("name", NONE)) if isinstance(stage, Mapping) else str(stage)

@@ -177,6 +177,10 @@ def _pipelines(request: ViewRequest, source: Source, _context: Context) -> Outco
     return tables.pipelines(source.get("/v1/pipelines"), request.filter)
 
 
+def _triggers(request: ViewRequest, source: Source, _context: Context) -> Outcome:
+    return tables.triggers(source.get("/v1/triggers"), request.filter)
+
+
 def _pipeline(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     name = name_of(request.ref)
     for item in source.get("/v1/pipelines"):
@@ -295,6 +299,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "run": _run,
     "log": _log,
     "pipelines": _pipelines,
+    "triggers": _triggers,
     "pipeline": _pipeline,
     "alerts": _alerts,
     "slos": _slos,

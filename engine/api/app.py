@@ -175,6 +175,9 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         ref = request.query_params.get("ref", "")
         return await store.read(lambda s: records.lineage(s, ref, forward=forward))
 
+    async def triggers(request: Request) -> Any:
+        return await store.read(reader.triggers.views) if reader.triggers else []
+
     async def pipelines(request: Request) -> Any:
         return await asyncio.to_thread(lambda: [_pipeline(reader, name) for name in reader.config.pipeline])
 
@@ -254,6 +257,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/access": access,
         "/v1/access/of": access_of,
         "/v1/pipelines": pipelines,
+        "/v1/triggers": triggers,
         "/v1/registry/{model}": registry,
         **catalogue.readers(reader),
         **metrics.readers(reader),

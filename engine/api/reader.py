@@ -34,6 +34,7 @@ from engine.chain_keeper import ChainKeeper
 from engine.metric_queries import MetricQueries
 from engine.metrics_probe import MetricsProbe
 from engine.observe.observer import Observer
+from engine.pipelines.triggers.watch import Triggers
 from engine.registry_catalogue import CatalogueCache
 from engine.restored.standing import Standing
 from state.config import Config
@@ -71,6 +72,7 @@ class Reader:
     through: Callable[[Callable[[], Any]], Awaitable[Any]]
     """Makes a blocking call of the registry."""
     demo: dict[str, Any] = field(default_factory=dict)
+    triggers: Triggers | None = None
     catalogue: CatalogueCache = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from engine.operations.moving import rollback, rollout_verb
 from engine.operations.registering import stage
 from engine.operations.replicas import restart
 from engine.operations.settling import settle
+from engine.operations.triggering import trigger_verb
 from engine.verbs import VERBS
 from state.store import impatient_until
 from state.words import UsageError
@@ -55,6 +56,8 @@ HANDLERS: dict[str, Handler] = {
     "hook.redeliver": hook_redeliver,
     "config.apply": config_apply,
     "pipeline.run": pipeline_run,
+    "trigger.pause": trigger_verb,
+    "trigger.resume": trigger_verb,
     "run.cancel": run_verb,
     "run.retry": run_verb,
     "alert.ack": alert_verb,

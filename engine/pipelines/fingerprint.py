@@ -176,8 +176,27 @@ def source_digest(value: str, workspace: Path) -> str:
 
 
 def _visible(root: Path) -> Iterator[FileDigest]:
+    for name in _visible_names(root):
+        yield FileDigest(name, file_sha256(root / name), (root / name).stat().st_size)
+
+
+def _visible_names(root: Path) -> Iterator[str]:
     for folder, below, names in os.walk(root):
         below[:] = [name for name in below if not name.startswith(".")]
         for path in (Path(folder, name) for name in names if not name.startswith(".")):
             if path.is_file() and not path.is_symlink():
-                yield FileDigest(path.relative_to(root).as_posix(), file_sha256(path), path.stat().st_size)
+                yield path.relative_to(root).as_posix()
+
+
+def data_marks(paths: Sequence[str], workspace: Path) -> Marks:
+    """Time of change, size and inode of every visible file there: what says, without reading them, that they may have changed.
+
+    Raises OSError for a path that is not there.
+    """
+    found: dict[str, tuple[int, int, int] | None] = {}
+    for value in paths:
+        path = workspace / Path(value).expanduser()
+        path.stat()
+        files = [str(path)] if path.is_file() else [str(path / name) for name in _visible_names(path)]
+        found |= _marks(files)
+    return found

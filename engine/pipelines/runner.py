@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sqlmodel import Session
+
 from adapters.local.spawn import Spawner
 from engine.pipelines import planner, records, stage_records
 from engine.pipelines.attempt import read_world
@@ -72,8 +74,9 @@ class PipelineRunner:
         from_stage: str | None = None,
         force: bool = False,
         context: Mapping[str, Any],
+        also: Callable[[Session, str], None] = lambda session, run_id: None,
     ) -> str:
-        """Write a new run and set it going; returns its id at once.
+        """Write a new run and set it going; returns its id at once. `also` writes with it, in the same transaction.
 
         Raises UsageError for an unknown parameter or stage, a value of the wrong type, or code or data that is not there.
         """
@@ -84,7 +87,13 @@ class PipelineRunner:
         context.setdefault("workspace", str(self._shop.paths.root))
         await asyncio.to_thread(read_world, pipeline, pipeline.stages, context)
         plan = RunPlan(pipeline, from_stage, force, context)
-        run_id = await self._shop.store.write(lambda s: records.begin(s, plan, actor=actor, reason=reason, now=now))
+
+        def begin(session: Session) -> str:
+            run_id = records.begin(session, plan, actor=actor, reason=reason, now=now)
+            also(session, run_id)
+            return run_id
+
+        run_id = await self._shop.store.write(begin)
         self._shop.on_change(f"run:{run_id}")
         self._drive(run_id)
         return run_id

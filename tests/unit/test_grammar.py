@@ -44,6 +44,8 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("rollout unhold chat --env dev", "unhold", "service/chat", {"env": "dev"}),
     ("config apply", "config.apply", "engine/engine", {}),
     ("hook test chatops", "hook.test", "hook/chatops", {}),
+    ("trigger pause charlm.nightly", "trigger.pause", "trigger/charlm.nightly", {}),
+    ("trigger resume charlm.nightly", "trigger.resume", "trigger/charlm.nightly", {}),
     ("hook redeliver 12", "hook.redeliver", "delivery/12", {}),
     ("break-glass ack 3", "glass.ack", "glass/3", {}),
     ("freeze start --env dev --until 90s", "freeze.start", "env/dev", {"env": "dev", "until_s": 90.0}),

@@ -14,12 +14,13 @@ from engine.verbs import VERBS
 from state.config import PipelineConfig
 from state.hook_config import Hook
 from state.models import Alert, BrokenGlass, Silence
+from state.pipeline_config import TriggerConfig
 from state.words import Denied
 
 NOUNS = {
     "deploy": "service/chat", "rollback": "service/chat", "drill": "service/chat", "state": "service/chat",
     "release": "release/charlm-2", "hold": "service/chat", "unhold": "service/chat", "freeze": "env/production", "glass": "glass/1",
-    "hook.test": "hook/chatops", "hook.redeliver": "delivery/1", "pipeline": "pipeline/charlm", "run": "run/run-1",
+    "hook.test": "hook/chatops", "hook.redeliver": "delivery/1", "trigger": "trigger/charlm.nightly", "pipeline": "pipeline/charlm", "run": "run/run-1",
     "alert.unsilence": "silence/1", "alert": "alert/1", "note": "env/production", "config": "engine/engine", "service": "service/chat",
     "engine": "engine/engine", "release.import": "engine/engine", "registry": "service/chat",
 }  # fmt: skip
@@ -53,7 +54,11 @@ async def test_no_verb_is_done_for_who_may_not(office: Any, toml: str, monkeypat
     rollout = await office.deploy()
     office.store.write_now(_things)
     monkeypatch.setitem(office.config.hook, "chatops", Hook(url="http://127.0.0.1:9/"))
-    monkeypatch.setitem(office.config.pipeline, "charlm", PipelineConfig(kind="charlm"))
+    monkeypatch.setitem(
+        office.config.pipeline,
+        "charlm",
+        PipelineConfig(kind="charlm", trigger={"nightly": TriggerConfig(cron="0 3 * * *")}),
+    )
     chat = office.config.service["chat"].model_copy(update={"pipeline": "charlm"})
     monkeypatch.setitem(office.config.service, "chat", chat)
     (office.desk.workspace / "airboss.toml").write_text(toml.replace("approvals = 2", "approvals = 3"))
