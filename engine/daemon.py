@@ -46,9 +46,9 @@ from engine.lock import EngineLock
 from engine.metric_queries import MetricQueries
 from engine.metrics_probe import MetricsProbe
 from engine.metrics_source import prometheus_of
+from engine.observe.conditions import AdapterFact, CrashLoopFact
 from engine.observe.copies import Copies
 from engine.observe.observer import Observer, Outside
-from engine.observe.rules import AdapterFact, CrashLoopFact
 from engine.operations.desk import Desk
 from engine.people.governing import FileWatch, at_start
 from engine.people.hooks.sender import HookSender

@@ -15,7 +15,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from adapters.ports import Registry
-from engine.observe.rules import DriftFact
+from engine.observe.conditions import DriftFact
 from state import audit, ids
 from state.models import Intent, Release
 from state.store import Store

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sqlmodel import Session, col, select
 
+from engine.observe.conditions import Firing
 from engine.observe.lifecycle import (
     RESOLVED_TOLD_S,
     AlertRecord,
@@ -17,7 +18,6 @@ from engine.observe.lifecycle import (
     advance,
     is_silenced,
 )
-from engine.observe.rules import Firing
 from state import audit
 from state.models import Alert, Silence
 from state.store import Store

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
+from engine.observe.conditions import GlassFact, RolloutFact
 from engine.observe.prober import ProbeTarget
 from engine.observe.rates import KEPT_S, Recent
-from engine.observe.rules import FAILED_CANARY_SHOWN_S, GlassFact, RolloutFact
+from engine.observe.rules import FAILED_CANARY_SHOWN_S
 from engine.people.glass import unacknowledged
 from state.config import Config
 from state.models import Rollout, RolloutStep, TrackState, VerdictRecord

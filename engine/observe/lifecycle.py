@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from engine.observe.rules import Firing
+from engine.observe.conditions import Firing
 from state.words import AlertState, Severity
 
 OUTSIDE = "alertmanager"

@@ -17,6 +17,7 @@ from adapters.local.probing import Visitor
 from adapters.ports import AlertSource
 from engine.observe import budgets
 from engine.observe.alerts import CLEAR_FOR_S, AlertBook
+from engine.observe.conditions import AdapterFact, CrashLoopFact, DriftFact, Facts
 from engine.observe.evidence import EmbeddedMetrics
 from engine.observe.facts import glass_facts, probe_targets, rollout_facts
 from engine.observe.heartbeat import Beat, Heartbeat
@@ -26,7 +27,7 @@ from engine.observe.notify import Notifier
 from engine.observe.peers import Peers
 from engine.observe.prober import Prober, ProbeTarget
 from engine.observe.rates import Rates
-from engine.observe.rules import AdapterFact, CrashLoopFact, DriftFact, Facts, firing
+from engine.observe.rules import firing
 from engine.observe.scrape_status import SILENT_AFTER_S, ScrapeStatus
 from engine.observe.scraper import Fetch, Scraper, Worker
 from engine.observe.slo import SloStatus

@@ -18,8 +18,8 @@ from sqlmodel import Session
 from adapters.alertmanager import rfc3339
 from adapters.ports import AlertSource, OutsideAlert
 from engine.observe.alerts import AlertBook
+from engine.observe.conditions import AdapterFact, Firing
 from engine.observe.lifecycle import OUTSIDE, AlertRecord, SilenceRecord
-from engine.observe.rules import AdapterFact, Firing
 from state import ids
 from state.store import Store
 from state.words import AlertState, Conflict, Severity, Unreachable

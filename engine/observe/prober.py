@@ -15,9 +15,9 @@ import httpx
 from sqlmodel import Session
 
 from adapters.local.probing import Visitor
+from engine.observe.conditions import ProbeFact
 from engine.observe.ingest import minute_row
 from engine.observe.outbound import open_client
-from engine.observe.rules import ProbeFact
 from state.pinned import pinned_context
 from state.store import Store
 from state.words import UsageError

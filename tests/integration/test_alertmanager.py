@@ -14,9 +14,9 @@ from aiohttp import web
 from adapters.alertmanager import Alertmanagers, rfc3339
 from engine.observe import peers as peers_module
 from engine.observe.alerts import AlertBook
+from engine.observe.conditions import Firing
 from engine.observe.lifecycle import notices
 from engine.observe.peers import Peers
-from engine.observe.rules import Firing
 from state.server_config import Credentials
 from state.store import Store
 from state.words import AlertState, Severity, Unreachable

@@ -15,9 +15,9 @@ from aiohttp import web
 from sqlmodel import select
 
 from engine.observe.alerts import AlertBook
+from engine.observe.conditions import Firing
 from engine.observe.heartbeat import Heartbeat
 from engine.observe.notify import Notifier
-from engine.observe.rules import Firing
 from engine.observe.sending import Undelivered, run_command
 from state import audit
 from state.config import AlertsConfig

@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from sqlmodel import select
 
+from engine.observe.conditions import AdapterFact
 from engine.observe.observer import Intervals, Observer, Outside
 from engine.observe.prober import Prober, ProbeTarget
-from engine.observe.rules import AdapterFact
 from state.config import AlertsConfig, Config, Environment, Service, Slo
 from state.models import SliMinute, TrackState
 from state.store import Store

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.observe.conditions import Firing
 from engine.observe.lifecycle import AlertRecord, Held, SilenceRecord, advance, notices
-from engine.observe.rules import Firing
 from state.words import AlertState, Severity
 
 CLEAR_S = 30.0

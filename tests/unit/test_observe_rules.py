@@ -6,15 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine.observe.rules import (
-    AdapterFact,
-    CrashLoopFact,
-    Facts,
-    Firing,
-    ProbeFact,
-    RolloutFact,
-    firing,
-)
+from engine.observe.conditions import AdapterFact, CrashLoopFact, Facts, Firing, ProbeFact, RolloutFact
+from engine.observe.rules import firing
 from state.words import PauseReason, RolloutState, Severity, VerdictKind
 
 CANARY = RolloutFact(

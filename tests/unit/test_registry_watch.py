@@ -11,7 +11,8 @@ import pytest
 from rollout_room import GOOD, NO_WORD, OneAlias, Room
 
 from adapters.ports import ModelVersion
-from engine.observe.rules import Facts, firing
+from engine.observe.conditions import Facts
+from engine.observe.rules import firing
 from engine.registry_watch import AliasWatch, left_at
 from engine.rollouts.registry_queue import RegistryQueue
 from state.models import Release

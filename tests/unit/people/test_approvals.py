@@ -8,8 +8,9 @@ import pytest
 
 from engine.api.views.people import gate_view, glass_views
 from engine.api.views.rollouts import rollout_view
+from engine.observe.conditions import Facts
 from engine.observe.facts import glass_facts
-from engine.observe.rules import Facts, firing
+from engine.observe.rules import firing
 from engine.operations import approving
 from state.models import Rollout
 from state.words import Conflict, Denied, RolloutState, UsageError
