@@ -28,10 +28,11 @@ from adapters.kubernetes.router import KubeRouter
 from adapters.kubernetes.runtime import KubeRuntime, served_by
 from adapters.local.child import write_json
 from adapters.local.gateway import LocalGateway
+from adapters.local.places import Backoff
 from adapters.local.router import LocalRouter, kept_table
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
-from adapters.local.supervisor import Backoff, Supervisor
+from adapters.local.supervisor import Supervisor
 from adapters.placing import PlacedRouter, PlacedRuntime
 from adapters.ports import MetricsSource
 from engine.api.app import make_app

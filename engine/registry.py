@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adapters.guard import Guard
-from adapters.local.supervisor import Place, Slot, Supervisor, handshake
+from adapters.local.handshakes import handshake
+from adapters.local.places import Place, Slot
+from adapters.local.supervisor import Supervisor
 from adapters.ports import Registry
 from adapters.registry_client import RegistryClient
 from state.digests import canonical_json, text_sha256

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from adapters.local.places import Slot
 from adapters.local.probing import Visitor, probe_certificate, probe_key
-from adapters.local.supervisor import Slot, Supervisor
+from adapters.local.supervisor import Supervisor
 from state.gateway_config import GatewayConfig
 from state.secret import env_names, read_secret
 from state.words import OperationFailed, Unreachable, UsageError

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from adapters.local.supervisor import Place, Slot, Supervisor
+from adapters.local.places import Place, Slot
+from adapters.local.supervisor import Supervisor
 from adapters.ports import ReplicaSetSpec, ReplicaStatus
 
 MODULE = "engine.serving.server"

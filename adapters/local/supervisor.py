@@ -10,80 +10,23 @@ import contextlib
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-from sqlmodel import Session, col, select
-
 from adapters.local.child import ChildSpec
+from adapters.local.handshakes import ADOPT_PATIENCE_S, READY_POLL_S, handshake, introduction
+from adapters.local.places import Backoff, Place, Slot
 from adapters.local.spawn import Child, Spawner, new_spawn_id
+from adapters.local.spawn_rows import NEVER_CAME_UP, deaths_of, mark, rows_of, unended
 from state.models import Spawn
 from state.store import Store
 from state.words import AirbossError
 
 log = logging.getLogger("airboss.supervisor")
 
-READY_POLL_S = 0.1
-HANDSHAKE_TIMEOUT_S = 5.0
-ADOPT_PATIENCE_S = 10.0
-"""How long a living child of an earlier engine may take to say who it is before it is replaced: it may just be starting."""
 RETRY_S = 1.0
-NEVER_CAME_UP = "never came up: its engine ended before it had begun"
 SPAWN_PREFIX = {"model": "m-", "gateway": "g-", "registry": "r-"}
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A place for one process. `payload` builds the child's settings from its spawn id; `pass_fds` go with it."""
-
-    owner: str
-    kind: str
-    module: str
-    payload: Callable[[str], Mapping[str, Any]]
-    pass_fds: Sequence[int] = ()
-    service: str = ""
-    env: str = ""
-    release_id: str = ""
-    digest: str = ""
-    index: int = 0
-    role: str = ""
-    crash_loop_after: int = 0
-    """Stop restarting for good once this many deaths came in the window; 0 = restart for ever."""
-    passed_env: Sequence[str] = ()
-    """Names of the engine's environment that the child gets besides the few that all get: its secrets' references."""
-
-
-@dataclass(slots=True)
-class Place:
-    """A slot with the process that is in it now."""
-
-    slot: Slot
-    child: Child
-    is_ready: bool = False
-    restarts: int = 0
-    started_at: float = 0.0
-    last_end: str = ""
-    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=32))
-    is_wanted: bool = True
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Seconds before a restart: doubles from `first_s` to `most_s`; deaths older than `window_s` are forgotten."""
-
-    first_s: float = 0.5
-    most_s: float = 30.0
-    window_s: float = 120.0
-
-    def delay_s(self, deaths: Sequence[float], now: float) -> float:
-        """The wait after the newest of `deaths` (monotonic seconds); the first death is answered at once."""
-        recent = [d for d in deaths if now - d < self.window_s]
-        return 0.0 if len(recent) <= 1 else min(self.first_s * 2.0 ** (len(recent) - 2), self.most_s)
 
 
 class Supervisor:
@@ -132,7 +75,7 @@ class Supervisor:
                 await place.task
         ended = await place.child.terminate(grace_s)
         await self._ended(spawn_id, ended.cause)
-        for other, _ in await self.store.read(lambda s: _rows(s, owner)):
+        for other, _ in await self.store.read(lambda s: rows_of(s, owner)):
             # The watch was starting a successor just then.
             await self._end_stray(other, grace_s)
         self.places.pop(owner, None)
@@ -176,7 +119,7 @@ class Supervisor:
     async def end_strays(self, kinds: Sequence[str], grace_s: float) -> None:
         """End children of `kinds` that no place means to have: their rollout ended while no engine was there."""
         known = {p.child.spec.spawn_id for p in self.places.values()}
-        rows = await self.store.read(lambda s: _unended(s, kinds))
+        rows = await self.store.read(lambda s: unended(s, kinds))
         living = {spawn_id for spawn_id, child in self.spawner.living().items() if child.spec.kind in kinds}
         await asyncio.gather(*(self._end_stray(spawn_id, grace_s) for spawn_id in sorted({*rows, *living} - known)))
 
@@ -189,7 +132,7 @@ class Supervisor:
 
     async def _adopted(self, slot: Slot) -> tuple[Child, bool] | None:
         """The child of an earlier engine that is in `slot`, and whether it is ready; others of the slot are ended."""
-        rows = await self.store.read(lambda s: _rows(s, slot.owner))
+        rows = await self.store.read(lambda s: rows_of(s, slot.owner))
         found: tuple[Child, bool] | None = None
         for spawn_id, digest in rows:
             child = await self._living(spawn_id)
@@ -221,7 +164,7 @@ class Supervisor:
     async def _deaths(self, owner: str) -> list[float]:
         """Deaths in this place that an earlier engine recorded, on the monotonic clock: a crash loop outlives an engine."""
         ago = time.time() - time.monotonic()
-        ended = await self.store.read(lambda s: _deaths(s, owner, time.time() - self.backoff.window_s))
+        ended = await self.store.read(lambda s: deaths_of(s, owner, time.time() - self.backoff.window_s))
         return [at - ago for at in ended]
 
     async def _ended(self, spawn_id: str, cause: str, **fields: Any) -> None:
@@ -231,7 +174,7 @@ class Supervisor:
     async def _note(self, spawn_id: str, **fields: Any) -> None:
         """Record facts about a child. A store that cannot take them (a full disk) must not end the watch over it."""
         try:
-            await self.store.write(lambda s: _mark(s, spawn_id, **fields))
+            await self.store.write(lambda s: mark(s, spawn_id, **fields))
         except AirbossError as error:
             log.error("%s: %s could not be recorded: %s", spawn_id, fields, error)
 
@@ -263,7 +206,7 @@ class Supervisor:
         spec = ChildSpec(spawn_id, slot.kind, self.spawner.run_dir, socket, slot.digest, dict(slot.payload(spawn_id)))
         env = {name: os.environ[name] for name in slot.passed_env if name in os.environ}
         child = self.spawner.spawn(spec, slot.module, pass_fds=slot.pass_fds, env=env)
-        await self.store.write(lambda s: _mark(s, spawn_id, state="started", pid=child.pid))
+        await self.store.write(lambda s: mark(s, spawn_id, state="started", pid=child.pid))
         return child
 
     async def _watch(self, place: Place) -> None:
@@ -300,63 +243,3 @@ class Supervisor:
             ending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ending
-
-
-async def introduction(child: Child) -> dict[str, Any] | None:
-    """The handshake of a living child, with patience: it may have taken its lock and not opened its socket yet."""
-    deadline = time.monotonic() + ADOPT_PATIENCE_S
-    while True:
-        facts = await handshake(child.spec)
-        if facts is not None or not child.is_alive() or time.monotonic() > deadline:
-            return facts
-        await asyncio.sleep(READY_POLL_S)
-
-
-async def handshake(spec: ChildSpec) -> dict[str, Any] | None:
-    """What the child says of itself, if it is the one meant (spawn id and digest agree); else None."""
-    try:
-        # No TLS here: without verify=False the transport would read all root certificates, 35 ms of the event loop's time.
-        transport = httpx.AsyncHTTPTransport(uds=spec.socket, verify=False)
-        async with httpx.AsyncClient(transport=transport, timeout=HANDSHAKE_TIMEOUT_S) as client:
-            answer = await client.get("http://child/admin/handshake")
-        body = answer.json()
-    except (httpx.HTTPError, ValueError, OSError):
-        return None
-    if not isinstance(body, dict) or body.get("spawn_id") != spec.spawn_id or body.get("digest") != spec.digest:
-        return None
-    return body
-
-
-def _rows(session: Session, owner: str) -> list[tuple[str, str]]:
-    query = (
-        select(Spawn).where(Spawn.owner == owner, col(Spawn.state) != "ended").order_by(col(Spawn.started_at).desc())
-    )
-    return [(row.spawn_id, row.digest) for row in session.exec(query)]
-
-
-def _unended(session: Session, kinds: Sequence[str]) -> list[str]:
-    query = select(Spawn.spawn_id).where(col(Spawn.kind).in_(kinds), col(Spawn.state) != "ended")
-    return list(session.exec(query))
-
-
-def _deaths(session: Session, owner: str, since: float) -> list[float]:
-    """When children of the place died by themselves after `since`, oldest first; a deliberate stop begins anew."""
-    query = select(Spawn).where(Spawn.owner == owner, Spawn.state == "ended").order_by(col(Spawn.started_at).desc())
-    found: list[float] = []
-    for row in session.exec(query.limit(32)):
-        if row.desired == "stop" or (row.ended_at or 0.0) < since:
-            break
-        if row.end_cause != NEVER_CAME_UP:
-            found.append(row.ended_at or 0.0)
-    return found[::-1]
-
-
-def _mark(session: Session, spawn_id: str, **fields: Any) -> None:
-    row = session.get(Spawn, spawn_id)
-    if row is None:
-        return
-    if fields.get("state") == "ready" and row.ready_at is None:
-        row.ready_at = time.time()
-    for name, value in fields.items():
-        setattr(row, name, value)
-    session.add(row)

@@ -16,9 +16,10 @@ from bundles import seal
 from sqlmodel import select
 
 from adapters.local.machine import available_bytes, need_of, room_for
+from adapters.local.places import Backoff
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
-from adapters.local.supervisor import Backoff, Supervisor
+from adapters.local.supervisor import Supervisor
 from adapters.ports import Route
 from engine.api.views.capacity import capacity_views
 from engine.autoscaling.scaler import Scaler

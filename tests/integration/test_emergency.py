@@ -23,9 +23,10 @@ from servers import needs_haproxy
 from sqlmodel import Session
 from stranded import Gateway, Ran, airboss, gateway, paths, until
 
+from adapters.local.places import Backoff
 from adapters.local.runtime import MODULE, LocalRuntime, owner_of, server_payload
 from adapters.local.spawn import Spawner
-from adapters.local.supervisor import Backoff, Supervisor
+from adapters.local.supervisor import Supervisor
 from adapters.ports import ReplicaSetSpec
 from console.commands.children import serving_children
 from engine.serving.models.gpt import GPTConfig

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from bundles import seal
 
+from adapters.local.places import Backoff
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
-from adapters.local.supervisor import Backoff, Supervisor
+from adapters.local.supervisor import Supervisor
 from adapters.ports import ReplicaSetSpec
 from state.store import Store
 

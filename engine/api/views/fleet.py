@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlmodel import Session, col, select
 
-from adapters.local.supervisor import Place
+from adapters.local.places import Place
 from engine.api.schemas import AlertView, FleetRow, ReplicaView, SloView, TrackView
 from engine.observe.lifecycle import AlertRecord
 from engine.observe.rates import Rates
