@@ -16,6 +16,7 @@ from tests.exposition import Judged, Page, of, scraped
 from tests.monitoring_servers import needs_prometheus
 from tests.rollout_room import CONFIG, Counts, Room
 
+pytestmark = pytest.mark.deep
 BOUNDS = ("0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000")
 """Envoy's own buckets."""
 TABLES = """

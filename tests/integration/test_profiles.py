@@ -23,6 +23,7 @@ from tests.rollout_room import CONFIG
 
 Happen = Callable[[Page, str, str, int], None]
 """(page, track, what, how many): what is ok, slow, not_found, quota, broken or left."""
+pytestmark = pytest.mark.deep
 CODES = {"ok": "200", "slow": "200", "not_found": "404", "quota": "429", "broken": "503"}
 
 

@@ -16,6 +16,8 @@ from state.words import Conflict
 
 FIRST, SECOND = RELEASES[:2]
 
+pytestmark = pytest.mark.deep
+
 
 def begin(ws: Workspace, release: str, **args: Any) -> str:
     """Deploy the release as told; the rollout's id."""
