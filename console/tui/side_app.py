@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from textual.app import SuspendNotSupported
+from textual.timer import Timer
 
 from console.tui.acting_app import ActingApp
 from console.tui.acts import Refused, ref_of
@@ -26,19 +27,26 @@ class SideApp(ActingApp):
 
     _compared = ""
     """The release that `=` was pressed on first."""
+    _waits_to_tour: Timer | None = None
     tour_mark: Path | None = None
     """The file that says the tour was shown; without it nobody is shown it unasked."""
 
     async def on_mount(self) -> None:
-        """Begin the tour, once a user and host; where that cannot be remembered, not at all."""
-        if self.tour_mark is None or self.tour_mark.exists():
+        """Begin the tour, once a user and host, when there is something to see: without an engine its message is what counts."""
+        if self.tour_mark is not None and not self.tour_mark.exists():
+            self._waits_to_tour = self.set_interval(0.1, self._begin_tour)
+
+    def _begin_tour(self) -> None:
+        if self.scene.frame is None or self.tour_mark is None or self._waits_to_tour is None:
             return
+        self._waits_to_tour.stop()
         try:
             self.tour_mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.tour_mark.touch()
         except OSError:
-            return
-        self.open_tour()
+            return  # where it cannot be remembered, it is not shown at each run
+        if len(self.screen_stack) == 2:
+            self.open_tour()
 
     def open_tour(self) -> None:
         """Five screens of what one needs first."""

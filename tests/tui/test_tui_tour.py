@@ -37,18 +37,37 @@ async def test_it_goes_back_and_changes_nothing(desk: Any, engine: Any) -> None:
         assert engine.done == []
 
 
-async def test_the_first_run_begins_with_it_and_the_second_does_not(desk: Any, factory: Any, tmp_path: Path) -> None:
+def text_of(app: Any) -> str:
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+async def test_the_first_run_begins_with_it_and_the_second_does_not(factory: Any, tmp_path: Path) -> None:
     from console.tui.console_app import ConsoleApp
 
     for is_first in (True, False):
         app = ConsoleApp(factory)
         app.tour_mark = tmp_path / "state" / "tour-shown"
         async with app.run_test(size=(100, 30)) as pilot:
-            while app.scene.frame is None:
+            while app.scene.frame is None or (is_first and TITLES[0] not in text_of(app)):
                 await pilot.pause(0.02)
-            await pilot.pause()
-            text = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
-            assert (TITLES[0] in text) is is_first
+            await pilot.pause(0.3)
+            assert (TITLES[0] in text_of(app)) is is_first
+
+
+async def test_without_an_engine_its_message_is_shown_and_the_tour_waits(
+    engine: Any, factory: Any, tmp_path: Path
+) -> None:
+    from console.tui.console_app import ConsoleApp
+
+    engine.stop()
+    app = ConsoleApp(factory)
+    app.tour_mark = tmp_path / "tour-shown"
+    async with app.run_test(size=(100, 30)) as pilot:
+        while app.scene.lost is None:
+            await pilot.pause(0.02)
+        await pilot.pause(0.3)
+        assert "airboss up -d" in text_of(app) and TITLES[0] not in text_of(app)
+    assert not app.tour_mark.exists()
 
 
 async def test_where_it_cannot_be_remembered_nobody_is_shown_it_at_each_run(factory: Any) -> None:
@@ -57,7 +76,9 @@ async def test_where_it_cannot_be_remembered_nobody_is_shown_it_at_each_run(fact
     app = ConsoleApp(factory)
     app.tour_mark = Path("/proc/no/tour-shown")
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.pause(0.1)
+        while app.scene.frame is None:
+            await pilot.pause(0.02)
+        await pilot.pause(0.3)
         assert len(app.screen_stack) == 2
 
 
