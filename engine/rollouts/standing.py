@@ -44,6 +44,10 @@ def rolling_back(r: RolloutNow, f: Facts) -> Move:
             return stay(r, Scale(r.from_release, r.replicas), message=f"starting {r.from_release} to return to it")
         # Where replicas made room, the ones that are left take the traffic at once and the others are started beside.
         return stay(r, back, *((Scale(r.from_release, r.replicas),) if r.replaces else ()))
+    if r.replaces and f.stable.ready < (1 if f.state_s > r.prepare_timeout_s else r.replicas):
+        # Its places were given away: it is not back before it answers, whatever the weights say.
+        again = (Scale(r.from_release, r.replicas), Scale(r.to_release, 0))
+        return stay(r, *again, message=f"starting {r.from_release} again")
     # Traffic is back and read back; now capacity, then the registry's words.
     fresh = (Scale(r.from_release, 0, "baseline"),) if r.has_baseline else ()
     whole = (Scale(r.from_release, r.replicas),) if r.replaces else ()

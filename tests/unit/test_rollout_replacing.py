@@ -77,6 +77,17 @@ def test_a_batch_waits_for_the_places_that_the_one_before_it_gave_away() -> None
     assert next_move(r, facts(2, 1, 33)).effects == (Scale(NEW, 2),)
 
 
+def test_what_gave_its_place_away_is_not_back_before_it_answers() -> None:
+    back = rolling(0, S.ROLLING_BACK, surge=0, unavailable=1)
+    gone = facts(2, 0, 0, stable=ReplicaFacts(2, alive=2))
+    assert next_move(back, gone).effects == (Scale(OLD, 3), Scale(NEW, 0)), "its traffic had never moved"
+    assert next_move(back, facts(3, 0, 0)).state is S.ROLLED_BACK
+    late = replace(gone, state_s=601.0)
+    assert next_move(back, late).state is S.ROLLED_BACK, "what answers carries it"
+    nobody = replace(late, stable=ReplicaFacts(0))
+    assert next_move(back, nobody).state is S.ROLLING_BACK, "and with nobody there it is never called done"
+
+
 def test_a_hold_stops_a_batch_that_keeps_dying_too() -> None:
     dies = facts(3, 0, 0, canary=ReplicaFacts(0, crash_loop="5 deaths"), is_held=True)
     assert next_move(rolling(0), dies).state is S.STEP_APPLYING
