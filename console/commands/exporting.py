@@ -16,6 +16,7 @@ from state.words import ERRORS_BY_EXIT, OperationFailed, TimedOut, error_from_di
 if TYPE_CHECKING:
     from console.commands.context import Context
 
+PIPELINES_MODULE = "engine.pipelines.exports"
 MODULE, RULES_MODULE = "engine.serving.export", "engine.observe.exports"
 RULES_FILE = "airboss.rules.yml"
 RULES_TIMEOUT_S = 60.0
@@ -68,6 +69,22 @@ def rules(context: Context, *, out: Path | None) -> Outcome:
         )
     )
     return Outcome("Rules", items, blocks=(facts,), names=tuple(str(out / name) for name in written))
+
+
+def pipeline(context: Context, *, name: str, to: str, image: str, out: Path | None) -> Outcome:
+    """A pipeline as another program's file, written or shown."""
+    text = _run(PIPELINES_MODULE, [str(context.paths.root), name, to, image], RULES_TIMEOUT_S, f"the export of {name}")
+    item = {"pipeline": name, "to": to, "path": str(out) if out else None, "text": text}
+    if out is None:
+        return Outcome("PipelineExport", [item], blocks=(Text(text.rstrip()),), names=(name,))
+    if not context.options.dry_run:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(out, text)
+        except OSError as error:
+            raise OperationFailed(f"{out} cannot be written: {error}", hint="name another file with --out") from error
+    said = "would write" if context.options.dry_run else "written"
+    return Outcome("PipelineExport", [item], blocks=(Facts(((said, str(out)),)),), names=(str(out),))
 
 
 def _run(module: str, words: list[str], timeout_s: float, what: str) -> str:

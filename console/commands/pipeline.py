@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from console.commands.refs import ref_of, verb_request
-from console.commands.requests import ViewRequest
+from console.commands.requests import LocalRequest, ViewRequest
 from console.commands.tree import Noun, leaf
 from state.words import UsageError
 
@@ -76,3 +77,29 @@ def run(name: str, from_stage: str | None, force: bool, pairs: tuple[str, ...], 
         from_stage=from_stage,
         force=force or None,
     )
+
+
+@leaf(
+    pipeline,
+    "export",
+    examples=(
+        (
+            "airboss pipeline export fraud --to github --out .github/workflows/fraud.yml",
+            "a job a stage, in their order",
+        ),
+        ("airboss pipeline export fraud --to gitlab", "shown, to read"),
+        ("airboss pipeline export fraud --to argo --image ghcr.io/me/fraud:1", "a Workflow, its stages in that image"),
+    ),
+)
+@click.argument("name")
+@click.option("--to", type=click.Choice(("argo", "github", "gitlab")), required=True, help="Whose file.")
+@click.option("--image", default="python:3.11", show_default=True, help="The container image that the stages run in.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it there.")
+def export(name: str, to: str, image: str, out: Path | None) -> LocalRequest:
+    """Write a pipeline as a workflow of GitHub Actions or GitLab CI, or an Argo Workflow: a job a stage, with its gates.
+
+    Stages that are commands become jobs that need no Airboss. A pipeline with Python entries is one job, which runs it with Airboss.
+    """
+    ref_of("pipeline", name)
+    given = {"name": name.removeprefix("pipeline/"), "to": to, "image": image, "out": out}
+    return LocalRequest("console.commands.exporting:pipeline", given)
