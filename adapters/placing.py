@@ -54,6 +54,11 @@ class PlacedRuntime:
         """Why it counts as a crash loop."""
         return self._of(env).crash_loop(service, env, release_id)
 
+    async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int]) -> None:
+        """No autoscaler of the environment's cluster goes below these; its other floors are given back."""
+        if env in self.clusters:
+            await self.clusters[env].hold_floors(wanted)
+
     def restart(self, spawn_id: str) -> None:
         """A new one in the place of this replica."""
         for runtime in self.clusters.values():

@@ -24,6 +24,7 @@ APIS = {
     "deployments": "apis/apps/v1", "replicasets": "apis/apps/v1", "poddisruptionbudgets": "apis/policy/v1",
     "endpointslices": "apis/discovery.k8s.io/v1", "httproutes": "apis/gateway.networking.k8s.io/v1",
     "leases": "apis/coordination.k8s.io/v1", "horizontalpodautoscalers": "apis/autoscaling/v2",
+    "scaledobjects": "apis/keda.sh/v1alpha1",
 }  # fmt: skip
 """Where the resources are that are not in the core group."""
 RANK = {"observe": 0, "weights": 1, "full": 2}

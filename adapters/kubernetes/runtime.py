@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 
 from adapters.kubernetes import objects
-from adapters.kubernetes.cluster import Cluster
+from adapters.kubernetes.cluster import RANK, Cluster
+from adapters.kubernetes.floors import Floors
 from adapters.kubernetes.pods import cannot_serve, status_of
 from adapters.local.tables import role_of
 from adapters.ports import ReplicaSetSpec, ReplicaStatus
@@ -28,6 +29,7 @@ class KubeRuntime:
         self.cluster = cluster
         self.last_served: list[ReplicaStatus] = []
         """What the gateway asked when the engine began: it goes on doing so until the cluster has answered once."""
+        self.floors = Floors(cluster)
         self._evicting: set[asyncio.Task[None]] = set()
 
     async def ensure(self, spec: ReplicaSetSpec, *, allow_faults: bool = False) -> None:
@@ -39,11 +41,14 @@ class KubeRuntime:
                 if spec.replicas:
                     cluster.demand_ownership("full", f"Deployment {name} cannot be made")
                     await self._make(spec)
+                    await self.floors.follow(name, spec.replicas)
                 return
             if int(there["spec"].get("replicas", 1)) == spec.replicas:
                 cluster.deployments.put(there)
+                await self.floors.follow(name, spec.replicas)
                 return
             cluster.demand_ownership("weights", f"Deployment {name} cannot be scaled to {spec.replicas}")
+            await self.floors.follow(name, spec.replicas)
             version = there["metadata"]["resourceVersion"]
             scaled = {"metadata": {"resourceVersion": version}, "spec": {"replicas": spec.replicas}}
             try:
@@ -53,6 +58,19 @@ class KubeRuntime:
                 # Its status alone moves the version while pods come and go: look again, at once.
                 if attempt == TRIES - 1:
                     raise
+
+    async def hold_floors(self, wanted: Mapping[tuple[str, str], int]) -> None:
+        """(service, release) → replicas that no autoscaler may go below; every other floor is given back."""
+        if RANK[self.cluster.target.ownership] < RANK["weights"]:
+            return
+        await self.floors.hold(
+            {
+                name: wanted[place]
+                for name, one in self.cluster.deployments.objects.items()
+                if (place := (_labels(one).get(objects.NAME, ""), _labels(one).get(objects.RELEASE, ""))) in wanted
+                and not _labels(one).get(objects.ROLE)
+            }
+        )
 
     async def _make(self, spec: ReplicaSetSpec) -> None:
         cluster, name = self.cluster, objects.name_of(spec)

@@ -17,6 +17,7 @@ from engine.rollouts import effects as fx
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.back.targets import lost_bundle
 from engine.rollouts.back.warm import REPLACING, is_warm, kept_warm
+from engine.rollouts.floors import HoldsFloors, held_floors
 from engine.rollouts.replica_spec import replica_spec
 from engine.rollouts.routes import extras_of, route_of
 from engine.rollouts.values import ReplicaFacts
@@ -157,6 +158,7 @@ class World:
     async def retire(self) -> None:
         """Have what a track serves; stop replicas that no track, no active rollout and no warm hold wants; keep the rollback plans fresh."""
         await self._note_clusters()
+        await self._hold_floors()
         kept = await self.store.read(self._kept)
         asked = await self.store.read(self._asked)
         for service, env, release_id in sorted(await self.store.read(lambda s: self._served(s) | set(self._warm(s)))):
@@ -194,6 +196,17 @@ class World:
         if standing != self._noted:
             await self.store.write(lambda s: clusters.note(s, copy.deepcopy(standing)))
             self._noted = standing
+
+    async def _hold_floors(self) -> None:
+        """Have autoscalers in clusters leave what rollouts count on; one that cannot be reached hinders nobody."""
+        if not isinstance(self.runtime, HoldsFloors):
+            return
+        for env in [name for name, settings in self.config.environment.items() if settings.cluster is not None]:
+            wanted = await self.store.read(lambda s: held_floors(s, env, self._warm(s)))  # noqa: B023
+            try:
+                await self.runtime.hold_floors(env, wanted)
+            except AirbossError as error:
+                log.warning("the floors of %s are looked at again: %s", env, error)
 
     async def is_kept(self, service: str, env: str, release_id: str, role: str = "") -> bool:
         """A track, an active rollout or a warm hold wants the release's replicas."""
