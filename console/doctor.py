@@ -156,7 +156,7 @@ def _file_system(place: Path) -> str:
 
 
 def _disk(context: Context) -> Iterator[Check]:
-    from console.offline import server_of
+    from console.offline_file import server_of
 
     free = shutil.disk_usage(context.paths.root).free
     enough = free > LOW_DISK_BYTES
@@ -181,7 +181,8 @@ def _disk(context: Context) -> Iterator[Check]:
 
 
 def _store(context: Context) -> Iterator[Check]:
-    from console.offline import OfflineStore, has_store, server_of
+    from console.offline import OfflineStore
+    from console.offline_file import has_store, server_of
 
     if not has_store(context.paths):
         yield Check("store", "ok", "none yet: the first `airboss up` makes it")

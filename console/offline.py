@@ -7,114 +7,25 @@ What only a living engine knows (rates, budgets, measured shares) is absent here
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from console.commands.children import serving_children
+from console.offline_file import ReadOnlyStore, Row, damaged
 from state.chain import walk
 from state.log_files import tail
-from state.paths import Paths
-from state.words import AirbossError, OperationFailed, Unreachable, UsageError
+from state.words import OperationFailed, Unreachable, UsageError
 
 if TYPE_CHECKING:
-    from state.config import StateConfig
-    from state.server_rows import ServerRows
-
-_JSON_COLUMNS = frozenset(
-    {
-        "params",
-        "metrics",
-        "gates",
-        "progress",
-        "training",
-        "serving",
-        "policy",
-        "labels",
-        "detail",
-        "matchers",
-        "routing",
-    }
-)
-Row = dict[str, Any]
+    pass
 
 
-class OfflineStore:
-    """Answers `get(path, params)` like the engine's client, from the store's file."""
-
-    def __init__(
-        self,
-        paths: Paths,
-        connection: sqlite3.Connection | ServerRows,
-        scratch: tempfile.TemporaryDirectory[str] | None = None,
-        name: str = "",
-    ) -> None:
-        self._paths = paths
-        self._db = connection
-        self._scratch = scratch
-        self.name = name or str(paths.store)
-        """What is read, in words."""
-
-    @classmethod
-    def open(cls, paths: Paths) -> OfflineStore:
-        """Open the workspace's store. Raises OperationFailed when there is none, or it cannot be read."""
-        if (state := server_of(paths)) is not None:
-            return cls._served(paths, state)
-        if not paths.store.exists():
-            raise _none_yet(paths)
-        try:
-            return cls(paths, _connect(paths.store))
-        except sqlite3.OperationalError:
-            # A WAL store wants a shared-memory file beside it; where that may not be written, a copy is read.
-            return cls._copied(paths)
-        except sqlite3.DatabaseError as error:
-            raise _damaged(paths.store, error) from error
-
-    @classmethod
-    def _served(cls, paths: Paths, state: StateConfig) -> OfflineStore:
-        from state.databases import password
-        from state.server_rows import ServerRows
-
-        assert state.url is not None
-        try:
-            rows = ServerRows(state.url, password(state, paths))
-        except Unreachable as error:
-            from state.backup import newest_good
-
-            try:
-                copy = newest_good(*([state.backup.to] if state.backup.to else []), paths.backups)
-            except OperationFailed:
-                raise error from None
-            return cls(paths, _connect(copy), name=f"the backup {copy.name}, since {error.message}")
-        if not rows.has_tables():
-            raise _none_yet(paths)
-        return cls(paths, rows, name=state.url)
-
-    @classmethod
-    def _copied(cls, paths: Paths) -> OfflineStore:
-        scratch = tempfile.TemporaryDirectory(prefix="airboss-read-")
-        try:
-            for suffix in ("", "-wal"):
-                source = Path(f"{paths.store}{suffix}")
-                if source.exists():
-                    shutil.copyfile(source, Path(scratch.name) / f"state.db{suffix}")
-            return cls(paths, _connect(Path(scratch.name) / "state.db"), scratch)
-        except (OSError, sqlite3.DatabaseError) as error:
-            scratch.cleanup()
-            raise _damaged(paths.store, error) from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+class OfflineStore(ReadOnlyStore):
+    """Answers `get(path, params)` like the engine's client, from the store's records."""
 
     def get(self, path: str, params: Mapping[str, Any]) -> Any:
         """What the engine would answer at `path`, as far as the store knows it. Raises Unreachable for the rest."""
@@ -123,31 +34,11 @@ class OfflineStore:
                 try:
                     return answer(self, params, *found.groups())
                 except sqlite3.DatabaseError as error:
-                    raise _damaged(self._paths.store, error) from error
+                    raise damaged(self._paths.store, error) from error
         raise Unreachable(
             f"{path.removeprefix('/v1/')} can only be said by a running engine, and none answers",
             hint="start the engine with `airboss up -d`",
         )
-
-    def rows(self, sql: str, *values: Any) -> list[Row]:
-        """The rows of a query, JSON columns decoded."""
-        return list(self._each(sql, *values))
-
-    def _each(self, sql: str, *values: Any) -> Iterator[Row]:
-        cursor = self._db.execute(sql, values)
-        names = [column[0] for column in cursor.description]
-        for row in cursor:
-            yield {
-                name: json.loads(value) if name in _JSON_COLUMNS and isinstance(value, str) else value
-                for name, value in zip(names, row, strict=True)
-            }
-
-    def integrity(self) -> str:
-        """What SQLite finds wrong with the file; "" when it is sound, or when a server looks after its own."""
-        if not isinstance(self._db, sqlite3.Connection):
-            return ""
-        found = [str(row[0]) for row in self._db.execute("PRAGMA quick_check(5)")]
-        return "" if found == ["ok"] else "; ".join(found)
 
     def status(self) -> Row:
         """One screen of health, as far as it can be known without an engine."""
@@ -361,43 +252,3 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Answer], ...] = tuple(
         (r"/v1/serving", lambda s, p: serving_children(s._paths)),
     )
 )
-
-
-def server_of(paths: Paths) -> StateConfig | None:
-    """The `[state]` table of a workspace whose records are on a server. A file that cannot be read names none."""
-    from state.config import load_config
-
-    try:
-        state = load_config(paths.root).state
-    except AirbossError:
-        return None
-    return state if state.url else None
-
-
-def has_store(paths: Paths) -> bool:
-    """Whether there is something to read without an engine."""
-    return paths.store.exists() or server_of(paths) is not None
-
-
-def _none_yet(paths: Paths) -> OperationFailed:
-    return OperationFailed(
-        f"{paths.root} has no store yet: no engine has run here", hint="`airboss up -d` starts one", code="no_store"
-    )
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)
-    try:
-        connection.execute("SELECT count(*) FROM kv").fetchone()
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
-    return connection
-
-
-def _damaged(path: Path, error: Exception) -> OperationFailed:
-    return OperationFailed(
-        f"the store {path} cannot be read: {error}",
-        hint="`airboss state check` says more; `airboss state restore` brings a backup back",
-        code="store",
-    )

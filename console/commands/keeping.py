@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 def check(context: Context) -> Outcome:
     """The file, the chain, the reserve, the backups."""
-    from console.offline import OfflineStore, server_of
+    from console.offline import OfflineStore
+    from console.offline_file import server_of
     from state.backup_sets import backups as stored
 
     paths, is_served = context.paths, server_of(context.paths) is not None
@@ -84,7 +85,7 @@ def directories(context: Context) -> list[Path]:
 
 def backup(context: Context, *, to: Path | None) -> Outcome:
     """A whole, checked backup in the place for backups, and a second copy of the store at `to`."""
-    from console.offline import has_store
+    from console.offline_file import has_store
     from state.backup_sets import take
     from state.databases import copier
 

@@ -46,7 +46,8 @@ class Source:
         return [item for item in items if not (is_active and item["state"] in over)]
 
     def _fall_back(self, error: Unreachable) -> None:
-        from console.offline import OfflineStore, has_store
+        from console.offline import OfflineStore
+        from console.offline_file import has_store
 
         if self._context.engine_url or not has_store(self._context.paths):
             raise error

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from console.commands.children import is_locked
-from console.offline import server_of
+from console.offline_file import server_of
 from state.config import CONFIG_NAME, load_config
 from state.paths import Paths
 from state.words import Conflict, UsageError
