@@ -182,7 +182,9 @@ class World:
                     if is_kept or await self.is_kept(service, env, release_id, role):
                         continue
                     weights, _ = await self.standing(service, env)
-                    if not role and (weights or {}).get(release_id):
+                    if not role and weights is None:
+                        continue  # nobody can say that it serves no one: it is asked again
+                    if not role and weights and weights.get(release_id):
                         log.warning("%s in %s: a table of another hand gives %s traffic; it is not stopped",
                                     service, env, release_id)  # fmt: skip
                         continue

@@ -20,7 +20,7 @@ from adapters.local.places import Backoff
 from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
 from adapters.local.supervisor import Supervisor
-from adapters.ports import Route
+from adapters.ports import Observed, Route
 from engine.api.views.capacity import capacity_views
 from engine.autoscaling.scaler import Scaler
 from engine.rollouts.back.keeping import PlanKeeper
@@ -38,8 +38,8 @@ class NoTraffic:
     async def apply(self, route: Route) -> int:
         return 1
 
-    async def observe(self, service: str, env: str) -> None:
-        return None
+    async def observe(self, service: str, env: str) -> Observed:
+        return Observed({})
 
 
 @dataclass

@@ -328,8 +328,9 @@ class World:
             if weight and self.of(release_id).wanted < self.game.replicas:
                 self.scale(release_id, self.game.replicas, intended=False)
         for release_id, there in self.replicas.items():
-            has_traffic = (self.observe() or {}).get(release_id)
-            if there.wanted and release_id not in self.kept() and not has_traffic:
+            weights = self.observe()
+            may_serve = weights is None or weights.get(release_id)
+            if there.wanted and release_id not in self.kept() and not may_serve:
                 self.scale(release_id, 0, intended=False)
 
     def _commanded(self, row: Row) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlmodel import Session
 
-from adapters.ports import ReplicaSetSpec, ReplicaStatus, Route
+from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
 from engine.rollouts import planning
 from engine.rollouts.back.keeping import PlanKeeper
 from engine.rollouts.back.reading import read_way, rollback_plan
@@ -270,13 +270,15 @@ class Processes:
 
 
 class NoTraffic:
-    """A router that nothing is asked of."""
+    """A router that nothing is routed through; it may be away."""
+
+    answers = True
 
     async def apply(self, route: Route) -> int:
         raise AssertionError("no route is set here")
 
-    async def observe(self, service: str, env: str) -> None:
-        return None
+    async def observe(self, service: str, env: str) -> Observed | None:
+        return Observed({}) if self.answers else None
 
 
 @pytest.mark.parametrize(("cheaper", "kept"), [(None, 3), (1, 1)])
@@ -306,6 +308,10 @@ async def test_the_way_back_keeps_its_replicas_whatever_the_autoscaler_and_a_cra
         session.get_one(Rollout, "ro-2").warm_until = time.time() - 1
 
     store.write_now(ends)
+    world.router.answers = False  # type: ignore[attr-defined]
+    await world.retire()
+    assert runtime.there == {"a": kept, "b": 1}, "nobody can say that it serves no one"
+    world.router.answers = True  # type: ignore[attr-defined]
     await world.retire()
     assert runtime.there == {"a": 0, "b": 1}, "the hold is over"
 
