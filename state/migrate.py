@@ -16,8 +16,8 @@ from state.words import Conflict, OperationFailed
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-HEAD = "0006"
-KNOWN = ("0001", "0002", "0003", "0004", "0005")
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006")
+HEAD = KNOWN[-1]
 
 
 def current_revision(where: Path | Connection) -> str | None:

@@ -88,7 +88,7 @@ class Workplace:
     def export(self, name: str, to: Path) -> None:
         """As `airboss release export` does, reading this store."""
 
-        def get(path: str, params: Any = None) -> Any:
+        def get(path: str, params: Any = None, timeout_s: float | None = None) -> Any:
             if path.startswith("/v1/lineage"):
                 return self.store.read_now(
                     lambda s: lineage(s, f"release/{name}", forward=False).model_dump(mode="json")

@@ -100,7 +100,7 @@ class House:
         listening.open()
         self.certificates = worker._certificates
         self.url = f"{'https' if worker.tls else 'http'}://127.0.0.1:{self.port}"
-        self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=10))
+        self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=30))
 
         async def close() -> None:
             await self.session.close()
