@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from kube_things import gateway
+from serving_pods import model
 
 from adapters.kubernetes import objects
 from adapters.kubernetes.cluster import Cluster
@@ -31,27 +30,7 @@ targets = [{{ runtime = "kubernetes", kubeconfig = "{kubeconfig}", namespace = "
 """
 
 
-class Model(BaseHTTPRequestHandler):
-    """A pod that generates."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        body = b'{"choices": [{"text": "a"}], "usage": {"completion_tokens": 1}}'
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def model() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
+__all__ = ["model"]
 
 
 def cluster_of(kubeconfig: Path, tmp_path: Path, ownership: str = "full") -> Cluster:
