@@ -169,7 +169,13 @@ async def died(office: Any, monkeypatch: pytest.MonkeyPatch, action: str | None)
         while not any(k.audit_id or action is None for k in kept(office)):
             await asyncio.sleep(0.005)
         asked.cancel()
+    dead: Once = office.desk.once
     another_engine(office)
+    # What was at work ends here: left to the collector, it would be closed outside of its own context.
+    tasks = [going.task for going in dead._going.values()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_killed_before_anything_was_written_it_is_done_now(office: Any, monkeypatch: pytest.MonkeyPatch) -> None:
