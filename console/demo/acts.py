@@ -93,6 +93,7 @@ def recover(demo: Demo, play: Play) -> dict[str, Any]:
     Without the fault the same release must go through.
     """
     serving = {"fault": FAULT} if play.script.fault else {}
+    demo.stop_load()
     run = demo.run_pipeline(PIPELINE, **{"release.weights_from": play.second, "release.serving": serving})
     play.third = run.release_id or ""
     if demo.load is None:

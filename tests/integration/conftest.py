@@ -52,7 +52,7 @@ def play(demo_root: Path) -> Callable[..., dict[str, Any]]:
     """Play the demo and demand that every act did what it should."""
 
     def played(**more: Any) -> dict[str, Any]:
-        document = play_demo(DemoWish(demo_root, first_steps=30, second_steps=60, params=TINY, rps=130.0, **more))
+        document = play_demo(DemoWish(demo_root, first_steps=30, second_steps=60, params=TINY, rps=90.0, **more))
         assert document["ok"], json.dumps({k: document[k] for k in ("acts", "requests", "audit")}, indent=1)
         return document
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.serving.compute.blocks import BlockPool
 from engine.serving.compute.core import EngineCore
-from engine.serving.compute.hugepages import collapse
+from engine.serving.compute.hugepages import WORTH_COLLAPSING, collapse
 from engine.serving.compute.kv_cache import PagedCache, available_bytes, plan_cache
 from engine.serving.compute.native.kernels import Kernels, kernels
 from engine.serving.compute.native.model import can_attend, can_compute, exchange, is_exchanged
@@ -30,6 +30,7 @@ from engine.serving.models.llama import RMSNorm
 def optimize(loaded: LoadedModel) -> None:
     """Exchange the model's matrix products for faster ones, in place. Raises ConfigError; do it once, before serving."""
     settings, model = loaded.serving, loaded.model
+    weights = sum(parameter.nbytes for parameter in model.parameters())
     if isinstance(model, GPT):
         model.give_head()
     native = _native(loaded)
@@ -42,7 +43,7 @@ def optimize(loaded: LoadedModel) -> None:
     if loaded.device.type == "cpu":
         _widen_norms(model)
     _own_memory(model)
-    if loaded.device.type == "cpu":
+    if loaded.device.type == "cpu" and weights >= WORTH_COLLAPSING:
         collapse()
 
 
