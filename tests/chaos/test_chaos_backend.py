@@ -12,6 +12,8 @@ import psutil
 import pytest
 from chaos_workspace import SERVICE, Workspace, get, kill, until
 
+pytestmark = pytest.mark.deep
+
 MakeWorkspace = Callable[..., Workspace]
 FOREIGN = Path(__file__).parents[1] / "integration" / "foreign_server.py"
 
@@ -24,7 +26,6 @@ def table() -> str:
     )
 
 
-@pytest.mark.deep
 def test_a_foreign_replica_is_served_adopted_and_replaced_like_one_of_ours(workspace: MakeWorkspace) -> None:
     ws = workspace()
     config = ws.root / "airboss.toml"

@@ -88,6 +88,7 @@ def test_a_canary_that_keeps_dying_is_rolled_back_as_a_crash_loop(workspace: Mak
     ws.assert_serves_only(STABLE)
 
 
+@pytest.mark.deep
 def test_killed_gateway_workers_refuse_nobody_and_come_back_with_the_table(workspace: MakeWorkspace) -> None:
     ws = workspace(port=free_port())
     ws.serve()

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from chaos_workspace import STABLE, Workspace, get, say
 
+pytestmark = pytest.mark.deep
+
 MakeWorkspace = Callable[..., Workspace]
 AIRBOSS = Path(sys.executable).with_name("airboss")
 CONFIRMED = ("--yes", "--confirm-name", "chat", "--reason", "game day")
@@ -34,7 +36,6 @@ def drill(ws: Workspace, *words: str, code: int = 0) -> dict[str, Any]:
     return dict(item)
 
 
-@pytest.mark.deep
 def test_a_rollback_and_a_restore_are_drilled_and_the_last_ones_age_is_on_the_screen(workspace: MakeWorkspace) -> None:
     ws = workspace()
     ws.serve()

@@ -13,6 +13,8 @@ from chaos_workspace import CANARY, RELEASES, STABLE, WHOLE_PATH, Workspace, say
 
 from state.words import AirbossError
 
+pytestmark = pytest.mark.deep
+
 MakeWorkspace = Callable[..., Workspace]
 CRASHING = Path(__file__).with_name("crashing_engine.py")
 
@@ -37,7 +39,6 @@ def assert_nothing_twice(ws: Workspace, rollout_id: str) -> None:
     assert {row["step"]: row["n"] for row in used} == {0: 1, 1: 1, 2: 1, 3: 1}
 
 
-@pytest.mark.deep
 def test_a_rollout_goes_on_after_each_of_six_kills_and_no_user_notices(workspace: MakeWorkspace) -> None:
     seed = random.randrange(10_000)
     chance = random.Random(seed)
@@ -105,7 +106,6 @@ def test_killed_while_rolling_back_it_only_continues_back(workspace: MakeWorkspa
     assert release["lifecycle"] == "Rejected" and "it looks wrong" in release["rejected_reason"]
 
 
-@pytest.mark.deep
 def test_killed_around_the_start_of_a_server_there_is_exactly_one_in_the_end(workspace: MakeWorkspace) -> None:
     ws = workspace()
     crashes = ("after commit&rollout planned", "after the start of a model")

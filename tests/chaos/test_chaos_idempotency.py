@@ -13,6 +13,8 @@ from console.client import EngineClient
 from engine.api.schemas import VerbRequest, VerbResult
 from state.words import AirbossError
 
+pytestmark = pytest.mark.deep
+
 MakeWorkspace = Callable[..., Workspace]
 CRASHING = Path(__file__).with_name("crashing_engine.py")
 

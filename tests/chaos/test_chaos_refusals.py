@@ -19,6 +19,8 @@ from chaos_workspace import CANARY, STABLE, Workspace, opened, say, until
 
 from state.words import AirbossError
 
+pytestmark = pytest.mark.deep
+
 MakeWorkspace = Callable[..., Workspace]
 AIRBOSS = Path(sys.executable).with_name("airboss")
 
@@ -69,7 +71,6 @@ def test_a_port_that_is_taken_is_a_sentence_and_nothing_runs(workspace: MakeWork
         assert not ws.paths.engine_socket.exists() and not ws.paths.engine_info.exists()
 
 
-@pytest.mark.deep
 def test_a_release_with_a_flipped_bit_goes_back_before_any_user_meets_it(
     workspace: MakeWorkspace, tmp_path: Path
 ) -> None:
@@ -96,7 +97,6 @@ def test_a_release_with_a_flipped_bit_goes_back_before_any_user_meets_it(
     ws.assert_serves_only(STABLE)
 
 
-@pytest.mark.deep
 def test_case_44_a_release_that_disappears_after_its_approval_meets_no_user(
     workspace: MakeWorkspace, tmp_path: Path
 ) -> None:
@@ -124,7 +124,6 @@ def test_case_44_a_release_that_disappears_after_its_approval_meets_no_user(
     assert {line["release"] for line in ws.ledger()} <= {STABLE}
 
 
-@pytest.mark.deep
 def test_an_emergency_rollback_without_an_engine_holds_when_it_returns(workspace: MakeWorkspace) -> None:
     ws = workspace()
     ws.serve()

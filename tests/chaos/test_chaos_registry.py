@@ -13,6 +13,8 @@ from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, until
 from adapters.mlflow_registry import MlflowRegistry
 from adapters.ports import ModelFile, Registration
 
+pytestmark = pytest.mark.deep
+
 MakeWorkspace = Callable[..., Workspace]
 CRASHING = Path(__file__).with_name("crashing_engine.py")
 MODEL = "tiny"
@@ -40,7 +42,6 @@ def register(ws: Workspace, data: Path) -> None:
     registry.close()
 
 
-@pytest.mark.deep
 def test_killed_between_two_aliases_the_registry_still_ends_with_the_live_release(
     workspace: MakeWorkspace, tmp_path: Path
 ) -> None:

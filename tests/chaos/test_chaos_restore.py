@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from chaos_workspace import CANARY, STABLE, Workspace, get, until
 
+pytestmark = pytest.mark.deep
+
 MakeWorkspace = Callable[..., Workspace]
 AIRBOSS = Path(sys.executable).with_name("airboss")
 
@@ -28,7 +30,6 @@ def airboss(ws: Workspace, *words: str, code: int = 0) -> Any:
     return json.loads(done.stdout)["items"]
 
 
-@pytest.mark.deep
 def test_after_a_restore_users_stay_where_they_are_until_a_person_settles_it(workspace: MakeWorkspace) -> None:
     ws = workspace()
     ws.serve()

@@ -12,6 +12,8 @@ from engine.bench.serving.http_load import load
 from engine.bench.serving.sides import Sides
 from state.words import OperationFailed
 
+pytestmark = pytest.mark.deep
+
 
 @pytest.fixture(scope="module")
 def sides() -> Iterator[Sides]:

@@ -22,6 +22,8 @@ from serving_models import CHARACTERS, NANOGPT_ARGS, llama, save_gguf, save_hugg
 
 from engine.serving.models.gpt import GPT, GPTConfig
 
+pytestmark = pytest.mark.deep
+
 AIRBOSS = str(Path(sys.executable).with_name("airboss"))
 
 

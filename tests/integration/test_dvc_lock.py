@@ -125,6 +125,7 @@ async def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     store.close()
 
 
+@pytest.mark.deep
 @with_dvc
 async def test_what_airboss_has_run_dvc_finds_up_to_date_and_writes_no_other_word(both: Both) -> None:
     dvc(both.project, "init", "--no-scm")
@@ -144,6 +145,7 @@ async def test_what_airboss_has_run_dvc_finds_up_to_date_and_writes_no_other_wor
     assert (both.project / "all.txt").read_text() == "a\na\n"
 
 
+@pytest.mark.deep
 @with_dvc
 async def test_what_dvc_has_run_airboss_does_not_run_again(both: Both) -> None:
     dvc(both.project, "init", "--no-scm")
@@ -164,6 +166,7 @@ async def test_what_dvc_has_run_airboss_does_not_run_again(both: Both) -> None:
     assert "up to date" in dvc(both.project, "status")
 
 
+@pytest.mark.deep
 @with_dvc
 async def test_outputs_that_only_dvcs_cache_has_are_taken_from_there(both: Both) -> None:
     dvc(both.project, "init", "--no-scm")

@@ -174,6 +174,7 @@ def full_disk(paths: Paths) -> Iterator[Paths]:
         subprocess.run(["umount", "-l", paths.state], check=True)
 
 
+@pytest.mark.deep
 def test_on_a_full_disk_the_record_is_written_from_the_reserve(full_disk: Paths) -> None:
     """Case 16: traffic first, and the reserve is there for the record."""
     opened = Store.open(full_disk.store)
@@ -197,6 +198,7 @@ def test_on_a_full_disk_the_record_is_written_from_the_reserve(full_disk: Paths)
         deck.close()
 
 
+@pytest.mark.deep
 @needs_haproxy
 def test_behind_haproxy_it_is_the_same_command(store: Paths, gateway: Gateway) -> None:
     gateway.table["routes"][0].pop("routing")
@@ -225,6 +227,7 @@ def what_is_recorded(where: Paths) -> tuple[int, str, list[tuple[str, int]]]:
     return acts, state, tracks
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("point", ["nowhere", "before the commit", "after the commit"])
 def test_the_next_engine_takes_the_record_up_exactly_once(store: Paths, gateway: Gateway, point: str) -> None:
     """Also when it is killed while it does: the act is in the same transaction as the mark that it was taken up."""
@@ -292,6 +295,7 @@ def cold_plan(where: Paths, gateway: Gateway, bundle: Path, digest: str) -> Repl
     return spec
 
 
+@pytest.mark.deep
 def test_a_cold_release_is_started_first_and_the_next_engine_adopts_it(
     store: Paths, gateway: Gateway, ended: ExitStack
 ) -> None:
@@ -323,6 +327,7 @@ def test_a_cold_release_is_started_first_and_the_next_engine_adopts_it(
     assert gateway.releases(10) == {GOOD}
 
 
+@pytest.mark.deep
 def test_a_cold_release_that_does_not_start_gets_no_traffic_unless_one_says_so(store: Paths, gateway: Gateway) -> None:
     """Case 57: the target is gone. What serves goes on serving, and the sentence says what to run."""
     cold_plan(store, gateway, store.releases / "nowhere", "ab" * 32)

@@ -25,6 +25,8 @@ from engine.serving.tokenizer import CharTokenizer
 from state.digests import file_sha256
 from state.words import GateRefused, OperationFailed, UsageError
 
+pytestmark = pytest.mark.deep
+
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=24, vocab_size=len(CHARS))
 
 

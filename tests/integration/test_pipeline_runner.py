@@ -380,6 +380,7 @@ class DyingStore:
         return await self._store.read(fn)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("after", [False, True], ids=["before the write", "after the write"])
 async def test_engine_dying_at_any_write_changes_nothing_in_the_end(bench: Bench, after: bool) -> None:
     finished = False

@@ -282,6 +282,7 @@ def test_a_half_made_version_is_finished_only_if_its_bytes_are_there(
     assert registry.register(asked).tags["airboss.artifact_sha256"] == asked.digest
 
 
+@pytest.mark.deep
 def test_a_run_that_was_cut_off_is_marked_and_begun_again(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from adapters.mlflow_registry import ABANDONED, BUILD_KEY, MlflowRegistry
 
@@ -295,6 +296,7 @@ def test_a_run_that_was_cut_off_is_marked_and_begun_again(home: Path, tmp_path_f
     assert (run.info.status, ABANDONED in run.data.tags) == ("FAILED", True)
 
 
+@pytest.mark.deep
 def test_a_worker_killed_while_it_registers_leaves_one_verified_version(worker: Worker, home: Path) -> None:
     asked = registration(home)
     for delay_s in (0.02, 0.1):

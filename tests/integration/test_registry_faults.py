@@ -110,6 +110,7 @@ def test_a_secret_by_file_says_who_we_are_and_a_renewed_one_counts(proxy: Proxy,
     assert "authorization" not in proxy.headers[-1]
 
 
+@pytest.mark.deep
 def test_a_server_that_asks_for_a_certificate_gets_ours_and_another_authority_is_refused(tmp_path: Path) -> None:
     authority = issue(tmp_path, "authority", "ca-")
     for name in ("server", "client"):
@@ -146,6 +147,7 @@ def test_a_server_that_asks_for_a_certificate_gets_ours_and_another_authority_is
             thread.join()
 
 
+@pytest.mark.deep
 async def test_a_rollback_goes_on_while_the_registry_is_down_and_the_registry_catches_up(
     proxy: Proxy, tmp_path: Path
 ) -> None:

@@ -29,6 +29,8 @@ from serving_process import CHARS, Served, model_bundle, served
 from engine.serving.bundle import BundleRefused, read_bundle
 from state.digests import bundle_digest, hash_tree
 
+pytestmark = pytest.mark.deep
+
 CURL = r"""
 curl -X POST "http://localhost:8000/generate" \
   -H "Content-Type: application/json" \

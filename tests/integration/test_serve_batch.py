@@ -16,6 +16,8 @@ from bundles import CHARS, gpt_bundle
 
 from engine.serving.models.gpt import GPTConfig
 
+pytestmark = pytest.mark.deep
+
 AIRBOSS = str(Path(sys.executable).with_name("airboss"))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from serving_process import Served, served
 
+pytestmark = pytest.mark.deep
+
 SHORT = {"prompt": "abc", "max_tokens": 5, "seed": 3}
 LONG = {"prompt": "abc", "max_tokens": 19_000, "ignore_eos": True}
 """An answer that takes as long as a test needs."""

@@ -15,6 +15,8 @@ from serving_process import served
 
 from engine.serving.front.trace import read_traceparent
 
+pytestmark = pytest.mark.deep
+
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 

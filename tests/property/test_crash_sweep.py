@@ -114,6 +114,7 @@ def sweep(store: Store, scene: Scene, first: int, step: int) -> int:
     return len(points)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 def test_killed_at_a_sample_of_the_journals_points_everything_ends_as_without_a_crash(
     store: Store, scene: Scene
