@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 LONGEST_WORD = 400
 """A record with a longer run of characters without white space is a blob (base64, minified code), not prose."""
+_ODD = re.compile("[\x00-\x08\x0b\x0d-\x1f\x7f-\x9f\ufffd]")
 MAX_ODD_SHARE = 0.02
 """The largest share of characters in a record that may be controls or replacement marks of a failed decoding."""
 
@@ -47,10 +49,7 @@ def statistics_of(text: str) -> TextStatistics:
 
 def outlier_reason(text: str) -> str | None:
     """Why a record is no running text, or None: `odd_characters` or `blob`."""
-    odd = sum(
-        1 for char in text if (ord(char) < 32 and char not in "\n\t\f") or char == "\ufffd" or 127 <= ord(char) < 160
-    )
-    if odd > MAX_ODD_SHARE * len(text):
+    if len(_ODD.findall(text)) > MAX_ODD_SHARE * len(text):
         return "odd_characters"
     if len(text) > LONGEST_WORD and any(len(word) > LONGEST_WORD for word in text.split()):
         return "blob"

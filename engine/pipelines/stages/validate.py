@@ -117,7 +117,8 @@ def examine(values: Iterable[tuple[str, Any]]) -> Findings:
             continue
         redacted = redact(record.text)
         found.redactions.update(redacted.counts)
-        found.unredacted += remaining(redacted.text)
+        if redacted.counts:  # a text in which nothing was found is as it was: there is nothing left in it either
+            found.unredacted += remaining(redacted.text)
         found.clean[record.split].append(redacted.text)
     return found
 
