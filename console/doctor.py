@@ -207,7 +207,7 @@ def _store(context: Context) -> Iterator[Check]:
 
 
 def _engine(context: Context) -> Iterator[Check]:
-    from console.commands.children import is_locked
+    from state.locks import is_locked
 
     try:
         health = context.get("/v1/health")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import json
 import os
@@ -11,6 +10,7 @@ import socket
 from types import TracebackType
 
 from adapters.local import private_socket
+from state.locks import take
 from state.paths import Paths
 from state.words import Conflict, UsageError
 
@@ -30,15 +30,13 @@ class EngineLock:
 
     def __enter__(self) -> EngineLock:
         self._fd = os.open(self.paths.engine_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take(self._fd):
             os.close(self._fd)
             raise Conflict(
                 f"an engine is running in {self.paths.root} already{self._who()}",
                 hint="`airboss status` shows it; `airboss down` stops it",
                 code="engine_running",
-            ) from None
+            )
         return self
 
     def __exit__(

@@ -8,7 +8,6 @@ time, boot id, digest) and, when it ends by its own will, `<spawn_id>.exit.json`
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from state.clock import boot_id
+from state.locks import take
 from state.words import CHILD_PROTOCOL, ExitCode
 
 
@@ -130,28 +130,12 @@ class LossyLog(io.TextIOWrapper):
             super().flush()
 
 
-LOCK_PATIENCE_S = 2.0
-"""How long a child tries for its lock: whoever asks whether it is held takes it for an instant to find out."""
-
-
-def _take(lock: int) -> bool:
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-
-
 def run_child(argv: list[str], body: Callable[[ChildSpec], int]) -> int:
     """Be the child that `argv[1]`'s spec describes: lock, identity, `body`, exit record. Returns the exit code."""
     sys.stdout, sys.stderr = LossyLog(1), LossyLog(2)
     spec = ChildSpec.read(Path(argv[1]))
     lock = os.open(spec.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not _take(lock):
+    if not take(lock):
         sys.stderr.write(f"{spec.kind} {spec.spawn_id}: another process holds {spec.lock_path}; leaving\n")
         return int(ExitCode.CONFLICT)
     if not Path(argv[1]).exists():

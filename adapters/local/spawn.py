@@ -21,6 +21,7 @@ from pathlib import Path
 from adapters.local import pidfd
 from adapters.local.child import ChildSpec, process_start_ticks
 from adapters.local.waiting import Waiting
+from state.locks import is_locked
 from state.words import OperationFailed
 
 LOG_LIMIT_BYTES = 8 * 1024 * 1024
@@ -230,21 +231,6 @@ class Spawner:
 def _command(module: str, *args: str, nice: int) -> list[str]:
     command = [sys.executable, "-P", "-m", module, *args]
     return ["nice", "-n", str(nice), *command] if nice else command
-
-
-def is_locked(path: Path) -> bool:
-    """Somebody alive holds an flock on `path`."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def exit_record(path: Path) -> ChildExit | None:

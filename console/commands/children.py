@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from pathlib import Path
 from typing import Any
 
+from state.locks import is_locked
 from state.paths import Paths
-
-
-def is_locked(path: Path) -> bool:
-    """Somebody alive holds the lock at `path`. Asks with a shared lock, so that two who ask do not see each other."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def serving_children(paths: Paths, kinds: tuple[str, ...] = ("gateway", "model")) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from console import diagnostics
 from console.output import Outcome, Table, Text
+from state.locks import is_locked
 from state.words import (
     ERRORS_BY_EXIT,
     AirbossError,
@@ -155,7 +156,7 @@ def _become_engine(paths: Paths) -> NoReturn:
 def down(context: Context, *, request: VerbRequest) -> Outcome:
     """Stop the engine, wait until it has let go, and list what still serves."""
     from console.commands.acting import act
-    from console.commands.children import is_locked, serving_children
+    from console.commands.children import serving_children
 
     sent = request.model_copy(
         update={
@@ -189,8 +190,6 @@ def _answers(paths: Paths, deadline: float) -> bool:
 
     Raises TimedOut when it does neither by `deadline`.
     """
-    from console.commands.children import is_locked
-
     while health(paths) is None:
         if not is_locked(paths.engine_lock):
             return False

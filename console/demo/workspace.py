@@ -7,9 +7,9 @@ import tomllib
 from contextlib import closing
 from pathlib import Path
 
-from console.commands.children import is_locked
 from console.offline_file import server_of
 from state.config import CONFIG_NAME, load_config
+from state.locks import is_locked
 from state.paths import Paths
 from state.words import Conflict, UsageError
 

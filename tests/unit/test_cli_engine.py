@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from console.commands import starting
-from console.commands.children import is_locked
+from state.locks import is_locked
 from state.paths import Paths
 from state.words import ConfigError, Conflict, OperationFailed, TimedOut
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sqlite3
@@ -13,13 +12,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
-from state import audit, ids
+from state import audit
 from state.backup import back_up, newest_good, restore
 from state.migrate import HEAD, current_revision, downgrade, upgrade
-from state.models import Rollout
 from state.sqlite_file import RESERVE_BYTES
 from state.store import Store
 from state.words import Conflict, OperationFailed, UsageError
@@ -48,35 +45,6 @@ def cut_tail(path: Path, row: int) -> None:
     connection.execute("DELETE FROM audit WHERE id = ?", (row,))
     connection.commit()
     connection.close()
-
-
-def a_rollout(rollout_id: str, state: str) -> Rollout:
-    return Rollout(
-        id=rollout_id, service="chat", env="production", target="local", strategy="canary", to_release="r",
-        state=state, created_by="user:ann", created_at=0.0, state_since=0.0,
-    )  # fmt: skip
-
-
-def test_a_write_that_fails_leaves_nothing(store: Store) -> None:
-    def broken(session: Session) -> None:
-        note(session)
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        store.write_now(broken)
-    assert store.read_now(audit.verify).rows == 0
-
-
-async def test_writes_from_many_tasks_are_one_after_another(store: Store) -> None:
-    names = await asyncio.gather(*(store.write(lambda s: ids.next_id(s, "run")) for _ in range(50)))
-    assert sorted(names, key=lambda n: int(n.split("-")[1])) == [f"run-{n}" for n in range(1, 51)]
-
-
-def test_one_active_rollout_a_service_and_environment(store: Store) -> None:
-    store.write_now(lambda s: s.add(a_rollout("ro-1", "completed")))
-    store.write_now(lambda s: s.add(a_rollout("ro-2", "step_baking")))
-    with pytest.raises(IntegrityError):
-        store.write_now(lambda s: s.add(a_rollout("ro-3", "planned")))
 
 
 def test_the_chain_is_whole_and_a_row_changed_by_hand_is_found(store: Store, path: Path) -> None:
