@@ -113,6 +113,8 @@ _TABLE = (
     Verb("alert.silence", "no notification until a time", Role.OPERATOR, Confirm.NAME, Confirm.YES, "m"),
     Verb("alert.unsilence", "end a silence", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("service.restart", "end one replica gently and start another", Role.OPERATOR, Confirm.YES, Confirm.YES),
+    Verb("service.scale", "have so many replicas", Role.OPERATOR, Confirm.YES, Confirm.YES),
+    Verb("service.scale_down", "have fewer replicas than there are", Role.OPERATOR, Confirm.NAME, Confirm.YES),
     Verb("note", "leave a note", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "n"),
     Verb("drill.start", "fail something on purpose, and measure", Role.OPERATOR, Confirm.NAME_AND_REASON, Confirm.YES),
     Verb("drill.finish", "record what a drill measured", Role.OPERATOR, Confirm.NONE, Confirm.NONE),

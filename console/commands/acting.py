@@ -21,7 +21,16 @@ GOES_BACK = ("rollback", "rollout.abort", "rollout.reject")
 COPIES = ("registry.import", "release.import")
 COPYING_S = 3900.0
 """They answer once every byte is copied and hashed; the engine's own limits end them earlier."""
-TAKES_ENV = ("deploy", "rollback", "hold", "unhold", "state.adopt", "state.enforce")
+TAKES_ENV = (
+    "deploy",
+    "rollback",
+    "hold",
+    "unhold",
+    "state.adopt",
+    "state.enforce",
+    "service.scale",
+    "service.scale_down",
+)
 
 
 def act(request: VerbRequest, context: Context) -> Outcome:

@@ -10,6 +10,18 @@ from console.commands.refs import name_of, ref_of, verb_request
 from console.commands.requests import LocalRequest, ViewRequest
 from console.commands.tree import DURATION, Noun, leaf
 
+
+class _Replicas(click.ParamType[int | str]):
+    """A number of replicas, or `auto`."""
+
+    name = "replicas"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """`auto` as it is, anything else as a number from 1."""
+        return "auto" if value == "auto" else int(click.IntRange(1, 64).convert(value, param, ctx))
+
+
+REPLICAS = _Replicas()
 service = Noun(
     "service",
     help="Named model endpoints that users call.",
@@ -61,6 +73,32 @@ def capacity(name: str, env: str | None, window: float) -> ViewRequest:
     Measured at the replicas by the engine. Headroom supposes that a replica stays as fast when more is going on in it.
     """
     return ViewRequest("capacity", env=env, ref=ref_of("service", name), args={"window_s": window})
+
+
+@leaf(
+    service,
+    "scale",
+    acting=True,
+    examples=(
+        ("airboss service scale chat --env production --replicas 3 --for 2h --yes", "as before after two hours"),
+        ("airboss service scale chat --env production --replicas 1 --down --yes --confirm-name chat", "fewer"),
+        ("airboss service scale chat --env production --replicas auto --yes", "as airboss.toml or its autoscaler says"),
+        ("airboss service scale chat --env production --replicas 4 --dry-run", "what it would change"),
+    ),
+)
+@click.argument("name")
+@click.option("--replicas", required=True, type=REPLICAS, metavar="N|auto", help="So many; auto: as the file says.")
+@click.option("-e", "--env", help="In this environment (needed where there are several).")
+@click.option("--for", "for_s", type=DURATION, metavar="T", help="For so long (2h); otherwise until it is taken back.")
+@click.option("--down", is_flag=True, help="Also fewer than there are now; the name confirms.")
+@click.option("--force", is_flag=True, help="Also where memory has no room for them.")
+def scale(name: str, replicas: int | str, env: str | None, for_s: float | None, down: bool, force: bool) -> Any:
+    """Have so many replicas of what SERVICE serves: local processes, or pods.
+
+    An autoscaler stands aside while a number of a hand holds. Nothing that a rollout or the way back counts on is taken away.
+    """
+    verb = "service.scale_down" if down else "service.scale"
+    return verb_request(verb, ref_of("service", name), replicas=replicas, env=env, for_s=for_s, force=force or None)
 
 
 @leaf(

@@ -170,7 +170,19 @@ class MenuChoice:
     label: str
     choice: Choice
     asks: str = ""
-    """The argument it asks for first."""
+    """The argument it asks for first: a whole number."""
+    asks_for: str = "canary's weight, 1 to 100"
+    most: int = 100
+    """The number is from 1 to this."""
+    fewer: tuple[int, str] = (0, "")
+    """A number below the first is another verb, the second."""
+
+    def with_number(self, number: int) -> VerbCall:
+        """The call with the number that was asked for. Only of a choice that may run."""
+        assert isinstance(self.choice, VerbCall)
+        call = with_args(self.choice, **{self.asks: number})
+        below, verb = self.fewer
+        return replace(call, verb=verb) if number < below else call
 
 
 def promote_choices(item: Item, snapshot: Snapshot) -> tuple[MenuChoice, ...] | Refused:

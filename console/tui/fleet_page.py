@@ -118,6 +118,8 @@ def _tracks(row: FleetRow, snapshot: Snapshot, width: int) -> list[Line]:
         until = f" until {clock(row.held_until)} UTC" if row.held_until else ""
         why = f" ({row.held_reason})" if row.held_reason else ""
         body.append(line((f"held by {row.held_by}{until}: nothing moves by itself{why}", "warn")))
+    if row.scaled:
+        body.append(line((f"scaled: {row.scaled}", "info")))
     if row.frozen:
         body.append(line((f"frozen: {row.frozen}", "warn")))
     return body

@@ -77,6 +77,8 @@ def state(row: FleetRow) -> Line:
         spans.append((f" ‖ held{until} by {row.held_by}", "warn"))
     if row.frozen:
         spans.append((" * frozen", "warn"))
+    if row.scaled:
+        spans.append((f" × {row.scaled.split(' by ')[0]} by hand", "info"))
     if row.break_glass:
         spans.append((" ! glass broken", "bad"))
     return line(*spans)

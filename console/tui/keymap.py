@@ -244,7 +244,7 @@ KEYS: tuple[Key, ...] = (
         ("S",),
         "S",
         "",
-        "scale and traffic menu: weight, hold, restart a replica",
+        "scale and traffic menu: weight, how many replicas, hold, restart a replica",
         "look",
         _in("fleet", "rollouts", "rollout", "serving"),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from console.tui.acts import MenuChoice, Refused, VerbCall, on_rollout, rollout_of
 from console.tui.scene import Item
 from engine.api.schemas import FleetRow, ReplicaView, RolloutView, Snapshot
@@ -21,8 +23,10 @@ def scale_choices(item: Item, snapshot: Snapshot) -> tuple[MenuChoice, ...] | Re
     protected = row.protected if row is not None else True
     rollout = rollout_of(row or item, snapshot)
     choices = [MenuChoice("w", "set the canary's weight…", _weight(rollout), asks="weight")]
-    held = bool(row is not None and row.held_by)
     here = {"env": env}
+    if not isinstance(item, ReplicaView) or item.kind == "model":
+        choices += _number(row, VerbCall("service.scale", f"service/{service}", service, env, protected, here))
+    held = bool(row is not None and row.held_by)
     choices.append(
         MenuChoice("u", "let automatic movement go on", VerbCall("unhold", f"service/{service}", service, env, protected, here))
         if held
@@ -42,6 +46,24 @@ def scale_choices(item: Item, snapshot: Snapshot) -> tuple[MenuChoice, ...] | Re
     return tuple(choices)
 
 
+def _number(row: FleetRow | None, call: VerbCall) -> list[MenuChoice]:
+    """How many replicas: a number, and the way back to what the file says."""
+    if row is None or not row.tracks:
+        return [MenuChoice("n", "how many replicas…", Refused("nothing is served here"))]
+    there = max(track.replicas for track in row.tracks if track.weight > 0 or track.track == "stable")
+    lines = [
+        MenuChoice(
+            "n", f"how many replicas… (now {there})", call, asks="replicas", asks_for="replicas, 1 to 64", most=64,
+            fewer=(there, "service.scale_down"),
+        )
+    ]  # fmt: skip
+    if row.scaled:
+        # Which way that goes the engine knows; the verb that may take away asks for the name.
+        back = replace(call, verb="service.scale_down", args={**call.args, "replicas": "auto"})
+        lines.append(MenuChoice("a", f"as airboss.toml or its autoscaler says; now {row.scaled}", back))
+    return lines
+
+
 def _weight(rollout: RolloutView | None) -> VerbCall | Refused:
     if rollout is None:
         return Refused("no rollout is under way: all traffic is stable's")
@@ -50,8 +72,9 @@ def _weight(rollout: RolloutView | None) -> VerbCall | Refused:
 
 
 def advice(service: str, env: str) -> str:
-    """Where the number of replicas comes from, for there is no verb that sets it: the file says it, and says why."""
+    """Where the number of replicas comes from, and what says how many there should be."""
     return (
-        f"How many there are is [service.{service}] replicas, or its autoscale table, in airboss.toml. "
-        f"`airboss service capacity {service} --env {env}` says what the load needs."
+        f"Without a hand, [service.{service}] replicas or its autoscale table says how many. "
+        f"`airboss service capacity {service} --env {env}` says what the load needs; "
+        f"`airboss service scale {service} --env {env} --replicas N --for 2h` ends by itself."
     )

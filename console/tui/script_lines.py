@@ -15,6 +15,8 @@ _WORDS = {
     "rollout.weight": "rollout weight {id} {weight}",
     "alert.silence": "alert silence {id}",
     "service.restart": "service restart {id} {replica} --env {env}",
+    "service.scale": "service scale {id} --env {env} --replicas {replicas}",
+    "service.scale_down": "service scale {id} --env {env} --replicas {replicas} --down",
     "hold": "rollout hold {id} --env {env} --until {until_s}",
     "unhold": "rollout unhold {id} --env {env}",
     "config.apply": "config apply",

@@ -17,7 +17,7 @@ INCIDENT: tuple[tuple[tuple[str, ...], str], ...] = (
     (("view_8",), "what changed: every act and its author, the newest first"),
     (("scale", "=h"), "hold: stop all automatic movement for half an hour"),
     (("rollback", "=y"), "roll back: the plan is ready, nothing is typed"),
-    (("scale",), "scale and traffic: what the load needs, and who says how many replicas there are"),
+    (("scale", "=n"), "scale: how many replicas; `service scale … --for 2h` ends by itself"),
     (("scale", "=1", "=y"), "restart one sick replica; its streams finish first"),
     (("scale", "=w"), "set the canary's weight"),
     (("view_7", "copy_line", "shell"), "logs of a replica: its line is copied, and there is a shell to paste it into"),
@@ -104,7 +104,7 @@ def _acts(width: int) -> list[Line]:
             ("b y", "roll back: always two keys, from any state"),
             ("p", "promote: next step, a weight, all at once, approve"),
             ("x z t", "abort, pause or resume, retry"),
-            ("S", "scale and traffic: weight, hold, restart a replica"),
+            ("S", "scale and traffic: weight, how many replicas, hold, restart one"),
         ), width),
         (),
         *wrap("What moves traffic opens a panel with its plan, on Cancel. `y` does it; enter does not, nor does what was pasted or typed before the "

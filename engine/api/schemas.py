@@ -49,6 +49,8 @@ class FleetRow(_Model):
     held_until: float | None = None
     held_reason: str = ""
     frozen: str
+    scaled: str = ""
+    """The number of replicas that a hand set, by whom and until when; empty while the file or the autoscaler says it."""
     break_glass: str = ""
     """Who went past the rules and why, until somebody else has acknowledged it."""
     rate_series: tuple[float, ...] = ()

@@ -19,10 +19,10 @@ from adapters.ports import ReplicaStatus
 from engine.autoscaling.policy import Bounds, Decision, decide
 from engine.autoscaling.watcher import LoadWatcher, Place
 from engine.rollouts import records
-from engine.rollouts.wanted import set_wanted, wanted_replicas
+from engine.rollouts.wanted import by_hand, is_moving, set_wanted, wanted_replicas
 from state import audit
 from state.config import Config
-from state.models import Rollout, TrackState
+from state.models import TrackState
 from state.store import Store
 
 log = logging.getLogger("airboss.autoscaling")
@@ -39,6 +39,7 @@ class _Standing:
     is_moving: bool
     """A rollout is active there: capacity only goes up (I13)."""
     is_held: bool
+    """A hold forbids it to act, or a hand has set the number."""
 
 
 @dataclass(slots=True)
@@ -117,13 +118,11 @@ class Scaler:
 
     def _standing(self, session: Session, place: Place) -> _Standing:
         service, env = place
-        active = select(Rollout.id).where(
-            Rollout.service == service, Rollout.env == env, col(Rollout.state).in_(records.ACTIVE)
-        )
         return _Standing(
             current=wanted_replicas(session, self.config, service, env),
-            is_moving=session.exec(active).first() is not None,
-            is_held=bool(records.leases(session, env, "hold", time.time(), service)),
+            is_moving=is_moving(session, service, env),
+            is_held=by_hand(session, service, env) is not None
+            or bool(records.leases(session, env, "hold", time.time(), service)),
         )
 
     def _write(self, session: Session, place: Place, seen: _Standing, decision: Decision) -> bool:

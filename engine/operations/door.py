@@ -18,6 +18,7 @@ from engine.operations.keeping import alert_verb, down, lease_verb, note, pipeli
 from engine.operations.moving import rollback, rollout_verb
 from engine.operations.registering import stage
 from engine.operations.replicas import restart
+from engine.operations.scaling import scale
 from engine.operations.settling import settle
 from engine.operations.triggering import trigger_verb
 from engine.verbs import VERBS
@@ -65,6 +66,8 @@ HANDLERS: dict[str, Handler] = {
     "alert.unsilence": alert_verb,
     "note": note,
     "service.restart": restart,
+    "service.scale": scale,
+    "service.scale_down": scale,
     "drill.start": drilling.start,
     "drill.finish": drilling.finish,
     "state.adopt": settle,

@@ -13,7 +13,7 @@ from engine.people.freezes import demand_thawed, in_force
 from engine.people.glass import break_for_deploy
 from engine.rollouts import records
 from engine.rollouts.frozen import frozen_policy
-from engine.rollouts.wanted import wanted_replicas
+from engine.rollouts.wanted import may_exceed_file, wanted_replicas
 from state import audit, clock, ids
 from state.config import Config
 from state.models import Release, Rollout, TrackState
@@ -165,7 +165,7 @@ def rollback_policy(session: Session, config: Config, service: str, env: str, li
         "replicas": settings.replicas,
     }
     kept = {**plain, **(came.policy if came else {}), "is_rollback": True}
-    if settings.autoscale is not None:
+    if may_exceed_file(session, config, service, env):
         kept["replicas"] = wanted_replicas(session, config, service, env)
     return kept
 

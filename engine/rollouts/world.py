@@ -21,7 +21,7 @@ from engine.rollouts.floors import HoldsFloors, held_floors
 from engine.rollouts.replica_spec import replica_spec
 from engine.rollouts.routes import extras_of, route_of
 from engine.rollouts.values import ReplicaFacts
-from engine.rollouts.wanted import wanted_replicas
+from engine.rollouts.wanted import gives_back, may_exceed_file, wanted_replicas
 from state import clock
 from state.config import Config
 from state.models import Rollout, TrackState
@@ -89,12 +89,12 @@ class World:
     _noted: clusters.Standing = field(default_factory=dict)
 
     async def scale(self, service: str, env: str, release_id: str, replicas: int, role: str = "") -> None:
-        """Have so many replicas of the release; of one that shall serve, no fewer than its autoscaler has decided."""
+        """Have so many replicas of the release; of one that shall serve, no fewer than its autoscaler or a hand has decided."""
 
         def read(session: Session) -> tuple[ReplicaSetSpec, bool]:
             count = replicas
             is_kept = (service, env, release_id) in self._warm(session)
-            if replicas and self.config.service[service].autoscale is not None and not is_kept:
+            if replicas and not is_kept and may_exceed_file(session, self.config, service, env):
                 count = max(replicas, wanted_replicas(session, self.config, service, env))
             return replica_spec(session, self.config, service, env, release_id, count, role)
 
@@ -170,8 +170,8 @@ class World:
                 if (r.release_id, r.role) == (release_id, "") and r.is_wanted
             ]
             wanted = await self._wanted(service, env, release_id)
-            # Too many are an autoscaler's to give back; without one a rollout may have its reasons.
-            if len(there) < wanted or (len(there) > wanted and self.config.service[service].autoscale is not None):
+            may_end = len(there) > wanted and await self._gives_back(service, env)
+            if len(there) < wanted or may_end:
                 await self._keep(service, env, release_id)
         for service in self.config.service:
             for env in self.config.environment:
@@ -227,6 +227,9 @@ class World:
             return wanted_replicas(session, self.config, service, env) if warm is None else warm
 
         return await self.store.read(read)
+
+    async def _gives_back(self, service: str, env: str) -> bool:
+        return await self.store.read(lambda s: gives_back(s, self.config, service, env))
 
     def _warm(self, session: Session) -> dict[tuple[str, str, str], int]:
         return kept_warm(session, self.config, clock.now())

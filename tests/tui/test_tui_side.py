@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from console.commands.grammar import parse_args
 from console.tui.acts import Refused
 from console.tui.scale_choices import scale_choices
@@ -44,6 +46,25 @@ async def test_capital_s_opens_a_menu_and_w_asks_for_a_weight_then_for_the_name(
         await d.press("w", "4", "0", "enter")
         await d.shows("airboss rollout weight ro-2 40", "--confirm-name chat")
         assert engine.done == [], "the menu itself changes nothing"
+
+
+@pytest.mark.parametrize(("number", "verb", "line"), [
+    ("3", "service.scale", "service scale chat --env production --replicas 3 --yes"),
+    ("1", "service.scale_down", "--replicas 1 --down --yes --confirm-name chat"),
+])  # fmt: skip
+async def test_capital_s_and_n_asks_how_many_and_fewer_takes_the_name(
+    desk: Any, engine: Any, number: str, verb: str, line: str
+) -> None:
+    async with desk() as d:
+        await d.press("1", "S")
+        await d.shows("how many replicas… (now 2)")
+        await d.pilot.pause(0.5)
+        await d.press("n", number, "enter")
+        await d.shows(line)
+        if verb == "service.scale":
+            await d.pilot.pause(0.5)
+            await d.press("y")
+            await d.until(lambda: [(v.verb, v.args["replicas"]) for v in engine.done] == [(verb, 3)])
 
 
 async def test_capital_s_and_a_digit_restarts_a_replica_after_a_panel(desk: Any, engine: Any) -> None:

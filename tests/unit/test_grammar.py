@@ -61,6 +61,10 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("alert unsilence 2", "alert.unsilence", "silence/2", {}),
     ("service restart chat m-7a --env dev --force", "service.restart", "service/chat",
      {"replica": "m-7a", "env": "dev", "force": True}),
+    ("service scale chat --env dev --replicas 3 --for 2h", "service.scale", "service/chat",
+     {"replicas": 3, "env": "dev", "for_s": 7200.0}),
+    ("service scale chat --env dev --replicas auto --down --force", "service.scale_down", "service/chat",
+     {"replicas": "auto", "env": "dev", "force": True}),
     ("note rollout/ro-3 'slow index'", "note", "rollout/ro-3", {"text": "slow index"}),
 ]  # fmt: skip
 

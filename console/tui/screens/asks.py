@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
-from console.tui.acts import MenuChoice, Refused, VerbCall, with_args
+from console.tui.acts import MenuChoice, Refused, VerbCall
 from console.tui.plan_lines import plan_lines
 from console.tui.screens.confirm import ARM_S, BURST_S, WIDEST
 from console.tui.script_lines import emergency_line
@@ -117,7 +117,7 @@ class MenuScreen(_Panel):
                 (),
                 line(
                     ("▸ ", "key"),
-                    ("canary's weight, 1 to 100: ", "strong"),
+                    (f"{self._asking.asks_for}: ", "strong"),
                     (self._typed, "accent"),
                     ("▏", "key"),
                     ("  enter", "dim"),
@@ -126,9 +126,9 @@ class MenuScreen(_Panel):
         return [*lines, (), line((" Cancel ", "badge.on"), (" esc enter", "dim")), line((self._note, "warn"))]
 
     def press(self, event: events.Key, *, burst: bool) -> None:
-        """Choose a line; digits while a weight is asked for."""
+        """Choose a line; digits while a number is asked for."""
         if self._asking is not None:
-            self._type_weight(event)
+            self._type_number(event, self._asking)
             return
         if event.key in ("enter", "q"):
             self.dismiss(None)
@@ -147,17 +147,17 @@ class MenuScreen(_Panel):
             return
         self.paint()
 
-    def _type_weight(self, event: events.Key) -> None:
+    def _type_number(self, event: events.Key, asking: MenuChoice) -> None:
         if event.key == "backspace":
             self._typed = self._typed[:-1]
         elif event.character and event.character.isdigit() and event.character.isascii():
             self._typed = (self._typed + event.character)[:3]
-        elif event.key == "enter" and self._asking is not None and isinstance(self._asking.choice, VerbCall):
-            weight = int(self._typed or 0)
-            if 1 <= weight <= 100:
-                self.dismiss(with_args(self._asking.choice, weight=weight))
+        elif event.key == "enter":
+            number = int(self._typed or 0)
+            if 1 <= number <= asking.most:
+                self.dismiss(asking.with_number(number))
                 return
-            self._note = "a whole percent from 1 to 100"
+            self._note = f"a whole number from 1 to {asking.most}"
         self.paint()
 
 

@@ -15,6 +15,7 @@ from engine.observe.slo import SloStatus
 from engine.people.freezes import in_force
 from engine.people.glass import unacknowledged
 from engine.rollouts import records
+from engine.rollouts.wanted import ByHand, by_hand
 from engine.verbs import alert_refusal
 from state.config import Config
 from state.models import Rollout, TrackState
@@ -55,9 +56,18 @@ def fleet_row(
         alerts=len(mine), paging=sum(a.severity == Severity.PAGE for a in mine),
         held_by=holds[0].holder if holds else "", held_until=holds[0].ends_at if holds else None,
         held_reason=holds[0].reason if holds else "", frozen=freezes[0].reason or freezes[0].by if freezes else "",
+        scaled=scaled_words(by_hand(session, service, env)),
         break_glass="; ".join(f"{one.by}: {one.reason}" for one in glass),
         rate_series=series,
     )  # fmt: skip
+
+
+def scaled_words(hand: ByHand | None) -> str:
+    """`3 replicas by user:ana until 14:03 UTC (load of the sale)`."""
+    if hand is None:
+        return ""
+    until = "" if hand.until is None else f" until {time.strftime('%H:%M', time.gmtime(hand.until))} UTC"
+    return f"{hand.replicas} replicas by {hand.by}{until}{f' ({hand.reason})' if hand.reason else ''}"
 
 
 def _phase(rollout: Rollout | None) -> str:

@@ -25,7 +25,7 @@ NOUNS = {
     "engine": "engine/engine", "release.import": "engine/engine", "registry": "service/chat",
 }  # fmt: skip
 ARGS: dict[str, Any] = {"env": "production", "release": "charlm-2", "text": "x", "weight": 40, "name": "kill", "stage": "archived",
-                        "outcome": "met", "measured": {}}  # fmt: skip
+                        "outcome": "met", "replicas": 2, "measured": {}}  # fmt: skip
 
 
 def _ref(verb: str, rollout: str) -> str:
