@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 from rich.console import RenderableType
 from rich.text import Text
 from textual import work
+from textual._compositor import CompositorUpdate
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
@@ -35,7 +36,7 @@ from console.tui.terminal import Watchdog
 from console.tui.theme import THEMES, choose_theme
 from console.tui.visits import Visit, Visits
 from console.tui.widgets.prompt import Prompt
-from console.tui.widgets.tight import tightened
+from console.tui.widgets.shown import Ready, Shown
 from engine.api.schemas import RunView
 from state.words import AirbossError, ExitCode
 
@@ -60,7 +61,10 @@ class ConsoleApp(SideApp):
 
     CSS_PATH = "console.tcss"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "leave", "leave", show=False, priority=True)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+q", "leave", "leave", show=False, priority=True),
+        Binding("ctrl+l", "send_whole", "send the screen again", show=False, priority=True),
+    ]
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class ConsoleApp(SideApp):
         super().__init__(client_factory, read_only=read_only)
         self._latest: Frame | None = None
         self._past = Past()
+        self._shown = Shown()
         self._visits = Visits()
         self._reported: dict[str, str] = {}
         self._first_view = view if view in LISTS else "fleet"
@@ -99,6 +104,7 @@ class ConsoleApp(SideApp):
 
             self._watchdog = Watchdog(hung_up)
             self._watchdog.start()
+        self.app_resume_signal.subscribe(self, lambda _app: self._shown.forget())
         await self.push_screen(self._list(self._first_view))
         self._visits.note(Visit(self._first_view))
         self.poller.start()
@@ -121,7 +127,23 @@ class ConsoleApp(SideApp):
         self.say("ctrl+q leaves the console; q goes back. Nothing that runs is stopped by leaving.")
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
-        super()._display(screen, cast("RenderableType | None", tightened(renderable)))
+        written = self._running and not (self._batch_count or self._closed or self.is_headless or self._driver is None)
+        if written and isinstance(renderable, CompositorUpdate):
+            text = self._shown.difference(renderable, self.size, self.console)
+            if text == "":
+                self.post_display_hook()
+                return
+            renderable = renderable if text is None else cast("RenderableType", Ready(text))
+        super()._display(screen, renderable)
+
+    def on_resize(self) -> None:
+        """A terminal that changes its size moves what is in it."""
+        self._shown.forget()
+
+    def action_send_whole(self) -> None:
+        """Send the whole screen again: something else has written on the terminal."""
+        self._shown.forget()
+        self.screen.refresh(layout=True)
 
     def _handle_exception(self, error: Exception) -> None:
         self._return_code = int(ExitCode.FAILED)

@@ -120,6 +120,20 @@ def _cells_of(spans: Line, width: int) -> list[Span]:
     return cells[:width] + [(" ", "")] * (width - len(cells))
 
 
+def cells_of(text: str) -> list[str]:
+    """The characters of `text` by terminal cell; "" in the second cell of a wide one, marks with the character they sit on."""
+    if text.isascii():
+        return list(text)
+    cells: list[str] = []
+    for char in text:
+        size = get_character_cell_size(char)
+        if size == 0 and cells:
+            cells[-1 if cells[-1] else -2] += char
+        elif size:
+            cells += [char, *[""] * (size - 1)]
+    return cells
+
+
 def wrap(text: str, width: int, tone: str = "") -> list[Line]:
     """`text` broken at spaces into lines of at most `width` cells; a word that is too long is broken."""
     lines: list[Line] = []

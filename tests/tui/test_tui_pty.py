@@ -126,6 +126,9 @@ def terminal(engine: Any) -> Iterator[Callable[..., Terminal]]:
 def test_it_opens_goes_around_and_leaves(terminal: Callable[..., Terminal]) -> None:
     t = terminal(size=(80, 24))
     t.shows("airboss", "chat", "production", "? help")
+    t.screen.reset()  # as if something else had cleared the terminal
+    t.send("\x0c")
+    t.shows("airboss", "chat", "production", "? help")
     t.send("2")
     t.shows("ro-2", "ro-1")
     t.send("\r")

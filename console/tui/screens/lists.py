@@ -19,7 +19,8 @@ from console.tui.rollout_rows import ROLLOUTS
 from console.tui.run_rows import RUNS, STAGE_COLUMNS, run_head, stage_row
 from console.tui.scene import Interest, Item, Scene, Scope
 from console.tui.screens.base import ConsoleScreen
-from console.tui.table import table_lines
+from console.tui.steady import SteadyCharts
+from console.tui.table import Row, table_lines
 from console.tui.text import Line, line, plain
 from console.tui.widgets.line_table import LineTable
 from console.tui.widgets.lines import Lines
@@ -67,6 +68,7 @@ class ListScreen(ConsoleScreen):
         super().__init__()
         self.view = view
         self._listing = LISTINGS[view]
+        self._charts = SteadyCharts()
         self._filter = ""
         self._history = False
         self._settling: Timer | None = None
@@ -74,8 +76,11 @@ class ListScreen(ConsoleScreen):
     def body(self) -> Iterable[Widget]:
         """The table and the preview."""
         listing = self._listing
-        yield LineTable(listing.columns, listing.key, listing.row, empty=listing.empty, id="table")
+        yield LineTable(listing.columns, listing.key, self._row, empty=listing.empty, id="table")
         yield Lines(id="preview")
+
+    def _row(self, item: Any, now: float) -> Row:
+        return self._listing.row(self._charts.of(item, now) if isinstance(item, FleetRow) else item, now)
 
     @property
     def table(self) -> LineTable:
@@ -140,6 +145,8 @@ class ListScreen(ConsoleScreen):
             and (whole.id, whole.revision) == (item.id, item.revision)
         ):
             item = whole
+        if isinstance(item, FleetRow):
+            item = self._charts.of(item, scene.now)
         self.console.look_at(self.interest)
         block.show(preview(item, scene, self.size.width)[: room - height], stale=scene.is_stale)
 
