@@ -29,6 +29,7 @@ from console.wire import (
     reraise,
     sse_data,
 )
+from engine.api.lines import MEDIA_TYPE
 from engine.api.schemas import (
     AlertView,
     Event,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     import httpx
 
     from console.client_async import AsyncEngineClient
+    from console.rows import Known
 
 
 class EngineClient(EngineAt):
@@ -107,10 +109,13 @@ class EngineClient(EngineAt):
         return self._http
 
     def _fetch(self, path: str, params: Query | None = None) -> bytes:
+        return check(self._answer(path, params))
+
+    def _answer(self, path: str, params: Query | None, headers: Mapping[str, str] | None = None) -> httpx.Response:
         import httpx
 
         try:
-            return check(self._client().get(path, params=query(params)))
+            return self._client().get(path, params=query(params), headers=headers)
         except httpx.HTTPError as error:
             reraise(error, self.address, self.timeout_s, acts=False)
 
@@ -125,9 +130,16 @@ class EngineClient(EngineAt):
         """One screen of health."""
         return read(StatusView, self._fetch("/v1/status"))
 
-    def snapshot(self) -> Snapshot:
-        """Everything the console's first screens show."""
-        return read(Snapshot, self._fetch("/v1/snapshot"))
+    def snapshot(self, known: Known | None = None) -> Snapshot:
+        """Everything the console's first screens show; of sections that `known` has already only the word that they stand."""
+        if known is None:
+            return read(Snapshot, self._fetch("/v1/snapshot"))
+        answer = self._answer(
+            "/v1/snapshot", {"have": known.have or None}, {"accept": f"{MEDIA_TYPE}, application/json"}
+        )
+        body = check(answer)
+        # An engine of before knows no lines.
+        return known.read(body) if MEDIA_TYPE in answer.headers.get("content-type", "") else read(Snapshot, body)
 
     def fleet(self) -> list[FleetRow]:
         """Services by environment."""
@@ -176,6 +188,11 @@ class EngineClient(EngineAt):
     def audit(self, after: int = 0, limit: int | None = None, ref: str | None = None) -> list[EventView]:
         """Audit rows after id `after`."""
         return read_list(EventView, self.get("/v1/audit", {"after": after or None, "limit": limit, "ref": ref}))
+
+    def audit_lines(self, *, after: int | None = None, before: int | None = None, limit: int) -> list[bytes]:
+        """Audit rows as JSON, a line each, oldest first: those after an id, the newest before one, or the newest."""
+        query = {"after": after, "before": before, "limit": limit}
+        return check(self._answer("/v1/audit", query, {"accept": MEDIA_TYPE})).splitlines()
 
     def lineage(self, ref: str, forward: bool = False) -> LineageNode:
         """What `ref` was made from, or forward: what was made from it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from console.tui.listing import Listing
 from console.tui.scene import Frame, Scope
 from console.tui.signs import TRACK_TONES, env_span, sign
@@ -136,7 +138,7 @@ def fleet_key(row: FleetRow) -> str:
     return f"{row.service}\0{row.env}"
 
 
-def _objects(frame: Frame, _scope: Scope) -> tuple[FleetRow, ...]:
+def _objects(frame: Frame, _scope: Scope) -> Sequence[FleetRow]:
     return frame.snapshot.fleet
 
 

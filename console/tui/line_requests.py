@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from console.rows import first_of
 from console.tui.acts import VerbCall, call_of_request, ref_of
 from console.tui.keymap import VIEW_ALIASES
 from console.tui.scene import Item
@@ -46,7 +48,7 @@ def find(ref: str, snapshot: Snapshot | None) -> Item | None:
     """The object that a reference names, in the snapshot."""
     if snapshot is None:
         return None
-    pools: tuple[tuple[Item, ...], ...] = (
+    pools: tuple[Sequence[Item], ...] = (
         snapshot.rollouts,
         snapshot.runs,
         snapshot.releases,
@@ -54,4 +56,6 @@ def find(ref: str, snapshot: Snapshot | None) -> Item | None:
         snapshot.fleet,
     )
     wanted = (ref.replace(":", "/", 1) if "/" not in ref else ref).partition("@")[0]
-    return next((item for pool in pools for item in pool if ref_of(item) == wanted), None)
+    name = wanted.partition("/")[2]
+    found = (first_of(pool, name, lambda item: ref_of(item) == wanted) for pool in pools)
+    return next((item for item in found if item is not None), None)

@@ -24,11 +24,8 @@ class Listing(Generic[T]):
     empty: str
     """What an empty view says, and what one would do about it."""
 
-    def items(self, frame: Frame, scope: Scope) -> list[T]:
-        """The objects that the scope admits, in their order."""
-        objects = self.objects(frame, scope)
-        if scope.env is not None:
-            objects = [o for o in objects if getattr(o, "env", scope.env) in (scope.env, "")]
-        if not scope.filter:
-            return list(objects)
-        return [o for o in objects if scope.admits(self.row(o, frame.snapshot.as_of).text)]
+    def admits(self, item: T, now: float, scope: Scope) -> bool:
+        """Whether the scope's environment and filter let this object be seen."""
+        if scope.env is not None and getattr(item, "env", scope.env) not in (scope.env, ""):
+            return False
+        return not scope.filter or scope.admits(self.row(item, now).text)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from console.rows import Rows
 from console.tui.scene import Frame
+from engine.api.lines import SECTIONS
+from engine.api.schemas import Snapshot
 
 KEPT_S = 30 * 60.0
 EVERY_S = 5.0
@@ -26,6 +29,8 @@ class Past:
             self._at = None
         if self._frames and now - self._frames[-1].snapshot.as_of < EVERY_S:
             return
+        if self._frames:
+            _rest(self._frames[-1].snapshot, frame.snapshot)
         self._frames.append(frame)
         while now - self._frames[0].snapshot.as_of > KEPT_S:
             self._frames.popleft()
@@ -50,3 +55,11 @@ class Past:
     def let_go(self) -> None:
         """The screen shows the present again."""
         self._at = None
+
+
+def _rest(before: Snapshot, now: Snapshot) -> None:
+    """Let what is no longer so take little room until somebody steps back to it."""
+    for name in SECTIONS:
+        rows = getattr(before, name, ())
+        if isinstance(rows, Rows) and rows is not getattr(now, name):
+            rows.rest()

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 
 from console.client import EngineClient
+from console.rows import Known
+from console.tui.audit_log import AuditLog
 from console.tui.scene import Extra, Frame, Interest, Lost
 from state.words import AirbossError, Unreachable
 
 INTERVAL_S = 1.0
 QUICKEST_S = 0.1
 """A flood of events makes no more than ten looks a second."""
-AUDIT_ROWS = 2000
 
 
 class Poller:
@@ -37,6 +38,8 @@ class Poller:
         self._stop = threading.Event()
         self._interest: Interest | None = None
         self._seq = 0
+        self._known = Known()
+        self._audit = AuditLog()
         self.is_listening = False
 
     def start(self) -> None:
@@ -78,12 +81,14 @@ class Poller:
                 self._wake.wait(self._interval_s - QUICKEST_S)
 
     def _look(self, client: EngineClient) -> Frame:
-        snapshot = client.snapshot()
+        snapshot = client.snapshot(self._known)
         self._seq = snapshot.seq
         interest = self._interest
         if interest is None:
             return Frame(snapshot)
         try:
+            if interest.kind == "audit":
+                return Frame(snapshot, interest, self._audit.look(client, snapshot.status))
             return Frame(snapshot, interest, fetch(client, interest))
         except Unreachable:
             raise
@@ -111,8 +116,6 @@ def fetch(client: EngineClient, interest: Interest) -> Extra:
         return client.rollout(interest.ref)
     if interest.kind == "alerts":
         return tuple(client.alerts(all=True))
-    if interest.kind == "audit":
-        return tuple(client.audit(limit=AUDIT_ROWS))
     if interest.kind == "log":
         return client.log(interest.ref, interest.stage, interest.offset)
     return client.lineage(interest.ref, forward=interest.forward)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from console.rows import Rows
 from console.tui.fleet_rows import budget
 from console.tui.listing import Listing
 from console.tui.plan_lines import event_words
@@ -198,7 +201,7 @@ def audit_row(e: EventView, _now: float) -> Row:
 
 
 def _alerts(frame: Frame, scope: Scope) -> list[AlertView]:
-    rows: tuple[AlertView, ...] = frame.snapshot.alerts
+    rows: Sequence[AlertView] = frame.snapshot.alerts
     if not scope.history:
         return [a for a in rows if a.state == AlertState.ACTIVE]
     if frame.interest is not None and frame.interest.kind == "alerts" and isinstance(frame.extra, tuple):
@@ -206,12 +209,10 @@ def _alerts(frame: Frame, scope: Scope) -> list[AlertView]:
     return sorted(rows, key=lambda a: -a.id)
 
 
-def _audit(frame: Frame, _scope: Scope) -> list[EventView]:
-    rows: tuple[EventView, ...] = frame.snapshot.audit
-    if frame.interest is not None and frame.interest.kind == "audit" and isinstance(frame.extra, tuple):
-        known = {e.id: e for e in frame.extra if isinstance(e, EventView)}
-        rows = tuple({**known, **{e.id: e for e in rows}}.values())
-    return sorted(rows, key=lambda e: -e.id)
+def _audit(frame: Frame, _scope: Scope) -> Sequence[EventView]:
+    if frame.interest is not None and frame.interest.kind == "audit" and isinstance(frame.extra, Rows):
+        return frame.extra
+    return sorted(frame.snapshot.audit, key=lambda e: -e.id)
 
 
 def chain_line(snapshot: Snapshot) -> Line:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from console.tui.listing import Listing
 from console.tui.scene import Frame, Scope
 from console.tui.signs import env_span, sign, words
@@ -79,7 +81,7 @@ def rollout_row(rollout: RolloutView, now: float) -> Row:
     )
 
 
-def _objects(frame: Frame, _scope: Scope) -> tuple[RolloutView, ...]:
+def _objects(frame: Frame, _scope: Scope) -> Sequence[RolloutView]:
     return frame.snapshot.rollouts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from console.tui.listing import Listing
@@ -226,7 +226,7 @@ def stage_detail(stage: StageView, width: int) -> list[Line]:
     return lines
 
 
-def _objects(frame: Frame, _scope: Scope) -> tuple[RunView, ...]:
+def _objects(frame: Frame, _scope: Scope) -> Sequence[RunView]:
     return frame.snapshot.runs
 
 

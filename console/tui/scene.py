@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from console.rows import Rows
 from console.wire import Address
 from engine.api.schemas import (
     AlertView,
@@ -36,7 +37,7 @@ class Interest:
     forward: bool = False
 
 
-Extra = RolloutView | LogChunk | LineageNode | tuple[AlertView, ...] | tuple[EventView, ...]
+Extra = RolloutView | LogChunk | LineageNode | tuple[AlertView, ...] | Rows[EventView]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from console.rows import first_of
 from console.tui.page import panel
 from console.tui.scene import Item
 from console.tui.table import Column, Row, table_lines
@@ -41,7 +42,7 @@ def release_of(item: Item) -> str:
 
 def find_release(name: str, snapshot: Snapshot) -> ReleaseView | None:
     """A release of the snapshot."""
-    return next((release for release in snapshot.releases if release.id == name), None)
+    return first_of(snapshot.releases, name, lambda release: release.id == name)
 
 
 def differences(before: ReleaseView, after: ReleaseView) -> list[tuple[str, str, str, str]]:

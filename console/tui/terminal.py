@@ -14,7 +14,7 @@ _SCRIPT = "use `airboss status`, `airboss rollout list`, or lines in a file: `ai
 DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 HANGUP_LOOK_S = 1.0
 HANGUP_GRACE_S = 1.5
-_SETTINGS = {"TEXTUAL_FPS": "15", "TEXTUAL_ANIMATIONS": "none", "TEXTUAL_SMOOTH_SCROLL": "0"}
+_SETTINGS = {"TEXTUAL_FPS": "30", "TEXTUAL_ANIMATIONS": "none", "TEXTUAL_SMOOTH_SCROLL": "0"}
 ESCDELAY_MS = 300
 
 

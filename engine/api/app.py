@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from engine.access import Actor
+from engine.api.lines import MEDIA_TYPE, event_lines, snapshot_lines, tags_of
 from engine.api.reader import Reader
 from engine.api.schemas import DifferenceView, VerbRequest
 from engine.api.views import catalogue, drills, hooks, metrics, people, records, rollouts
@@ -91,8 +92,12 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     async def status(request: Request) -> Any:
         return await reader.status()
 
-    async def snapshot(request: Request) -> Any:
-        return await reader.snapshot()
+    async def snapshot(request: Request) -> Response:
+        found = await reader.snapshot()
+        if MEDIA_TYPE not in request.headers.get("accept", ""):
+            return JSONResponse(_plain(found))
+        have = tags_of(request.query_params.get("have", ""))
+        return Response(await asyncio.to_thread(snapshot_lines, found, have), media_type=MEDIA_TYPE)
 
     async def fleet(request: Request) -> Any:
         return await store.read(reader.fleet)
@@ -154,11 +159,16 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         window_s = float(_number(request, "window_s", 300))
         return await store.read(lambda s: capacity_views(s, reader.config, reader.load, name, env, window_s))
 
-    async def audit_list(request: Request) -> Any:
-        after, limit = _number(request, "after", 0), _limit(request, 200, 5000)
+    async def audit_list(request: Request) -> Response:
+        after, before, limit = _number(request, "after", 0), _number(request, "before", 0), _limit(request, 200, 5000)
         ref = request.query_params.get("ref", "").replace("/", ":", 1)
         newest = "after" not in request.query_params
-        return await store.read(lambda s: rollouts.events(s, ref=ref, after=after, limit=limit, newest=newest))
+        found = await store.read(
+            lambda s: rollouts.events(s, ref=ref, after=after, before=before, limit=limit, newest=newest)
+        )
+        if MEDIA_TYPE in request.headers.get("accept", ""):
+            return Response(await asyncio.to_thread(event_lines, found), media_type=MEDIA_TYPE)
+        return JSONResponse(_plain(found))
 
     async def audit_verify(request: Request) -> Any:
         state = await reader.chain.verify()
@@ -230,7 +240,6 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     readers: dict[str, Callable[[Request], Awaitable[Any]]] = {
         "/v1/health": health,
         "/v1/status": status,
-        "/v1/snapshot": snapshot,
         "/v1/fleet": fleet,
         "/v1/rollouts": rollout_list,
         "/v1/rollouts/{id}": rollout,
@@ -245,7 +254,6 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/serving": serving,
         "/v1/services/{name}/capacity": capacity,
         "/v1/services/{name}/logs": service_logs,
-        "/v1/audit": audit_list,
         "/v1/audit/verify": audit_verify,
         "/v1/drills": drill_list,
         "/v1/state/diff": state_diff,
@@ -264,6 +272,8 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
     }
     return [
         *(Route(path, _answers(read)) for path, read in readers.items()),
+        Route("/v1/snapshot", snapshot),
+        Route("/v1/audit", audit_list),
         Route("/v1/verbs", _answers(verb), methods=["POST"]),
         Route("/v1/demo", _answers(demo), methods=["PUT"]),
         Route("/v1/events", events),

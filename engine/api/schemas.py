@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from engine.api.people_schemas import GateOfPeople, GlassView
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class TrackView(_Model):
@@ -414,20 +415,25 @@ class StatusView(_Model):
     """Progress of `airboss demo`, when one runs: act, message, started_at."""
 
 
+_T = TypeVar("_T")
+Rows = Annotated[Sequence[_T], AfterValidator(tuple)]
+"""Many of them: a tuple, or in a console what makes each when it is looked at."""
+
+
 class Snapshot(_Model):
     """Everything the console's first screens show, at one moment."""
 
     seq: int
     as_of: float
     status: StatusView
-    fleet: tuple[FleetRow, ...]
-    rollouts: tuple[RolloutView, ...]
-    runs: tuple[RunView, ...]
-    releases: tuple[ReleaseView, ...]
-    alerts: tuple[AlertView, ...]
-    slos: tuple[SloView, ...]
-    serving: tuple[ReplicaView, ...]
-    audit: tuple[EventView, ...]
+    fleet: Rows[FleetRow]
+    rollouts: Rows[RolloutView]
+    runs: Rows[RunView]
+    releases: Rows[ReleaseView]
+    alerts: Rows[AlertView]
+    slos: Rows[SloView]
+    serving: Rows[ReplicaView]
+    audit: Rows[EventView]
 
 
 class Event(_Model):

@@ -9,6 +9,8 @@ from console.tui.fleet_page import fleet_page
 from console.tui.fleet_rows import FLEET, fleet_row
 from console.tui.item_page import item_page
 from console.tui.lineage_rows import lineage_rows, node_ref
+from console.tui.listing import Listing
+from console.tui.narrowing import Narrowing
 from console.tui.record_rows import ALERTS, alert_row, audit_row, release_row, replica_row, slo_row
 from console.tui.rollout_page import rollout_page
 from console.tui.rollout_rows import rollout_row
@@ -58,12 +60,16 @@ def test_a_page_outweighs_other_alerts_and_a_hold_is_named(world: Any) -> None:
 
 def test_a_scope_narrows_by_environment_and_text_and_its_inverse(world: Any) -> None:
     frame = Frame(world.snapshot())
-    assert len(FLEET.items(frame, Scope())) == 3
-    assert [r.env for r in FLEET.items(frame, Scope(env="staging"))] == ["staging"]
-    assert [r.service for r in FLEET.items(frame, Scope(filter="SUMM"))] == ["summarize"]
-    assert {r.service for r in FLEET.items(frame, Scope(filter="!summ"))} == {"chat"}
-    assert len(ALERTS.items(frame, Scope())) == 1
-    assert len(ALERTS.items(frame, Scope(history=True))) == 2
+
+    def shown(listing: Listing[Any], scope: Scope) -> list[Any]:
+        return list(Narrowing(listing).of(frame, scope))
+
+    assert len(shown(FLEET, Scope())) == 3
+    assert [r.env for r in shown(FLEET, Scope(env="staging"))] == ["staging"]
+    assert [r.service for r in shown(FLEET, Scope(filter="SUMM"))] == ["summarize"]
+    assert {r.service for r in shown(FLEET, Scope(filter="!summ"))} == {"chat"}
+    assert len(shown(ALERTS, Scope())) == 1
+    assert len(shown(ALERTS, Scope(history=True))) == 2
 
 
 def test_the_rollout_page_tells_steps_clock_weights_arms_verdict_and_plans(world: Any) -> None:

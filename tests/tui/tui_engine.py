@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tui_world import FORWARD, LINEAGE, alert, rollout, snapshot
 
+from engine.api.lines import MEDIA_TYPE, event_lines, snapshot_lines, tags_of
 from engine.api.schemas import (
     PlanLine,
     PlanView,
@@ -149,10 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
         """A Unix socket's peer has no address."""
         return "unix"
 
-    def _answer(self, body: str, status: int = 200) -> None:
+    def _answer(self, body: str, status: int = 200, content_type: str = "application/json") -> None:
         data = body.encode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(data)))
         if not self.fake.is_up:
             self.send_header("connection", "close")
@@ -170,11 +171,14 @@ class _Handler(BaseHTTPRequestHandler):
         query = {k: v[0] for k, v in parse_qs(url.query).items()}
         parts = url.path.strip("/").split("/")[1:]
         if parts == ["snapshot"]:
-            self._answer(
-                world.model_copy(
-                    update={"rollouts": tuple(r.model_copy(update={"events": ()}) for r in world.rollouts)}
-                ).model_dump_json()
+            seen = world.model_copy(
+                update={"rollouts": tuple(r.model_copy(update={"events": ()}) for r in world.rollouts)}
             )
+            if MEDIA_TYPE in self.headers.get("accept", ""):
+                lines = snapshot_lines(seen, tags_of(query.get("have", "")))
+                self._answer(lines.decode(), content_type=MEDIA_TYPE)
+            else:
+                self._answer(seen.model_dump_json())
         elif parts == ["status"]:
             self._answer(world.status.model_dump_json())
         elif parts == ["events"]:
@@ -196,7 +200,15 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts in (["alerts"], ["rollouts"], ["slos"]):
             self._answer("[" + ",".join(a.model_dump_json() for a in getattr(world, parts[0])) + "]")
         elif parts == ["audit"]:
-            self._answer("[" + ",".join(a.model_dump_json() for a in world.audit) + "]")
+            before, after = int(query.get("before", 0)) or 1 << 40, int(query.get("after", 0))
+            rows = [a for a in world.audit if after < a.id < before]
+            if "limit" in query:
+                limit = int(query["limit"])
+                rows = rows[:limit] if "after" in query else sorted(rows, key=lambda a: a.id)[-limit:]
+            if MEDIA_TYPE in self.headers.get("accept", ""):
+                self._answer(event_lines(rows).decode(), content_type=MEDIA_TYPE)
+            else:
+                self._answer("[" + ",".join(a.model_dump_json() for a in rows) + "]")
         else:
             self._missing(url.path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from console.tui.fleet_page import fleet_page
 from console.tui.fleet_rows import FLEET
 from console.tui.item_page import item_page
 from console.tui.listing import Listing
+from console.tui.narrowing import Narrowing
 from console.tui.record_rows import ALERTS, AUDIT, RELEASES, SERVING, SLOS, chain_line
 from console.tui.rollout_page import rollout_page
 from console.tui.rollout_rows import ROLLOUTS
@@ -37,6 +39,8 @@ TABLE_SHARE = {"fleet": 0.4, "rollouts": 0.3, "alerts": 0.6, "serving": 0.6, "au
 """How much of the height the table may take before it scrolls, where there is a preview."""
 SETTLE_S = 0.12
 """The preview follows the cursor once it rests: a held arrow key does not repaint half the screen at each row."""
+NEXT_SLICE_S = 0.01
+SHOW_FOUND_S = 0.25
 COUNTED = {
     "fleet": ("service", "services"),
     "slos": ("objective", "objectives"),
@@ -69,6 +73,9 @@ class ListScreen(ConsoleScreen):
         self.view = view
         self._listing = LISTINGS[view]
         self._charts = SteadyCharts()
+        self._narrowing = Narrowing(self._listing)
+        self._slicing: Timer | None = None
+        self._found_shown_at = 0.0
         self._filter = ""
         self._history = False
         self._settling: Timer | None = None
@@ -124,10 +131,29 @@ class ListScreen(ConsoleScreen):
             )
             table.show([], scene.now, stale=scene.is_stale, empty=empty)
             return
-        items = self._listing.items(scene.frame, self.scope)
+        items = self._narrowing.of(scene.frame, self.scope)
         empty = f"nothing matches {self._filter!r}; esc shows all" if self._filter else self._listing.empty
+        if not self._narrowing.is_over:
+            empty = f"looking for {self._filter!r}…"
+            self._later()
         table.show(items, scene.now, stale=scene.is_stale, empty=empty)
         self._paint_preview(scene)
+
+    def _look_further(self) -> None:
+        """The next slice of a long list; what was found is shown a few times a second and at the end."""
+        if self._narrowing.is_over:
+            return
+        self._narrowing.go_on(self.scene.now)
+        if self._narrowing.is_over or time.monotonic() - self._found_shown_at > SHOW_FOUND_S:
+            self._found_shown_at = time.monotonic()
+            self.apply()
+        else:
+            self._later()
+
+    def _later(self) -> None:
+        if self._slicing is not None:
+            self._slicing.stop()
+        self._slicing = self.set_timer(NEXT_SLICE_S, self._look_further)
 
     def _paint_preview(self, scene: Scene) -> None:
         block, item, table = self.query_one("#preview", Lines), self.item, self.table

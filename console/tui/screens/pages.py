@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from textual.widget import Widget
 
+from console.rows import first_of
 from console.tui.acts import ref_of
 from console.tui.item_page import item_page
 from console.tui.lineage_rows import COLUMNS, lineage_rows, node_ref
@@ -77,7 +78,7 @@ class RolloutScreen(ConsoleScreen):
 
 def same_item(item: Item, snapshot: Snapshot) -> Item:
     """The object as a later snapshot has it; as it was if it is not there any more."""
-    pools: tuple[tuple[Item, ...], ...] = (
+    pools: tuple[Sequence[Item], ...] = (
         snapshot.rollouts,
         snapshot.runs,
         snapshot.releases,
@@ -86,18 +87,17 @@ def same_item(item: Item, snapshot: Snapshot) -> Item:
         snapshot.fleet,
         snapshot.slos,
     )
+
+    def key_of(other: Item) -> object:
+        if isinstance(other, FleetRow | SloView):
+            return other.service, other.env
+        return getattr(other, "id", getattr(other, "spawn_id", None))
+
+    key = key_of(item)
+    name = str(key[0] if isinstance(key, tuple) else key)
     for pool in pools:
-        for other in pool:
-            if type(other) is not type(item):
-                break
-            same = (
-                (other.service, other.env) == (item.service, item.env)
-                if isinstance(item, FleetRow | SloView) and isinstance(other, FleetRow | SloView)
-                else getattr(other, "id", getattr(other, "spawn_id", None))
-                == getattr(item, "id", getattr(item, "spawn_id", None))
-            )
-            if same:
-                return other
+        if pool and type(pool[0]) is type(item):
+            return first_of(pool, name, lambda other: key_of(other) == key) or item
     return item
 
 

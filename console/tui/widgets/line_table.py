@@ -11,6 +11,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from console.rows import Rows
 from console.tui.table import Column, Row, fit, gap_in, header, join, natural_widths
 from console.tui.text import Line, changed_runs, line
 from console.tui.theme import palette_of
@@ -55,7 +56,6 @@ class LineTable(ScrollView, can_focus=False):
         self._columns, self._key, self._row = tuple(columns), key, row
         self._empty = empty
         self._items: Sequence[Any] = ()
-        self._keys: list[str] = []
         self._now = 0.0
         self._stale = False
         self._made: dict[int, Row] = {}
@@ -88,7 +88,6 @@ class LineTable(ScrollView, can_focus=False):
         before = (len(self._items), self._stale, self._empty)
         self._items, self._now, self._stale = items, now, stale
         self._empty = self._empty if empty is None else empty
-        self._keys = [self._key(item) for item in items]
         self._made.clear()
         self._place_cursor()
         if len(items) != before[0]:
@@ -123,17 +122,26 @@ class LineTable(ScrollView, can_focus=False):
         cursor = min(len(self._items) - 1, max(0, self._cursor + step))
         if cursor == self._cursor or not self._items:
             return
-        self._cursor, self._cursor_key = cursor, self._keys[cursor]
+        self._cursor, self._cursor_key = cursor, self._key(self._items[cursor])
         self._keep_in_view()
         self._refresh_changed()
         self.post_message(self.Moved())
 
     def _place_cursor(self) -> None:
-        if self._cursor_key in self._keys:
-            self._cursor = self._keys.index(self._cursor_key)
-        elif self._keys:
-            self._cursor = min(self._cursor, len(self._keys) - 1)
-            self._cursor_key = self._keys[self._cursor]
+        place = None if self._cursor_key is None else self._place_of(self._cursor_key)
+        if place is not None:
+            self._cursor = place
+        elif self._items:
+            self._cursor = min(self._cursor, len(self._items) - 1)
+            self._cursor_key = self._key(self._items[self._cursor])
+
+    def _place_of(self, key: str) -> int | None:
+        items, here = self._items, self._cursor
+        if here < len(items) and self._key(items[here]) == key:
+            return here
+        if isinstance(items, Rows):
+            return items.place_of(key, self._key, here)
+        return next((place for place, item in enumerate(items) if self._key(item) == key), None)
 
     def _keep_in_view(self) -> None:
         top, body = round(self.scroll_offset.y), max(1, self._height - 1)

@@ -32,10 +32,12 @@ from state.words import RolloutState, Strategy
 
 
 def events(
-    session: Session, *, ref: str = "", after: int = 0, limit: int = 200, newest: bool = False
+    session: Session, *, ref: str = "", after: int = 0, before: int = 0, limit: int = 200, newest: bool = False
 ) -> tuple[EventView, ...]:
-    """Audit rows; of `ref` only when given, after row `after`, oldest first (the newest ones with `newest`)."""
+    """Audit rows; of `ref` only when given, after row `after`, oldest first (the newest ones, before `before`, with `newest`)."""
     query = select(Audit).where(col(Audit.id) > after)
+    if before:
+        query = query.where(col(Audit.id) < before)
     if ref:
         query = query.where(Audit.ref == ref)
     rows = session.exec(query.order_by(col(Audit.id).desc() if newest else col(Audit.id)).limit(limit)).all()

@@ -8,10 +8,13 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+from engine.api.lines import MEDIA_TYPE, snapshot_lines, tags_of
 from engine.api.schemas import FleetRow, ReleaseView, Snapshot, StatusView, TrackView
 
 NAME = "svc-{:05d}"
+NO_MORE = json.dumps({"error": {"code": "none", "exit": 2, "message": "only a picture"}}).encode()
 T0 = 1_700_000_000.0
 
 
@@ -60,16 +63,23 @@ class Picture:
     def __init__(self, socket: Path, services: int, releases: int = 0, *, moves: bool = False) -> None:
         self.socket, self.moves = socket, moves
         # What is served is made before: the console is measured, not this.
-        self._bodies = [
-            snapshot(services, releases, beat).model_dump_json().encode() for beat in range(20 if moves else 1)
-        ]
+        self._bodies: dict[str, bytes] = {}
+        self._snapshots = [snapshot(services, releases, beat) for beat in range(20 if moves else 1)]
         self._began = time.monotonic()
         self._server = _Server(str(socket), _handler(self))
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def body(self) -> bytes:
+    def now(self) -> Snapshot:
         """The snapshot of now."""
-        return self._bodies[int(time.monotonic() - self._began) % len(self._bodies)]
+        return self._snapshots[int(time.monotonic() - self._began) % len(self._snapshots)]
+
+    def body(self, have: str) -> bytes:
+        """The snapshot of now, for a console that has what `have` says, as an engine answers it."""
+        seen = self.now()
+        asked = f"{seen.seq} {have}"
+        if asked not in self._bodies:
+            self._bodies[asked] = snapshot_lines(seen, tags_of(have))
+        return self._bodies[asked]
 
     def close(self) -> None:
         """Serve no more."""
@@ -95,13 +105,14 @@ def _handler(picture: Picture) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 threading.Event().wait(30.0)
                 return
-            known = self.path.startswith("/v1/snapshot")
-            body = (
-                picture.body()
-                if known
-                else json.dumps({"error": {"code": "none", "exit": 2, "message": "only a picture"}}).encode()
-            )
+            url = urlsplit(self.path)
+            known, body, kind = url.path == "/v1/snapshot", NO_MORE, "application/json"
+            if known and MEDIA_TYPE in self.headers.get("accept", ""):
+                body, kind = picture.body(parse_qs(url.query).get("have", [""])[0]), MEDIA_TYPE
+            elif known:
+                body = picture.now().model_dump_json().encode()
             self.send_response(200 if known else 404)
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
