@@ -14,21 +14,37 @@ from adapters.local.spawn import Child
 READY_POLL_S = 0.1
 HANDSHAKE_TIMEOUT_S = 5.0
 ADOPT_PATIENCE_S = 10.0
-"""How long a living child of an earlier engine may take to say who it is before it is replaced: it may just be starting."""
+"""How long a new engine waits for the word of a living child before it takes it as its row has it."""
+SILENT_S = 60.0
+"""How long a child that was so taken may still say nothing before it is replaced: it hangs. A busy host is no reason."""
 
 
 async def introduction(child: Child) -> dict[str, Any] | None:
-    """The handshake of a living child, with patience: it may have taken its lock and not opened its socket yet."""
+    """What a living child says of itself, whoever it is, with patience: it may have its lock and no socket yet.
+
+    None when it says nothing: it is dead, or too busy, or it hangs.
+    """
     deadline = time.monotonic() + ADOPT_PATIENCE_S
     while True:
-        facts = await handshake(child.spec)
-        if facts is not None or not child.is_alive() or time.monotonic() > deadline:
-            return facts
+        said = await spoken(child.spec)
+        if said is not None or not child.is_alive() or time.monotonic() > deadline:
+            return said
         await asyncio.sleep(READY_POLL_S)
 
 
 async def handshake(spec: ChildSpec) -> dict[str, Any] | None:
-    """What the child says of itself, if it is the one meant (spawn id and digest agree); else None."""
+    """What the child says of itself, if it is the one meant; else None."""
+    said = await spoken(spec)
+    return said if said is not None and is_meant(said, spec) else None
+
+
+def is_meant(said: dict[str, Any], spec: ChildSpec) -> bool:
+    """Spawn id and digest agree."""
+    return said.get("spawn_id") == spec.spawn_id and said.get("digest") == spec.digest
+
+
+async def spoken(spec: ChildSpec) -> dict[str, Any] | None:
+    """The answer to a handshake on the child's socket; None when there is none, or none that can be read."""
     try:
         # No TLS here: without verify=False the transport would read all root certificates, 35 ms of the event loop's time.
         transport = httpx.AsyncHTTPTransport(uds=spec.socket, verify=False)
@@ -37,6 +53,4 @@ async def handshake(spec: ChildSpec) -> dict[str, Any] | None:
         body = answer.json()
     except (httpx.HTTPError, ValueError, OSError):
         return None
-    if not isinstance(body, dict) or body.get("spawn_id") != spec.spawn_id or body.get("digest") != spec.digest:
-        return None
-    return body
+    return body if isinstance(body, dict) else None

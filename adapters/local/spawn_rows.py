@@ -13,12 +13,12 @@ from state.models import Spawn
 NEVER_CAME_UP = "never came up: its engine ended before it had begun"
 
 
-def rows_of(session: Session, owner: str) -> list[tuple[str, str]]:
-    """Spawn id and digest of the children of a place that have not ended, newest first."""
+def rows_of(session: Session, owner: str) -> list[tuple[str, str, str]]:
+    """Spawn id, digest and state of the children of a place that have not ended, newest first."""
     query = (
         select(Spawn).where(Spawn.owner == owner, col(Spawn.state) != "ended").order_by(col(Spawn.started_at).desc())
     )
-    return [(row.spawn_id, row.digest) for row in session.exec(query)]
+    return [(row.spawn_id, row.digest, row.state) for row in session.exec(query)]
 
 
 def unended(session: Session, kinds: Sequence[str]) -> list[str]:

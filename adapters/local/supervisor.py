@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from adapters.local.child import ChildSpec
-from adapters.local.handshakes import ADOPT_PATIENCE_S, READY_POLL_S, handshake, introduction
+from adapters.local.handshakes import (
+    ADOPT_PATIENCE_S,
+    READY_POLL_S,
+    SILENT_S,
+    handshake,
+    introduction,
+    is_meant,
+)
 from adapters.local.places import Backoff, Place, Slot
 from adapters.local.spawn import Child, Spawner, new_spawn_id
 from adapters.local.spawn_rows import NEVER_CAME_UP, deaths_of, mark, rows_of, unended
@@ -26,6 +33,7 @@ from state.words import AirbossError
 log = logging.getLogger("airboss.supervisor")
 
 RETRY_S = 1.0
+HUNG_GRACE_S = 5.0
 SPAWN_PREFIX = {"model": "m-", "gateway": "g-", "registry": "r-"}
 
 
@@ -47,15 +55,12 @@ class Supervisor:
         """Have a process in `slot`: the one that is there, one to adopt, or a new one."""
         # One lock a place: whoever waits for a draining one holds up no other.
         async with self._locks.setdefault(slot.owner, asyncio.Lock()):
-            place = self.places.get(slot.owner)
-            if place is not None and place.is_wanted:
-                return place
-            while slot.owner in self.places:
+            while (there := self.places.get(slot.owner)) is not None:
+                if there.is_wanted:
+                    return there
                 # The one before is still finishing its streams; its place is free once it has ended.
                 await asyncio.sleep(0.05)
-            # An adopted child that is ready is so from the first moment: a table made before its next word would leave it out.
-            child, is_ready = await self._adopted(slot) or (await self._start(slot), False)
-            place = Place(slot, child, is_ready=is_ready, started_at=time.time())
+            place = await self._adopted(slot) or Place(slot, await self._start(slot), started_at=time.time())
             place.deaths.extend(await self._deaths(slot.owner))
             self.places[slot.owner] = place
             place.task = asyncio.create_task(self._watch(place), name=f"watch {slot.owner}")
@@ -75,7 +80,7 @@ class Supervisor:
                 await place.task
         ended = await place.child.terminate(grace_s)
         await self._ended(spawn_id, ended.cause)
-        for other, _ in await self.store.read(lambda s: rows_of(s, owner)):
+        for other, *_ in await self.store.read(lambda s: rows_of(s, owner)):
             # The watch was starting a successor just then.
             await self._end_stray(other, grace_s)
         self.places.pop(owner, None)
@@ -130,23 +135,30 @@ class Supervisor:
             await child.terminate(grace_s)
         await self._ended(spawn_id, "nothing meant to have it any more", desired="stop")
 
-    async def _adopted(self, slot: Slot) -> tuple[Child, bool] | None:
-        """The child of an earlier engine that is in `slot`, and whether it is ready; others of the slot are ended."""
-        rows = await self.store.read(lambda s: rows_of(s, slot.owner))
-        found: tuple[Child, bool] | None = None
-        for spawn_id, digest in rows:
+    async def _adopted(self, slot: Slot) -> Place | None:
+        """The child of an earlier engine that is in `slot`; others of the slot are ended.
+
+        It is ready from the first moment if it says so: a table made before its next word would leave it out. One that
+        lives and says nothing is what its row has it as: on a busy host it serves users, and must not be ended for that.
+        """
+        found: Place | None = None
+        for spawn_id, digest, state in await self.store.read(lambda s: rows_of(s, slot.owner)):
             child = await self._living(spawn_id)
             if child is None:
                 came_up = self.spawner.came_up(spawn_id)
                 await self._ended(spawn_id, self.spawner.exit_of(spawn_id).cause if came_up else NEVER_CAME_UP)
                 continue
-            facts = await introduction(child) if found is None and digest == slot.digest else None
-            if facts is None:
+            could_be = found is None and digest == slot.digest
+            said = await introduction(child) if could_be else None
+            if not could_be or (said is not None and not is_meant(said, child.spec)):
                 await child.terminate(5.0)
                 await self._ended(spawn_id, "replaced: it was not the one meant", desired="stop")
                 continue
-            found = child, bool(facts.get("ready", True))
-            log.info("adopted %s %s (pid %d)", slot.kind, spawn_id, child.pid)
+            found = Place(slot, child, started_at=time.time())
+            found.is_ready = state == "ready" if said is None else bool(said.get("ready", True))
+            found.silent_until = time.monotonic() + SILENT_S if said is None else None
+            silent = ", which does not answer yet" if said is None else ""
+            log.info("adopted %s %s (pid %d)%s", slot.kind, spawn_id, child.pid, silent)
         return found
 
     async def _living(self, spawn_id: str) -> Child | None:
@@ -233,6 +245,11 @@ class Supervisor:
         try:
             while not ending.done():
                 facts = await handshake(place.child.spec)
+                if facts is not None:
+                    place.silent_until = None
+                elif place.silent_until is not None and time.monotonic() > place.silent_until:
+                    log.error("%s %s hangs: it is replaced", place.slot.kind, place.child.spec.spawn_id)
+                    await place.child.terminate(HUNG_GRACE_S)
                 if facts is not None and facts.get("ready", True):
                     place.is_ready = True
                     await self._note(place.child.spec.spawn_id, state="ready")

@@ -41,6 +41,7 @@ def after_ping(health: Health, ping: Ping, error: str, now: float, answers_reque
 
     Refused ejects at once: the process is gone. Otherwise two misses in a row do. A replica too busy to answer a
     ping in time, while it does answer requests, has missed nothing; taking it out would only move the load.
+    One that was ejected for being late is still asked when no other of its route is healthy (`Pool.silent`).
     """
     if ping is Ping.READY:
         if health.is_healthy:

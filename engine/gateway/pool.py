@@ -50,6 +50,8 @@ class Replica:
     answered_at: float = float("-inf")
     """When a request last got an answer, on the monotonic clock."""
     is_retired: bool = False
+    is_silent: bool = False
+    """It has answered pings, and takes them still, but not in time: hung, or busy beyond measure."""
     ping_now: asyncio.Event = field(default_factory=asyncio.Event)
     doubt: asyncio.Future[None] | None = None
     """Pending from an ejection by a broken request until the next ping has said whether it was right."""
@@ -127,6 +129,10 @@ class Pool:
             for replica in new:
                 self._become(replica, after_silence(replica.health, time.time()))
 
+    def silent(self) -> set[str]:
+        """Replicas that are only slow to say how they are: the last ones to ask, when every healthy one is gone."""
+        return {replica.spawn_id for replica in self.replicas.values() if replica.is_silent and not replica.is_retired}
+
     def arrange(self, routes: Iterable[Route]) -> None:
         """Take the tracks of a new table: who is left out is settled among the siblings that there are now."""
         self.breakers.arrange(routes)
@@ -171,6 +177,7 @@ class Pool:
 
     def broke(self, replica: Replica, error: str) -> None:
         """A request could not connect, or was cut off: eject, and ping at once: it may be a stale connection."""
+        replica.is_silent = False
         self._become(replica, after_break(replica.health, error, time.time()))
         if replica.doubt is None and not replica.is_retired:
             replica.doubt = asyncio.get_running_loop().create_future()
@@ -206,6 +213,7 @@ class Pool:
             now = time.monotonic()
             answers = now - replica.answered_at < PING_TIMEOUT_S
             if ping is not None:
+                replica.is_silent = ping is Ping.TIMEOUT and replica.health.is_proven
                 self._become(replica, after_ping(replica.health, ping, error, time.time(), answers))
             replica.first_word.set()
             if self.breakers.is_disturbed(replica.spawn_id):

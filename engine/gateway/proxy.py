@@ -138,6 +138,8 @@ class Proxy:
                 failure = None
                 failed.clear()
                 continue
+            # A slow answer is better than none: nobody gains by leaving out the last replica for being late with its pings.
+            choice = choice or self._pick(exchange, failed, self.pool.silent())
             if choice is None:
                 return self._nowhere(exchange, failure)
             if failure is not None:
@@ -153,9 +155,10 @@ class Proxy:
                     return self._broken(exchange, error)
                 spare -= error.was_sent
 
-    def _pick(self, exchange: Exchange, failed: set[str]) -> Choice | None:
+    def _pick(self, exchange: Exchange, failed: set[str], among: set[str] | None = None) -> Choice | None:
         pool = self.pool
-        return pick(exchange.call.route, exchange.backend, pool.healthy, pool.inflight, next(self._turns), failed)
+        able = pool.healthy if among is None else among
+        return pick(exchange.call.route, exchange.backend, able, pool.inflight, next(self._turns), failed)
 
     async def _doubt_cleared(self, exchange: Exchange, failed: set[str]) -> bool:
         """With nowhere to go, wait for the ping that may clear a replica ejected a moment ago."""

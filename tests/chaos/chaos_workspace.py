@@ -165,7 +165,7 @@ class UnixConnection(HTTPConnection):
     """HTTP over a Unix socket, with nothing to set up: it is asked many times a second."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("unix", timeout=5.0)
+        super().__init__("unix", timeout=30.0)
         self._path = path
 
     def connect(self) -> None:
@@ -228,10 +228,10 @@ class Workspace:
     _sql: Any = None
 
     @classmethod
-    def make(cls, root: Path, template: Path, *, replicas: int = 1, port: int = 0) -> Workspace:
+    def make(cls, root: Path, template: Path, *, replicas: int = 1, port: int = 0, config: str = CONFIG) -> Workspace:
         """A workspace at `root` with the state of `template`."""
         root.mkdir(parents=True, exist_ok=True)
-        (root / "airboss.toml").write_text(CONFIG.format(service=SERVICE, env=ENV, replicas=replicas, port=port))
+        (root / "airboss.toml").write_text(config.format(service=SERVICE, env=ENV, replicas=replicas, port=port))
         paths = Paths.of(root)
         paths.make()
         shutil.copy(template / "state.db", paths.store)
@@ -289,7 +289,7 @@ class Workspace:
 
     def is_serving(self) -> bool:
         """The public address answers a user."""
-        connection = HTTPConnection(self.url().removeprefix("http://"), timeout=10.0)
+        connection = HTTPConnection(self.url().removeprefix("http://"), timeout=30.0)
         try:
             body = {"model": SERVICE, "prompt": "the ", "max_tokens": 1}
             connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})

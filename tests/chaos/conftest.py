@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_workspace import Workspace, make_template, opened
+from nursery import Nursery
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -26,9 +28,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_template(tmp_path_factory.mktemp("template"))
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Forks engines that die where they are told to."""
+    with closing(Nursery()) as found:
+        yield found
+
+
 @pytest.fixture
 def workspace(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeWorkspace]:
-    """Makes workspaces; at the end, passed or failed, nothing of them runs any more."""
+    """Makes workspaces; at the end, passed or failed, nothing of them runs any more. CHAOS_KEEP=1 leaves their files."""
     # A short path: sockets live below it, and the kernel takes 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="ab-", dir="/tmp"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
@@ -42,4 +51,5 @@ def workspace(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeW
 
             yield make
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        if not os.environ.get("CHAOS_KEEP"):
+            shutil.rmtree(home, ignore_errors=True)

@@ -1,18 +1,27 @@
-"""The engine, made to die at one exact point of its journal. Run as a script in the engine's place.
+"""The engine, made to die at one exact point of its journal. Run as a script in the engine's place, or forked by a nursery.
 
 A point is a moment before or after something that lasts: a commit that touches a rollout, an intent, a track or a spawn,
 a process started or ended, a table given to a gateway worker, an alias set in the registry. Points are counted from the commit that plans a rollout on, or that CHAOS_BEGINS names,
 (with CHAOS_COUNTS=at once: from the start on) and written to CHAOS_POINTS, one a line. CHAOS_CRASH_AT is the number of the point, or words that its name must have (`&`
 between them): there the process gets SIGKILL, from itself, with nothing flushed and nothing closed.
+
+CHAOS_KILLED names a file instead: the engine dies at the first point that the file does not name yet, and adds it. A point's
+name there tells the rollout's state and step too, so that lives one after the other die at each point of one rollout.
+
+With `--nursery` the script imports everything once and forks an engine for each line of JSON on its standard input (`argv`,
+`env`, `cwd`, `log`), answering with its pid: importing is most of what a start costs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +37,6 @@ from state.models import Intent, KeyValue, Rollout, Spawn, TrackState
 from state.store import Store
 
 T = TypeVar("T")
-CRASH_AT = os.environ.get("CHAOS_CRASH_AT", "")
-COUNTS_AT_ONCE = os.environ.get("CHAOS_COUNTS") == "at once"
-BEGINS = os.environ.get("CHAOS_BEGINS", "rollout planned")
-POINTS = Path(os.environ["CHAOS_POINTS"])
 _lock = threading.Lock()
 _passed = 0
 
@@ -39,16 +44,42 @@ _passed = 0
 def point(name: str) -> None:
     """The engine has come to `name`; it ends here if this is the one."""
     global _passed
+    crash_at, env = os.environ.get("CHAOS_CRASH_AT", ""), os.environ
     with _lock:
-        if not _passed and not COUNTS_AT_ONCE and BEGINS not in name:
+        if (
+            not _passed
+            and env.get("CHAOS_COUNTS") != "at once"
+            and env.get("CHAOS_BEGINS", "rollout planned") not in name
+        ):
             return
         _passed += 1
-        with POINTS.open("a") as file:
-            file.write(f"{_passed} {name}\n")
-            file.flush()
-        is_named = CRASH_AT and not CRASH_AT.isdigit() and all(word in name for word in CRASH_AT.split("&"))
-        if is_named or str(_passed) == CRASH_AT:
+        if "CHAOS_KILLED" in env:
+            is_here = is_first_here(f"{standing()}: {name}", Path(env["CHAOS_KILLED"]))
+        else:
+            with Path(env["CHAOS_POINTS"]).open("a") as file:
+                file.write(f"{_passed} {name}\n")
+                file.flush()
+            is_named = crash_at and not crash_at.isdigit() and all(word in name for word in crash_at.split("&"))
+            is_here = is_named or str(_passed) == crash_at
+        if is_here:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_first_here(name: str, killed: Path) -> bool:
+    """No life has died at this point; it is written down now."""
+    if killed.exists() and name in killed.read_text().splitlines():
+        return False
+    with killed.open("a") as file:
+        file.write(f"{name}\n")
+    return True
+
+
+def standing() -> str:
+    """State and step of the newest rollout, as they are committed."""
+    store = Path(sys.argv[sys.argv.index("--workspace") + 1]) / ".airboss" / "state.db"
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=30.0)) as db:
+        state, step = db.execute("SELECT state, step FROM rollout ORDER BY created_at DESC LIMIT 1").fetchone()
+    return f"{state}({step})"
 
 
 def says(row: object) -> str:
@@ -127,6 +158,27 @@ def set_alias(self: RegistryClient, model_name: str, alias: str, version: str) -
     point(f"after the alias {alias}")
 
 
+def nursery() -> int:
+    """Fork the engines that are asked for; returns an engine's exit code in a fork, 0 here at the end of input."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
+    for line in sys.stdin:
+        wish = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            log = os.open(wish["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            for number, source in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+                os.dup2(source, number)
+            os.chdir(wish["cwd"])
+            os.environ.update(wish["env"])
+            sys.argv[1:] = wish["argv"]
+            return engine.daemon.main()
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+    return 0
+
+
 if __name__ == "__main__":
     RegistryClient.set_alias = set_alias  # type: ignore[method-assign]
     Store._once = once  # type: ignore[method-assign]
@@ -134,4 +186,4 @@ if __name__ == "__main__":
     Spawner.spawn = spawn  # type: ignore[method-assign]
     Child.terminate = terminate  # type: ignore[method-assign]
     LocalGateway._put_one = put_one  # type: ignore[method-assign]
-    sys.exit(engine.daemon.main())
+    sys.exit(nursery() if "--nursery" in sys.argv else engine.daemon.main())

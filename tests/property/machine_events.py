@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from invariants import broken
 from machine_games import game_of
@@ -169,6 +169,8 @@ def heal(world: World, verb: str) -> None:
             happen(world, Event("verb", words=(verb,)))  # and again, for what waited and began meanwhile
         happen(world, Event("pass", 5.0))
         happen(world, Event("look"))
+        if world.is_at_rest:
+            return
 
 
 def play(game: Game, events: Sequence[Event]) -> str | None:
@@ -176,7 +178,7 @@ def play(game: Game, events: Sequence[Event]) -> str | None:
     world = World.begin(game)
     for number, event in enumerate([*events, Event("heal", words=("rollback",))]):
         world.happened.clear()
-        before = replace(world.active.now) if world.active else None
+        before = world.active.now if world.active else None
         if event.kind == "heal":
             heal(world, event.words[0])
         else:

@@ -1,0 +1,71 @@
+"""Engines that die where they are told to, forked from a process that has imported everything already."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from chaos_workspace import Workspace, until
+
+CRASHING = Path(__file__).with_name("crashing_engine.py")
+
+
+class Forked:
+    """An engine of the nursery, with the part of Popen's face that the kill tests use. Its exit code is not known."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """None while it lives."""
+        return 0 if select.select([self._fd], [], [], 0.0)[0] else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it is gone. Raises TimeoutExpired."""
+        if not select.select([self._fd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired([str(CRASHING)], timeout or 0.0)
+        return 0
+
+    def kill(self) -> None:
+        """SIGKILL, also where it has just gone."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+
+class Nursery:
+    """Forks engines; `close` ends the process that does. The engines belong to their workspaces."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(CRASHING), "--nursery"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, ws: Workspace, *, is_up: bool = True, **env: str) -> Forked:
+        """An engine for the workspace; with `is_up`, once it answers or is gone."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        wish = {
+            "argv": ["--workspace", str(ws.root)],
+            "env": env,
+            "cwd": str(ws.root),
+            "log": str(ws.paths.logs / "engine.log"),
+        }
+        self._process.stdin.write(json.dumps(wish) + "\n")
+        self._process.stdin.flush()
+        engine = Forked(int(self._process.stdout.readline()))
+        ws.engines.append(engine)  # type: ignore[arg-type]
+        if is_up:
+            until(lambda: engine.poll() is not None or ws.health_pid() == engine.pid, "the engine answers or is gone")
+        return engine
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self._process.kill()
+        self._process.communicate()

@@ -1,0 +1,128 @@
+"""The supervisor of local processes over children that an earlier engine left behind: each a real process with its lock."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from adapters.local import handshakes, supervisor
+from adapters.local.child import ChildSpec
+from adapters.local.places import Backoff, Slot
+from adapters.local.spawn import Spawner
+from adapters.local.supervisor import Supervisor
+from state.models import Spawn
+from state.store import Store
+
+CHILD = """
+import sys
+from http.server import BaseHTTPRequestHandler
+from socketserver import UnixStreamServer
+import json
+from adapters.local.child import run_child
+
+class Says(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({**self.server.identity, "ready": True}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def address_string(self):
+        return ""
+    def log_message(self, *words):
+        pass
+
+def body(spec):
+    with UnixStreamServer(spec.socket, Says) as server:
+        server.identity = {**spec.identity(), **spec.payload}
+        server.serve_forever()
+
+sys.exit(run_child(sys.argv, body))
+"""
+SLOT = Slot("model/chat/dev/a/0", "model", "no.such.module", lambda spawn_id: {}, digest="d")
+
+
+@dataclass
+class Left:
+    """What an earlier engine has left: children, their rows, and a new supervisor that does not know them yet."""
+
+    store: Store
+    supervisor: Supervisor
+    run: Path
+    sockets: Path
+    children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    async def child(self, *, state: str = "ready", **says: str) -> subprocess.Popen[bytes]:
+        """A child of SLOT that lives and answers; `says` is what it says in place of the truth."""
+        spec = ChildSpec("m-1", "model", self.run, str(self.sockets / "m-1.sock"), "d", says)
+        spec.write(self.run / "m-1.spec.json")
+        row = Spawn(spawn_id="m-1", kind="model", owner=SLOT.owner, digest="d", state=state, started_at=time.time())
+        await self.store.write(lambda s: s.add(row))
+        process = _begin(self.run / "m-1.spec.json")
+        self.children.append(process)
+        while await handshakes.spoken(spec) is None:
+            assert process.poll() is None
+            await asyncio.sleep(0.02)
+        return process
+
+
+def _begin(spec: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(spec)], start_new_session=True)
+
+
+@pytest.fixture
+async def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Left]:
+    monkeypatch.setattr(handshakes, "ADOPT_PATIENCE_S", 0.1)
+    monkeypatch.setattr(handshakes, "HANDSHAKE_TIMEOUT_S", 0.1)
+    (tmp_path / "run").mkdir()
+    store = Store.open(tmp_path / "airboss.db")
+    with tempfile.TemporaryDirectory(prefix="ab-", dir="/tmp") as sockets:
+        spawner = Spawner(tmp_path / "run", tmp_path / "logs")
+        made = Left(store, Supervisor(spawner, store, Path(sockets), Backoff(), lambda owner: None), spawner.run_dir, Path(sockets))  # fmt: skip
+        yield made
+        await made.supervisor.detach()
+        for child in made.children:
+            with suppress(ProcessLookupError):
+                child.kill()
+            child.wait()
+        store.close()
+
+
+@pytest.mark.parametrize("state", ["ready", "started"])
+async def test_a_living_child_too_busy_to_say_who_it_is_is_not_ended_by_the_next_engine(left: Left, state: str) -> None:
+    busy = await left.child(state=state)
+    busy.send_signal(signal.SIGSTOP)
+    place = await left.supervisor.want(SLOT)
+    assert (place.child.pid, place.is_ready) == (busy.pid, state == "ready")
+    busy.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while not place.is_ready or place.silent_until is not None:
+            await asyncio.sleep(0.02)
+    assert busy.poll() is None
+
+
+async def test_one_that_hangs_for_good_is_replaced(left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "SILENT_S", 0.2)
+    monkeypatch.setattr(supervisor, "HUNG_GRACE_S", 0.1)
+    hung = await left.child()
+    hung.send_signal(signal.SIGSTOP)
+    place = await left.supervisor.want(SLOT)
+    assert place.child.pid == hung.pid
+    await asyncio.to_thread(hung.wait, 10)
+
+
+async def test_one_that_says_it_is_another_is_replaced(left: Left) -> None:
+    other = await left.child(digest="another")
+    with suppress(Exception):
+        await left.supervisor.want(SLOT)
+    assert await asyncio.to_thread(other.wait, 10) is not None
