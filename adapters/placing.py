@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -53,6 +54,10 @@ class PlacedRuntime:
     def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
         """Why it counts as a crash loop."""
         return self._of(env).crash_loop(service, env, release_id)
+
+    def set_aside(self, service: str, env: str, release_id: str, role: str = "") -> AbstractContextManager[None]:
+        """Nobody counts on the set for the length of a block; in a cluster nothing is to be done for that."""
+        return nullcontext() if env in self.clusters else self.local.set_aside(service, env, release_id, role)
 
     async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int]) -> None:
         """No autoscaler of the environment's cluster goes below these; its other floors are given back."""

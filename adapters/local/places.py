@@ -44,6 +44,8 @@ class Place:
     last_end: str = ""
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=32))
     is_wanted: bool = True
+    is_set_aside: bool = False
+    """Nobody may count on it while it is found out whether anybody still wants it."""
     silent_until: float | None = None
     """On the monotonic clock: when it is replaced unless it has said who it is; None of one that has, or is new."""
     task: asyncio.Task[None] | None = None

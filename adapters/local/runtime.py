@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -34,6 +35,18 @@ class LocalRuntime:
         for place in self._places(spec.service, spec.env):
             if _is_of(place, spec) and place.slot.index >= spec.replicas:
                 self._drain(place)
+
+    @contextmanager
+    def set_aside(self, service: str, env: str, release_id: str, role: str = "") -> Iterator[None]:
+        """For the length of a block the set's replicas are not ready for anybody, and who wants them waits."""
+        places = [p for p in self._places(service, env) if (p.slot.release_id, p.slot.role) == (release_id, role)]
+        for place in places:
+            place.is_set_aside = True
+        try:
+            yield
+        finally:
+            for place in places:
+                place.is_set_aside = False
 
     def _drain(self, place: Place) -> None:
         """End a replica beside the caller: its streams may take as long as DRAIN_S to finish."""
@@ -136,7 +149,7 @@ def status_of(place: Place) -> ReplicaStatus:
         slot=slot.index,
         address=f"unix:{place.child.spec.socket}",
         pid=place.child.pid,
-        is_ready=place.is_ready and place.is_wanted,
+        is_ready=place.is_ready and place.is_wanted and not place.is_set_aside,
         is_alive=place.child.is_alive(),
         restarts=place.restarts,
         end_cause=place.last_end,

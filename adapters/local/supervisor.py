@@ -56,7 +56,7 @@ class Supervisor:
         # One lock a place: whoever waits for a draining one holds up no other.
         async with self._locks.setdefault(slot.owner, asyncio.Lock()):
             while (there := self.places.get(slot.owner)) is not None:
-                if there.is_wanted:
+                if there.is_wanted and not there.is_set_aside:
                     return there
                 # The one before is still finishing its streams; its place is free once it has ended.
                 await asyncio.sleep(0.05)

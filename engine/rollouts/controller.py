@@ -265,8 +265,11 @@ class Controller:
     async def _effect(self, seen: records.Opened, intent: journal.PendingIntent) -> Mapping[str, Any]:
         effect = intent.effect
         if isinstance(effect, fx.Scale):
-            ended = seen.now.state.is_terminal
-            if ended and await self.world.is_kept(seen.service, seen.env, effect.release_id, effect.role):
+            place = (seen.service, seen.env, effect.release_id)
+            if seen.now.state.is_terminal and not effect.replicas:
+                goes = await self.world.stop(*place, effect.role)
+                return {"replicas": 0} if goes else {"skipped": "it is wanted again"}
+            if seen.now.state.is_terminal and await self.world.is_kept(*place, effect.role):
                 return {"skipped": "it is wanted again"}
             await self.world.scale(seen.service, seen.env, effect.release_id, effect.replicas, effect.role)
             return {"replicas": effect.replicas}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sqlmodel import Session, col, select
 
@@ -59,6 +60,14 @@ class Replicas(Protocol):
 
     def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
         """Why it counts as a crash loop."""
+
+
+@runtime_checkable
+class SetsAside(Protocol):
+    """A runtime whose replicas are counted on without asking it again."""
+
+    def set_aside(self, service: str, env: str, release_id: str, role: str = "") -> AbstractContextManager[None]:
+        """Nobody counts on the set for the length of a block."""
 
 
 class Router(Protocol):
@@ -188,8 +197,7 @@ class World:
                         log.warning("%s in %s: a table of another hand gives %s traffic; it is not stopped",
                                     service, env, release_id)  # fmt: skip
                         continue
-                    log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
-                    await self.scale(service, env, release_id, 0, role)
+                    await self.stop(service, env, release_id, role)
         await self.plans.keep()
 
     async def _note_clusters(self) -> None:
@@ -209,6 +217,21 @@ class World:
                 await self.runtime.hold_floors(env, wanted)
             except AirbossError as error:
                 log.warning("the floors of %s are looked at again: %s", env, error)
+
+    async def stop(self, service: str, env: str, release_id: str, role: str = "") -> bool:
+        """Stop the set unless something wants it; whether it goes.
+
+        A way back takes whatever answers at the instant it is asked for. So nobody may count on the replicas while it is
+        asked, behind every transaction that still did, whether they are wanted.
+        """
+        spec, allow = await self.store.read(lambda s: replica_spec(s, self.config, service, env, release_id, 0, role))
+        aside = self.runtime.set_aside(service, env, release_id, role) if isinstance(self.runtime, SetsAside) else None
+        with aside or nullcontext():
+            if (service, env, release_id, role) in await self.store.write(self._kept):
+                return False
+            log.info("%s in %s: %s is no longer wanted; stopping it", service, env, release_id)
+            await self.runtime.ensure(spec, allow_faults=allow)
+            return True
 
     async def is_kept(self, service: str, env: str, release_id: str, role: str = "") -> bool:
         """A track, an active rollout or a warm hold wants the release's replicas."""

@@ -8,19 +8,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from sqlmodel import Session, select
 
 from adapters.local import handshakes, supervisor
 from adapters.local.child import ChildSpec
 from adapters.local.places import Backoff, Slot
+from adapters.local.runtime import LocalRuntime
 from adapters.local.spawn import Spawner
 from adapters.local.supervisor import Supervisor
-from state.models import Spawn
+from adapters.ports import Observed
+from engine.rollouts.back.keeping import PlanKeeper
+from engine.rollouts.world import World
+from state.config import parse_config
+from state.models import Release, Spawn, TrackState
 from state.store import Store
 
 CHILD = """
@@ -49,7 +55,11 @@ def body(spec):
 
 sys.exit(run_child(sys.argv, body))
 """
-SLOT = Slot("model/chat/dev/a/0", "model", "no.such.module", lambda spawn_id: {}, digest="d")
+SLOT = Slot(
+    "model/chat/dev/a/0", "model", "no.such.module", lambda spawn_id: {}, service="chat", env="dev", release_id="a",
+    digest="d",
+)  # fmt: skip
+CONFIG = "[service.chat]\n[environment.dev]\nprotected = false\n"
 
 
 @dataclass
@@ -66,7 +76,8 @@ class Left:
         """A child of SLOT that lives and answers; `says` is what it says in place of the truth."""
         spec = ChildSpec("m-1", "model", self.run, str(self.sockets / "m-1.sock"), "d", says)
         spec.write(self.run / "m-1.spec.json")
-        row = Spawn(spawn_id="m-1", kind="model", owner=SLOT.owner, digest="d", state=state, started_at=time.time())
+        row = Spawn(spawn_id="m-1", kind="model", owner=SLOT.owner, service="chat", env="dev", release_id="a", digest="d",
+                    state=state, started_at=time.time())  # fmt: skip
         await self.store.write(lambda s: s.add(row))
         process = _begin(self.run / "m-1.spec.json")
         self.children.append(process)
@@ -126,3 +137,54 @@ async def test_one_that_says_it_is_another_is_replaced(left: Left) -> None:
     with suppress(Exception):
         await left.supervisor.want(SLOT)
     assert await asyncio.to_thread(other.wait, 10) is not None
+
+
+class Meanwhile:
+    """A router that has no traffic for anybody; `do` is what somebody does while it is asked."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self.do = do
+
+    async def observe(self, service: str, env: str) -> Observed:
+        self.do()
+        return Observed({})
+
+
+async def test_what_a_way_back_takes_at_the_end_of_its_warm_hold_is_not_stopped_under_it(left: Left) -> None:
+    child = await left.child()
+    await left.supervisor.want(SLOT)
+    runtime, config = (
+        LocalRuntime(left.supervisor, threads=1, crash_loop_after=0),
+        parse_config(CONFIG, Path("airboss.toml")),
+    )
+    release = Release(
+        id="a", service="chat", lifecycle="Development", model_name="m", model_version="1", digest="d",
+        bundle_path=str(left.run), created_at=0.0, created_by="ann",
+    )  # fmt: skip
+    await left.store.write(lambda s: s.add(release))
+    plans = PlanKeeper(left.store, config, left.run, runtime.replicas, admin_sockets=list)
+
+    def go_back() -> None:
+        track = TrackState(
+            service="chat", env="dev", target="local", track="stable", release_id="a", weight=100, since=0
+        )
+        left.store.write_now(lambda s: s.merge(track))
+
+    world = World(left.store, runtime, Meanwhile(go_back), config, plans)  # type: ignore[arg-type]
+    await world.retire()
+    (replica,) = runtime.replicas("chat", "dev")
+    assert replica.is_wanted and replica.is_ready, "its users are answered by nobody"
+    counted: list[int] = []
+
+    def count(session: Session) -> None:
+        counted.append(sum(r.is_ready for r in runtime.replicas("chat", "dev")))
+        for row in session.exec(select(TrackState)):
+            session.delete(row)
+
+    # The other way round: a transaction that is under way when it is stopped counts on nothing, or is seen.
+    with runtime.set_aside("chat", "dev", "a"):
+        await left.store.write(count)
+    assert counted == [0]
+    world.router = Meanwhile(lambda: None)  # type: ignore[assignment]
+    await world.retire()
+    assert await asyncio.to_thread(child.wait, 30) is not None, "nothing wants it now"
