@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -28,16 +28,24 @@ _GONE = ("rejected", "withdrawn", "champion", "version")
 Through = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
-def left_at(moves: list[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """alias → version as our moves of one model left them, (move, outcome) oldest first. Pure."""
-    ours: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What our moves up to the intent `upto` have left: model → alias → version. None of them can change any more."""
+
+    upto: int = 0
+    aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def left_at(moves: Iterable[tuple[str, Mapping[str, Any]]], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """alias → version as our moves of one model left them, (move, outcome) oldest first, after `before`. Pure."""
+    ours = dict(before or {})
     for move, outcome in moves:
         if move == "challenger" and "challenger" in outcome:
             ours["challenger"] = str(outcome["challenger"])
             continue
         gone = next((outcome[key] for key in _GONE if outcome.get(key)), None)
         if ours.get("challenger") == gone:
-            del ours["challenger"]
+            ours.pop("challenger", None)
         for alias in ("champion", "previous-champion"):
             if outcome.get(alias):
                 ours[alias] = str(outcome[alias])
@@ -59,12 +67,13 @@ class AliasWatch:
         self._store, self._registry, self._through = store, registry, through
         self._is_awake, self._on_change, self._clock = is_awake, on_change, clock
         self._looked_at: dict[str, float] = {}
+        self._left = Left()
         self.drifts: tuple[DriftFact, ...] = ()
         """What differs now, as the newest look found it."""
 
     async def turn(self) -> None:
         """Look once at every model. Raises Unreachable: then nothing is known, and the earlier drifts stand."""
-        wanted = await self._store.read(_wanted) if self._is_awake() else {}
+        wanted = await self._wanted() if self._is_awake() else {}
         if not wanted:
             return
         known: dict[str, dict[str, Any]] = json.loads(await self._store.read(lambda s: ids.get(s, KEY, "{}")))
@@ -82,6 +91,10 @@ class AliasWatch:
             for drift in new:
                 self._on_change(f"model/{drift.model}", drift.says())
 
+    async def _wanted(self) -> dict[str, dict[str, str]]:
+        self._left, wanted = await self._store.read(lambda s: wanted_after(s, self._left))
+        return wanted
+
     async def _look(self, model: str, ours: Mapping[str, str]) -> list[DriftFact]:
         registry = await self._registry()
         try:
@@ -90,7 +103,7 @@ class AliasWatch:
             now, before = self._clock(), self._looked_at.get(model)
             self._looked_at[model] = now
             # A move of our own that was made between the two readings is nobody else's.
-            if not moved or (await self._store.read(_wanted)).get(model) != ours:
+            if not moved or (await self._wanted()).get(model) != ours:
                 return []
             made = {alias: await self._maker(registry, model, there.get(alias, "")) for alias in moved}
             return [
@@ -120,21 +133,40 @@ def _aliases(registry: Registry, model: str) -> Mapping[str, str]:
         return {}  # the model is gone, and all aliases with it
 
 
-def _wanted(session: Session) -> dict[str, dict[str, str]]:
-    """model → alias → version as we left them; a model with moves still to be made is left out."""
-    models = {r.id: r.model_name for r in session.exec(select(Release)) if r.model_version}
+def wanted_after(session: Session, before: Left) -> tuple[Left, dict[str, dict[str, str]]]:
+    """Model → alias → version as we left them, read on from `before`; and what need not be read again.
+
+    A model with moves still to be made is left out.
+    """
+    query = select(Intent).where(col(Intent.id) > before.upto, Intent.kind == "registry").order_by(col(Intent.id))
+    rows = list(session.exec(query))
+    named = {row.payload.get("release_id", "") for row in rows}
+    releases = session.exec(select(Release).where(col(Release.id).in_(named))) if named else ()
+    models = {release.id: release.model_name for release in releases if release.model_version}
     moves: defaultdict[str, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
-    busy = set()
-    for row in session.exec(select(Intent).where(Intent.kind == "registry").order_by(col(Intent.id))):
+    busy, settled, is_open = set(), before, False
+    for row in rows:
         model = models.get(row.payload.get("release_id", ""))
-        if model is None:
-            continue
-        if row.state == IntentState.PENDING and "retry_at" not in row.outcome:
-            busy.add(model)
-        elif row.state == IntentState.DONE and "skipped" not in row.outcome:
+        if row.state == IntentState.PENDING:
+            if not is_open:
+                settled, is_open = Left(_before(row), _folded(before, moves)), True
+            if model is not None and "retry_at" not in row.outcome:
+                busy.add(model)
+        elif model is not None and row.state == IntentState.DONE and "skipped" not in row.outcome:
             moves[model].append((row.payload["move"], row.outcome))
-    left = {model: left_at(made) for model, made in moves.items() if model not in busy}
-    return {model: ours for model, ours in left.items() if ours}
+    ours = _folded(before, moves)
+    if rows and not is_open:
+        settled = Left(rows[-1].id or 0, ours)
+    return settled, {model: left for model, left in ours.items() if left and model not in busy}
+
+
+def _before(row: Intent) -> int:
+    return (row.id or 1) - 1
+
+
+def _folded(before: Left, moves: Mapping[str, list[tuple[str, Mapping[str, Any]]]]) -> dict[str, dict[str, str]]:
+    models = {*before.aliases, *moves}
+    return {model: left_at(moves.get(model, ()), before.aliases.get(model)) for model in models}
 
 
 def _record(session: Session, after: Mapping[str, Any], new: list[DriftFact]) -> None:

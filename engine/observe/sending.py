@@ -96,9 +96,10 @@ def shown_address(url: str) -> str:
 
 
 def run_command(
-    command: Sequence[str], body: bytes, variables: Mapping[str, str], timeout_s: float = COMMAND_TIMEOUT_S
+    command: Sequence[str], body: bytes, variables: Mapping[str, str], timeout_s: float | None = None
 ) -> None:
     """Run the hook with the JSON `body` on its stdin, no shell, in a group of its own. Blocks. Raises Undelivered."""
+    timeout_s = COMMAND_TIMEOUT_S if timeout_s is None else timeout_s
     env = {name: os.environ[name] for name in _PASSED_ENV if name in os.environ}
     env |= variables
     name = Path(command[0]).name

@@ -13,9 +13,9 @@ from rollout_room import GOOD, NO_WORD, OneAlias, Room
 from adapters.ports import ModelVersion
 from engine.observe.conditions import Facts
 from engine.observe.rules import firing
-from engine.registry_watch import AliasWatch, left_at
+from engine.registry_watch import AliasWatch, Left, left_at, wanted_after
 from engine.rollouts.registry_queue import RegistryQueue
-from state.models import Release
+from state.models import Intent, Release
 from state.store import Store
 from state.words import RolloutState, Unreachable
 
@@ -119,3 +119,31 @@ def test_what_we_left_is_folded_from_the_moves_that_were_made() -> None:
     assert left_at([canary, promoted, back]) == {"champion": "1", "previous-champion": "1"}
     assert left_at([("withdraw", {"withdrawn": "3", "champion": None})]) == {}
     assert left_at([canary, ("Archived", {"version": "2", "stage": "Archived"})]) == {}
+    assert left_at([("reject", {"rejected": "2", "champion": "1"})], before={"challenger": "2"}) == {"champion": "1"}
+    assert left_at([("Production", {"stage": "Production"})]) == {}
+
+
+def test_moves_that_cannot_change_any_more_are_read_once(watched: Watched) -> None:
+    def made(number: int, move: str, state: str, **outcome: str) -> Intent:
+        release = "b" if move != "Archived" else "a"
+        payload = {"kind": "registry", "move": move, "release_id": release}
+        return Intent(
+            id=number, key=str(number), kind="registry", payload=payload, state=state, outcome=outcome, created_at=0
+        )
+
+    def read(before: Left) -> tuple[Left, dict[str, dict[str, str]]]:
+        return watched.room.store.read_now(lambda s: wanted_after(s, before))
+
+    def write(*rows: Intent) -> None:
+        watched.room.store.write_now(lambda s: [s.merge(row) for row in rows])
+
+    write(made(1, "challenger", "done", challenger="2"), made(2, "promote", "done", champion="2"))
+    first, wanted = read(Left())
+    assert wanted == {"m": {"champion": "2"}} and first.upto == 2
+    write(made(3, "reject", "pending"), made(4, "challenger", "done", challenger="2"))
+    second, wanted = read(first)
+    assert wanted == {} and second == first, "one is under way: nothing is said of the model, and it is read again"
+    write(made(3, "reject", "done", rejected="2", champion="1"))
+    third, wanted = read(second)
+    assert wanted == {"m": {"champion": "1", "challenger": "2"}} and third.upto == 4
+    assert (third, wanted) == read(third) == read(Left())

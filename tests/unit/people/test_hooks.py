@@ -22,6 +22,7 @@ from sqlmodel import select
 
 from console.commands import people_tables
 from engine.api.views.hooks import delivery_views, hook_views
+from engine.observe import sending as sending_of
 from engine.people.hooks import outbox, sender, signing
 from engine.people.hooks.sender import HookSender
 from state import audit
@@ -32,6 +33,13 @@ from state.store import Store
 from state.words import ConfigError, OperationFailed
 
 SECRET = "whsec_" + base64.b64encode(b"a key of the receiver").decode()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an answer may take longer than a hook is given; then it would be told twice."""
+    for name in ("WEBHOOK_TIMEOUT_S", "COMMAND_TIMEOUT_S"):
+        monkeypatch.setattr(sending_of, name, 120.0)
 
 
 @dataclass
