@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from state.config_types import Duration, Name, Table
 from state.gates import parse_gate
+from state.job_config import JobPods, StagePods
 
 _ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -27,7 +28,8 @@ class StageConfig(Table):
 
     `deps` and `outs` are paths in the workspace (`cwd`, where given); a dep that is another stage's out makes this stage need it. `params`
     names the pipeline's parameters that it depends on; the command gets them as $PARAM_NAME, an entry in its context.
-    `metrics` are JSON, YAML or TOML files that it writes; `gates` look at them.
+    `metrics` are JSON, YAML or TOML files that it writes; `gates` look at them. `executor` is the pipeline's without one; `kubernetes` has
+    what its pod has otherwise than the pipeline's.
     """
 
     command: str | None = None
@@ -46,6 +48,8 @@ class StageConfig(Table):
     cached: bool = True
     registry: bool = False
     release: bool = False
+    executor: Literal["local", "kubernetes"] | None = None
+    kubernetes: StagePods | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> StageConfig:
@@ -59,6 +63,8 @@ class StageConfig(Table):
             )
         if self.command is not None and (self.registry or self.release):
             raise ValueError("registry and release are an entry's: a command cannot make a release")
+        if self.entry is not None and (self.executor == "kubernetes" or self.kubernetes is not None):
+            raise ValueError("an entry runs on this host; give a command to run it as a Job")
         return self
 
     @field_validator("deps", "outs", "metrics")
@@ -129,7 +135,8 @@ class PipelineConfig(Table):
     """What makes a release, or anything else: `kind = "charlm"`, the built-in stages; `"stages"`, those in its `stage` table;
     `"dvc"`, the `dvc.yaml` in the directory `path`.
 
-    `params` are charlm's own; of other kinds, values of one's own that stages name.
+    `params` are charlm's own; of other kinds, values of one's own that stages name. With `executor = "kubernetes"` its commands run as
+    Jobs, as `kubernetes` says.
     """
 
     kind: Literal["charlm", "stages", "dvc"] = "charlm"
@@ -137,6 +144,8 @@ class PipelineConfig(Table):
     stage: dict[Name, StageConfig] = Field(default_factory=dict)
     path: str = "."
     trigger: dict[Name, TriggerConfig] = Field(default_factory=dict)
+    executor: Literal["local", "kubernetes"] = "local"
+    kubernetes: JobPods | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> PipelineConfig:
@@ -144,4 +153,19 @@ class PipelineConfig(Table):
             raise ValueError('a stage table goes with kind = "stages"')
         if self.kind == "stages" and not self.stage:
             raise ValueError('kind = "stages" needs [pipeline.NAME.stage.STAGE] tables')
+        if self.kind == "charlm" and (self.executor == "kubernetes" or self.kubernetes is not None):
+            raise ValueError("the stages of charlm are Python: they run on this host")
+        elsewhere = [name for name, one in self.stage.items() if one.executor == "kubernetes"]
+        if (self.executor == "kubernetes" or elsewhere) and self.kubernetes is None:
+            raise ValueError(
+                f'executor = "kubernetes"{f" of {elsewhere[0]}" if elsewhere else ""} needs [pipeline.NAME.kubernetes]'
+            )
         return self
+
+    def runs_on(self, stage: str) -> JobPods | None:
+        """The Jobs that the stage's commands run as; None for this host."""
+        one = self.stage.get(stage)
+        executor = (one.executor if one else None) or self.executor
+        if executor == "local" or self.kubernetes is None or (one is not None and one.entry is not None):
+            return None
+        return self.kubernetes.for_stage(one.kubernetes if one else None)

@@ -100,6 +100,29 @@ class KubeClient:
         answer = await self._ask("POST", path, params={"fieldManager": MANAGER}, body=body, kind="application/json")
         return self._body(answer, "create", path)
 
+    async def delete(self, path: str) -> bool:
+        """Delete it and, in the background, what it owns; False when it is not there."""
+        answer = await self._ask("DELETE", path, params={"propagationPolicy": "Background"}, again=True)
+        if answer.status_code != 404:
+            self._body(answer, "delete", path)
+        return answer.status_code != 404
+
+    async def lines(self, path: str, params: Mapping[str, str], *, quiet_s: float = 60.0) -> AsyncIterator[str]:
+        """A text's lines as they are written, until it ends or nothing comes for `quiet_s`. Raises Unreachable, and as `text` does."""
+        client = await self._open()
+        timeout = httpx.Timeout(self.timeout_s, read=quiet_s)
+        try:
+            async with client.stream("GET", path, params=params, timeout=timeout) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    if answer.status_code == 401:
+                        await self._forget(client)
+                    raise error_of(answer, "get", path)
+                async for line in answer.aiter_lines():
+                    yield line
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{path} broke off: {type(error).__name__}: {error}", hint=_HINT) from error
+
     async def text(self, path: str, params: Mapping[str, str] | None = None) -> str:
         """A plain text, such as a pod's log."""
         answer = await self._ask("GET", path, params=params, again=True)

@@ -173,9 +173,8 @@ class Spawner:
 
     def adopt(self, spawn_id: str) -> Child | None:
         """The living child `spawn_id` of an earlier engine; None when nobody holds its lock."""
-        try:
-            spec = ChildSpec.read(self.run_dir / f"{spawn_id}.spec.json")
-        except (OSError, ValueError, KeyError):
+        spec = self.spec_of(spawn_id)
+        if spec is None:
             return None
         if not is_locked(spec.lock_path):
             return None
@@ -186,6 +185,13 @@ class Spawner:
         if process_start_ticks(pid) != ticks:
             return None
         return Child(spec, pid)
+
+    def spec_of(self, spawn_id: str) -> ChildSpec | None:
+        """What the child was started for; None once it is forgotten."""
+        try:
+            return ChildSpec.read(self.run_dir / f"{spawn_id}.spec.json")
+        except (OSError, ValueError, KeyError):
+            return None
 
     def exit_of(self, spawn_id: str) -> ChildExit:
         """How the dead child `spawn_id` ended."""

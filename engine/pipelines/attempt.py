@@ -191,6 +191,8 @@ class Maker:
             "required_gates": list(spec.required_gates),
             "code_marks": fingerprint.code_marks(spec.entry, self._run.plan.pipeline.code_paths),
             "code_paths": list(self._run.plan.pipeline.code_paths),
+            "executor": dict(spec.executor),
+            "timeout_s": spec.timeout_s,
         }
         child_spec = ChildSpec(attempt.spawn_id, ChildKind.STAGE, shop.paths.run, "", attempt.key, payload)
         child = shop.start(self._run.id, spec, child_spec)
@@ -229,6 +231,7 @@ class Maker:
                 if time.monotonic() >= deadline:
                     timed_out = True
                     exit_ = await end_group(child)
+                    self._shop.end_elsewhere(child.spec)
                     break
         finally:
             waiting.cancel()

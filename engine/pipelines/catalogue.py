@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from engine.pipelines.charlm import charlm
-from engine.pipelines.declared import declared
+from engine.pipelines.declared import COMMAND, declared
 from engine.pipelines.dvc_project import read_project
 from engine.pipelines.spec import Pipeline
 from state.config import Config
+from state.pipeline_config import PipelineConfig
 from state.words import UsageError
+
+
+def placed(pipeline: Pipeline, settings: PipelineConfig) -> Pipeline:
+    """The pipeline with the commands of each stage where its settings say."""
+    stages = []
+    for stage in pipeline.stages:
+        pods = settings.runs_on(stage.name) if stage.entry == COMMAND else None
+        stages.append(replace(stage, executor=pods.model_dump(mode="json")) if pods else stage)
+    return replace(pipeline, stages=tuple(stages))
 
 
 def pipeline_of(config: Config, name: str, root: Path) -> tuple[Pipeline, str]:
@@ -31,6 +42,7 @@ def pipeline_of(config: Config, name: str, root: Path) -> tuple[Pipeline, str]:
         pipeline = declared(name, settings, str(root))
     else:
         pipeline = read_project(name, root, settings.path)
+    pipeline = placed(pipeline, settings)
     service = next((key for key, value in config.service.items() if value.pipeline == name), None)
     if service is None and any(stage.makes_release for stage in pipeline.stages):
         raise UsageError(

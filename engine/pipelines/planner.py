@@ -95,7 +95,7 @@ def ingredients(pipeline: Pipeline, stage: StageSpec, world: World, inputs: Mapp
         params=params,
         inputs={need: inputs[need] for need in stage.needs},
         sources=dict(world.sources.get(stage.name, {})),
-        environment=dict(world.environment),
+        environment={**world.environment, **({"image": stage.executor["image"]} if stage.executor else {})},
         context={name: world.context.get(name) for name in stage.reads},
         seed=seed if isinstance(seed, int) else None,
     )

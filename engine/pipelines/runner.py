@@ -197,7 +197,10 @@ class PipelineRunner:
         shop = self._shop
         child = await shop.find(spawn_id)
         shop.children.pop(spawn_id, None)
+        spec = child.spec if child else shop.spawner.spec_of(spawn_id)
         cause = (await end_group(child)).cause if child else shop.spawner.exit_of(spawn_id).cause
+        if spec is not None:
+            shop.end_elsewhere(spec)
         await shop.store.write(lambda s: stage_records.end_spawn(s, spawn_id, cause, time.time()))
         await asyncio.to_thread(shop.cache.drop_aside, spawn_id)
         shop.spawner.forget(spawn_id)

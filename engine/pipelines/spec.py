@@ -98,7 +98,8 @@ class StageSpec:
     on: a cached stage gets only those (and `workspace`), and they are in its key. `sources` names the parameters that
     are paths to data outside, whose content is in the key. `cached=False` is for stages with effects outside their
     output directory. `required_gates` must be among the gates the stage reports, else it is refused. `in_place` outputs
-    belong at their paths in the workspace, and are put there also when kept ones are used.
+    belong at their paths in the workspace, and are put there also when kept ones are used. `executor` says where its
+    commands run: nothing for this host, else `state.job_config.JobPods`, whose image is in the key.
     """
 
     name: str
@@ -115,6 +116,7 @@ class StageSpec:
     sources: tuple[str, ...] = ()
     required_gates: tuple[str, ...] = ()
     in_place: bool = False
+    executor: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ class StageContext:
     context: Mapping[str, Any]
     forced: bool = False
     """Somebody asked for the stage to run whatever is there already."""
+    executor: Mapping[str, Any] = field(default_factory=dict)
+    """Where its commands run; nothing for this host."""
+    key: str = ""
+    attempt: int = 1
+    timeout_s: float = 3600.0
 
     def progress(self, **facts: float | str) -> None:
         """Say how far the stage is: rewrites `out_dir/progress.json` atomically and prints one log line."""

@@ -124,6 +124,10 @@ def _call(task: Mapping[str, Any], out_dir: Path) -> StageResult:
             registry_socket=task["registry_socket"],
             context=task["context"],
             forced=not task["reuse"],
+            executor=task.get("executor", {}),
+            key=task["key"],
+            attempt=task["attempt"],
+            timeout_s=task.get("timeout_s", 3600.0),
         )
     )
     if not isinstance(result, StageResult):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import time
@@ -15,18 +16,24 @@ from adapters.local.child import ChildSpec, process_start_ticks
 from adapters.local.spawn import Child, ChildExit, Spawner
 from adapters.local.waiting import WAIT, Waiting
 from engine.pipelines.cache import Place, StageCache
+from engine.pipelines.executors import end_elsewhere
 from engine.pipelines.planner import Ingredients
 from engine.pipelines.records import last_run_of
 from engine.pipelines.spec import StageSpec
 from state.paths import Paths
 from state.store import Store
+from state.words import AirbossError
 
+log = logging.getLogger(__name__)
 STAGE_MODULE = "engine.pipelines.stage_main"
 OWN = "engine.pipelines.stages"
 NICE = 10
 """Stages give way to serving."""
 GRACE_S = 3.0
 """What a stage gets between SIGTERM and SIGKILL."""
+
+END_AGAIN_S = 15.0
+"""Between tries to delete the Jobs of a stage that was ended."""
 
 SETTLE_S = 3.0
 """How long a child may take from its start to its lock before it counts as dead."""
@@ -46,6 +53,7 @@ class Workshop:
     slots: asyncio.Semaphore = field(init=False)
     children: dict[str, Child] = field(default_factory=dict)
     _waiting: dict[tuple[str, str], Waiting] = field(default_factory=dict)
+    _ending: set[asyncio.Task[None]] = field(default_factory=set)
     _locks: dict[Path, asyncio.Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,10 +112,33 @@ class Workshop:
                 return child
             await asyncio.sleep(0.05)
 
+    def end_elsewhere(self, spec: ChildSpec) -> None:
+        """Have deleted, in the background and for as long as it takes, what a stage that was ended has left going in a cluster.
+
+        Its own process does so as it is told to end; this is for one that was killed, or that the cluster did not answer.
+        """
+        if spec.payload.get("executor"):
+            task = asyncio.create_task(_end_until_done(spec), name=f"end the Jobs of {spec.spawn_id}")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
     async def previous(self, this_run: str | None, pipeline: str, stage: str) -> Ingredients | None:
         """What the stage was made of in the newest run but this one."""
         run_id = await self.store.read(lambda session: last_run_of(session, pipeline, stage, this_run))
         return read_ingredients(self.ingredients_path(run_id, stage)) if run_id else None
+
+
+async def _end_until_done(spec: ChildSpec) -> None:
+    until = time.monotonic() + float(spec.payload.get("timeout_s", 0.0))  # its deadline ends the Job after that
+    while True:
+        try:
+            await end_elsewhere(spec.payload)
+            return
+        except AirbossError as error:
+            log.warning("the Jobs of stage %s are not deleted yet: %s", spec.payload["stage"], error)
+        if time.monotonic() > until:
+            return
+        await asyncio.sleep(END_AGAIN_S)
 
 
 def read_ingredients(path: Path) -> Ingredients | None:

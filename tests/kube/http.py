@@ -26,7 +26,7 @@ class Http:
 
     def __init__(
         self, api: Api, access: Access, faults: Faults, log: RequestLog, watches: Watches, served: Iterable[Resource],
-        logs: Callable[[str, str, bool], tuple[str, bool]], backing: Callable[[Target], tuple[str, int]],
+        logs: Callable[[str, str, bool, str], tuple[str, bool]], backing: Callable[[Target], tuple[str, int]],
     ) -> None:  # fmt: skip
         self._api, self._access, self._faults, self._log, self._watches = api, access, faults, log, watches
         self._served = tuple(served)
@@ -140,23 +140,26 @@ class Http:
     async def _send_log(self, request: web.Request, target: Target) -> web.StreamResponse:
         self._api.read(target)
         query = request.query
-        text, ended = self._logs(target.namespace, target.name, flag(query, "previous"))
+        container, stamped = query.get("container", ""), flag(query, "timestamps")
+        text, ended = self._logs(target.namespace, target.name, flag(query, "previous"), container)
         if query.get("tailLines"):
             lines = text.splitlines(keepends=True)
             text = "".join(lines[max(0, len(lines) - int(query["tailLines"])) :])
         if not flag(query, "follow"):
-            return web.Response(text=text, content_type="text/plain")
+            return web.Response(text=_stamped(text) if stamped else text, content_type="text/plain")
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        await response.write(text.encode())
-        whole, _ = self._logs(target.namespace, target.name, False)
-        sent = len(whole)
-        while not ended:
-            await asyncio.sleep(0.02)
-            whole, ended = self._logs(target.namespace, target.name, False)
+        sent = 0
+        while True:
+            whole, ended = self._logs(target.namespace, target.name, False, container)
+            whole = whole if ended or not stamped else whole[: whole.rfind("\n") + 1]
+            whole = _stamped(whole) if stamped else whole
             await response.write(whole[sent:].encode())
             sent = len(whole)
+            if ended:
+                break
+            await asyncio.sleep(0.02)
         await response.write_eof()
         return response
 
@@ -202,3 +205,9 @@ async def _half(request: web.Request, whole: web.Response) -> web.StreamResponse
     if request.transport:
         request.transport.close()
     return response
+
+
+def _stamped(text: str) -> str:
+    """Each line after a time; the first of a log was said first, whenever one asks."""
+    lines = text.splitlines(keepends=True)
+    return "".join(f"2026-01-01T00:00:00.{number:09d}Z {line}" for number, line in enumerate(lines, start=1))

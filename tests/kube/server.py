@@ -241,9 +241,9 @@ class KubeServer:
         path.write_text(yaml.safe_dump(document), encoding="utf-8")
         return path
 
-    def _log_of(self, namespace: str, name: str, previous: bool) -> tuple[str, bool]:
+    def _log_of(self, namespace: str, name: str, previous: bool, container: str = "") -> tuple[str, bool]:
         pod = self.store.get(PODS, namespace, name)
-        return self.jobs.log_of(pod) or (self.pods.log_of(pod), True)
+        return self.jobs.log_of(pod, container) or (self.pods.log_of(pod), True)
 
     def _backing(self, target: Target) -> tuple[str, int]:
         name = target.name.split(":")[0]

@@ -10,31 +10,23 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adapters.executing import CommandFailed, Work
 from engine.pipelines.dvc_lock import FILE as DVC_LOCK
 from engine.pipelines.dvc_lock import DvcStage, entry_of, record, up_to_date
+from engine.pipelines.executors import executor_of
 from engine.pipelines.stage import ADOPTED, PROGRESS_NAME, Gate, StageContext, StageResult, say
 from engine.pipelines.stages.metric_files import read_metrics
 from state.digests import FileDigest, bundle_digest, file_sha256, text_sha256
 from state.gates import parse_gate
-from state.words import OperationFailed
 
 OUTS = "outs"
 """Below a stage's outputs: what it wrote, at the same paths as in the workspace."""
 LOCKS = Path(".airboss") / "cache" / "paths"
-
-
-class CommandFailed(OperationFailed):
-    """The command did not do it. It is tried again as often as the stage says."""
-
-    code = "command_failed"
-    retryable = True
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -61,16 +53,23 @@ def run(ctx: StageContext) -> StageResult:
 
 
 def _make(ctx: StageContext, workspace: Path, outs: Sequence[str]) -> None:
-    """Run the commands on a clean place."""
+    """Run the commands on a clean place, wherever the stage says."""
     given = ctx.params
-    for path in outs:
-        if path not in given["persist"]:
-            _remove(workspace / path)
-    (workspace / given["cwd"]).mkdir(parents=True, exist_ok=True)
-    for path in outs:
-        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
-    for command in given["commands"]:
-        _run(command, workspace / given["cwd"], _environment(ctx), ctx)
+
+    def clean() -> None:
+        for path in outs:
+            if path not in given["persist"]:
+                _remove(workspace / path)
+            (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+
+    read = [path for stage in given["from_stages"] for path in _kept_paths(ctx.inputs[stage])]
+    outside = [str(value) for name, value in given.items() if name.startswith("dep:")]
+    work = Work(
+        ctx.run_id, ctx.stage, ctx.key, ctx.attempt, workspace, given["cwd"], tuple(given["commands"]), _environment(ctx),
+        takes=tuple(dict.fromkeys((*outside, *read))), gives=tuple(outs), keeps=tuple(given["persist"]),
+        may_give=tuple(path for path in given["metrics"] if path not in outs), timeout_s=ctx.timeout_s,
+    )  # fmt: skip
+    executor_of(ctx.executor, workspace, say).run(work, clean)
 
 
 def foretold(params: Mapping[str, Any], workspace: Path) -> str | None:
@@ -162,29 +161,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _run(command: str, cwd: Path, env: Mapping[str, str], ctx: StageContext) -> None:
-    """The command in the shell, its words in the stage's log. Raises CommandFailed."""
-    say(stage=ctx.stage, message="command", command=command, cwd=str(cwd))
-    done = subprocess.run(
-        ["/bin/sh", "-c", command], cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=sys.stdout.fileno(),
-        stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
-    if done.returncode < 0:
-        raise CommandFailed(f"the command was killed by signal {-done.returncode}: {command}", hint="its log says more")
-    if done.returncode:
-        raise CommandFailed(
-            f"the command ended with {done.returncode}: {command}", hint="its log has what it said last"
-        )
-
-
 def _environment(ctx: StageContext) -> dict[str, str]:
-    """The child's own environment, the stage's, its parameters by name, and where to say how far it is."""
+    """The stage's own, its parameters by name, and where to say how far it is."""
     own_params = {name.removeprefix("param:"): value for name, value in ctx.params.items() if name.startswith("param:")}
     values: Mapping[str, Any] = {**ctx.params["values"], **own_params}
     named = {f"PARAM_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()}": str(value) for name, value in values.items()}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    own = {"PATH": path, "AIRBOSS_RUN": ctx.run_id, "AIRBOSS_PROGRESS": str(ctx.out_dir / PROGRESS_NAME)}
-    return {**os.environ, **own, **named, **ctx.params["env"]}
+    told = {"AIRBOSS_RUN": ctx.run_id, "AIRBOSS_PROGRESS": str(ctx.out_dir / PROGRESS_NAME)}
+    return {**told, **named, **ctx.params["env"]}
 
 
 def _keep(workspace: Path, path: str, kept: Path) -> None:
