@@ -9,7 +9,7 @@ import click
 
 from console.commands.refs import name_of, ref_of, verb_request
 from console.commands.requests import LocalRequest, ViewRequest
-from console.commands.tree import Noun, leaf
+from console.commands.tree import DURATION, Noun, leaf
 
 release = Noun(
     "release",
@@ -17,6 +17,7 @@ release = Noun(
     examples=(
         ("airboss release list", "newest first, and where each is live"),
         ("airboss release diff charlm-2 charlm-3", "what changed between two"),
+        ("airboss release compare charlm-2 charlm-3", "which is better, with intervals"),
     ),
 )
 
@@ -50,6 +51,30 @@ def show(release_id: str) -> ViewRequest:
 def diff(before: str, after: str) -> ViewRequest:
     """What changed from BEFORE to AFTER."""
     return ViewRequest("release-diff", ref=ref_of("release", after), args={"before": ref_of("release", before)})
+
+
+@leaf(
+    release,
+    "compare",
+    examples=(
+        ("airboss release compare charlm-1 charlm-2", "quality, errors, latency and cost, each with its interval"),
+        ("airboss release compare charlm-1 charlm-2 -e production --last 2h -o json", "of one environment, newest 2 h"),
+    ),
+)
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("-e", "--env", help="Live counts of this environment only.")
+@click.option("--last", type=DURATION, default="24h", show_default=True, metavar="T", help="Live counts so far back.")
+def compare(a: str, b: str, env: str | None, last: float) -> ViewRequest:
+    """Compare A with B by what their evaluations left and what was counted of their traffic.
+
+    Every metric has a 95 % bootstrap interval of B less A, drawn over blocks of time (blocks in which both served are drawn
+    together) or over pieces of one held-out text. One with too few samples says how many are needed. A/B needs traffic on
+    both: a canary step, or `airboss load`.
+    """
+    return ViewRequest(
+        "release-compare", ref=ref_of("release", b), env=env, args={"with": ref_of("release", a), "last_s": last}
+    )
 
 
 @leaf(

@@ -229,6 +229,7 @@ TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
     "postgresql": ("the store on a PostgreSQL server", lambda: _readme("state", "POSTGRESQL.md").lstrip("\n")),
     "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
                   _room("engine.pipelines", "engine.pipelines.stages")),
+    "comparing": ("two releases by quality, latency and cost, with intervals", _room("engine.comparing")),
     "observing": ("service levels, budgets, alerts and whom they tell", _room("engine.observe")),
     "mlflow": ("MLflow: its own or a server, what is written there, what happens while it is away",
                lambda: _readme("adapters", "MLFLOW.md").lstrip("\n")),

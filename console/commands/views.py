@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from console.commands import (
     access_tables,
     capacity,
+    comparing,
     describe,
     describe_release,
     describe_service,
@@ -291,6 +292,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "releases": _releases,
     "release": _release,
     "release-diff": _release_diff,
+    "release-compare": comparing.release_compare,
     "registry-models": registry_tables.models,
     "registry-versions": registry_tables.versions,
     "registry-model": registry_tables.model,

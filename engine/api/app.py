@@ -20,7 +20,7 @@ from engine.access import Actor
 from engine.api.lines import MEDIA_TYPE, event_lines, snapshot_lines, tags_of
 from engine.api.reader import Reader
 from engine.api.schemas import DifferenceView, VerbRequest
-from engine.api.views import catalogue, drills, hooks, metrics, people, records, rollouts
+from engine.api.views import catalogue, comparing, drills, hooks, metrics, people, records, rollouts
 from engine.api.views.access import access_table, user_access
 from engine.api.views.capacity import capacity_views
 from engine.api.views.replica_logs import replica_logs
@@ -268,6 +268,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         "/v1/triggers": triggers,
         "/v1/registry/{model}": registry,
         **catalogue.readers(reader),
+        **comparing.readers(reader),
         **metrics.readers(reader),
     }
     return [

@@ -6,6 +6,7 @@ release has to beat a unigram model of the training text. Writes `evaluation.jso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,23 @@ from engine.pipelines.stages.environment import usable_cores
 from engine.pipelines.stages.model_files import load_model
 from engine.pipelines.stages.outputs import ANSWERS, EVALUATION, MODEL
 from engine.pipelines.stages.prompt_set import prompt_facts
-from engine.pipelines.stages.scoring import Difference, Nats, bits, compare, model_nats, unigram_nats
+from engine.pipelines.stages.scoring import (
+    Difference,
+    Nats,
+    bits,
+    compare,
+    model_nats,
+    model_scores,
+    pieces,
+    unigram_nats,
+)
 from engine.pipelines.stages.settings import Settings, settings_of, write_facts
 from engine.pipelines.stages.text_statistics import Unigram
 from engine.pipelines.stages.trainer import repeatable
 from engine.serving.loader import default_device, load_bundle
 from engine.serving.models.gpt import GPT
 from engine.serving.tokenizer import CharTokenizer
+from state.digests import text_sha256
 from state.words import AirbossError
 
 UNIGRAM = "unigram"
@@ -72,7 +83,7 @@ def run(ctx: StageContext) -> StageResult:
         model, tokenizer = load_model(ctx.inputs["train"] / MODEL, device)
         heldout = (data / f"{HELDOUT}.txt").read_text(encoding="utf-8")
         heldout = heldout[: settings.batches * BATCH_CHARS + 1]
-        candidate = model_nats(model, tokenizer, heldout, threads=threads)
+        candidate, hits = model_scores(model, tokenizer, heldout, threads=threads)
         ctx.progress(scored="candidate", heldout_bpc=bits(candidate) or 0.0)
         answers = answer_all(model, tokenizer)
         known = ctx.context.get("baseline")
@@ -86,7 +97,8 @@ def run(ctx: StageContext) -> StageResult:
     if not baseline.trouble:
         difference = compare(candidate, baseline.nats, resamples=settings.resamples, confidence=settings.confidence)
     similar = _similarity(answers, baseline.answers)
-    report = _report(candidate, baseline, difference, heldout, model, tokenizer, settings)
+    report = _report(candidate, hits, baseline, difference, heldout, model, tokenizer, settings)
+    report["prompt_faults"] = {answer.name: len(answer.faults) for answer in answers}
     write_facts(ctx.out_dir / EVALUATION, report)
     prompt = prompt_facts()
     write_facts(ctx.out_dir / ANSWERS, {"prompt": prompt["id"], "answers": [answer.to_json() for answer in answers]})
@@ -95,6 +107,7 @@ def run(ctx: StageContext) -> StageResult:
     measured = {
         "heldout_bpc": bits(candidate),
         "heldout_loss": float(candidate.mean()) if len(candidate) else None,
+        "accuracy": float(hits.mean()) if len(hits) else None,
         "perplexity": float(np.exp(candidate.mean())) if len(candidate) else None,
         "baseline_bpc": bits(baseline.nats),
         "prompt_failures": float(failures),
@@ -165,6 +178,7 @@ def _similarity(answers: Sequence[Answer], others: Sequence[Answer]) -> float | 
 
 def _report(
     candidate: Nats,
+    hits: Nats,
     baseline: Baseline,
     difference: Difference | None,
     heldout: str,
@@ -177,6 +191,12 @@ def _report(
         "heldout_chars": len(heldout),
         "heldout_bpc": bits(candidate),
         "unknown_chars": sum(1 for char in heldout if char not in known),
+        "accuracy": float(hits.mean()) if len(hits) else None,
+        "pieces": {
+            "heldout_sha256": text_sha256(heldout),
+            "bits": pieces(candidate / math.log(2)),
+            "hits": pieces(hits),
+        },
         "context_length": model.config.block_size,
         "baseline": {"name": baseline.name, "bpc": bits(baseline.nats), "trouble": baseline.trouble},
         "difference": difference.to_json() if difference else None,

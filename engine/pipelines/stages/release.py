@@ -72,6 +72,7 @@ def _facts(manifest: dict[str, Any], serving: dict[str, Any]) -> dict[str, Any]:
     training, evaluation = lineage["training"], lineage["evaluation"]
     measured = {
         "heldout_bpc": evaluation["heldout_bpc"],
+        "accuracy": evaluation.get("accuracy"),
         "baseline_bpc": evaluation["baseline"]["bpc"],
         "bpc_difference": (evaluation["difference"] or {}).get("mean"),
         "train_loss": training["loss"],

@@ -23,7 +23,14 @@ Nats = NDArray[np.float64]
 
 
 def model_nats(model: GPT, tokenizer: CharTokenizer, text: str, batch: int = 64, threads: int = 1) -> Nats:
-    """-ln p of each character of `text` but the first, float64 [len(text) - 1]; the same for any number of threads.
+    """-ln p of each character of `text` but the first, float64 [len(text) - 1]; the same for any number of threads."""
+    return model_scores(model, tokenizer, text, batch, threads)[0]
+
+
+def model_scores(
+    model: GPT, tokenizer: CharTokenizer, text: str, batch: int = 64, threads: int = 1
+) -> tuple[Nats, Nats]:
+    """`model_nats`, and 1 for each character that the model held the likeliest, else 0; both [len(text) - 1].
 
     The text is read in windows of the model's context that do not overlap, so a character has between 1 and
     block_size characters before it: every model is scored on the same characters, whatever its context.
@@ -42,17 +49,31 @@ def model_nats(model: GPT, tokenizer: CharTokenizer, text: str, batch: int = 64,
     if len(tokens) - 1 > whole * block:
         windows.append((tokens[None, whole * block : -1], tokens[None, whole * block + 1 :]))
     with ThreadPoolExecutor(threads, "score", torch.set_num_threads, (1,)) as pool:
-        parts = list(pool.map(lambda window: _nats(model, *window), windows))
-    return np.concatenate(parts) if parts else np.zeros(0)
+        parts = list(pool.map(lambda window: _scores(model, *window), windows))
+    if not parts:
+        return np.zeros(0), np.zeros(0)
+    return np.concatenate([nats for nats, _ in parts]), np.concatenate([hits for _, hits in parts])
 
 
-def _nats(model: GPT, given: torch.Tensor, wanted: torch.Tensor) -> Nats:
-    """Surprise at `wanted` int64 [B,T] after `given` int64 [B,T], flattened in order."""
+def _scores(model: GPT, given: torch.Tensor, wanted: torch.Tensor) -> tuple[Nats, Nats]:
+    """Surprise at `wanted` int64 [B,T] after `given` int64 [B,T], and whether it was the likeliest, flattened in order."""
     with torch.no_grad():
-        logits = model(given).float()
-        nats = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-    found: Nats = nats.double().cpu().numpy()
-    return found
+        logits = model(given).float().flatten(0, 1)
+        nats = functional.cross_entropy(logits, wanted.flatten(), reduction="none")
+        hits = logits.argmax(-1) == wanted.flatten()
+    return nats.double().cpu().numpy(), hits.double().cpu().numpy()
+
+
+def pieces(values: Nats, most: int = 512) -> list[float]:
+    """The means of `values` [chars] over consecutive pieces of whole segments, at most `most` of them: what two releases that
+    read one text are compared by later.
+    """
+    segments = len(values) // SEGMENT
+    width = SEGMENT * max(1, -(-segments // most))
+    count = len(values) // width
+    return (
+        [round(float(mean), 5) for mean in values[: count * width].reshape(count, width).mean(axis=1)] if count else []
+    )
 
 
 def unigram_nats(unigram: Unigram, text: str) -> Nats:
