@@ -220,6 +220,10 @@ class OfflineStore(ReadOnlyStore):
 
         return tree(self.rows, str(params["ref"]), forward=bool(params.get("forward"))).to_json()
 
+    def datasets(self) -> list[Row]:
+        """Data sets, newest first."""
+        return self.rows("SELECT * FROM dataset ORDER BY created_at DESC LIMIT 500")
+
     def _one(self, sql: str, kind: str, name: str) -> Row:
         found = self.rows(sql, name)
         if not found:
@@ -240,6 +244,7 @@ _ANSWERS: tuple[tuple[re.Pattern[str], Answer], ...] = tuple(
         (r"/v1/runs/([^/]+)/log/([^/]+)", lambda s, p, run, stage: s.log(p, run, stage)),
         (r"/v1/releases", lambda s, p: s.releases()),
         (r"/v1/releases/([^/]+)", lambda s, p, name: s.release(name)),
+        (r"/v1/datasets", lambda s, p: s.datasets()),
         (r"/v1/alerts", lambda s, p: s.alerts(p)),
         (r"/v1/silences", lambda s, p: s.silences()),
         (r"/v1/freezes", lambda s, p: s.freezes()),

@@ -31,6 +31,7 @@ _JSON_COLUMNS = frozenset(
         "detail",
         "matchers",
         "routing",
+        "redactions",
     }
 )
 Row = dict[str, Any]

@@ -105,6 +105,7 @@ _TABLE = (
     Verb("hook.test", "send a hook a test event", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("hook.redeliver", "try a delivery again, now", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("pipeline.run", "run a pipeline", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
+    Verb("dataset.build", "make data of users' feedback", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("trigger.pause", "let a trigger start nothing", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("trigger.resume", "let a trigger start runs again", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("run.cancel", "stop a run", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),

@@ -14,6 +14,7 @@ class GatewayConfig(Table):
     """The data plane's public address and size. `engine = "haproxy"` drives an installed HAProxy by the same table.
 
     `metrics_listen = "127.0.0.1:9464"` serves Prometheus's page of the first worker there, of the second one port on, and so on.
+    `feedback_text` lets users' feedback hold texts (prompt, answer, correction), redacted, of those who consent to it.
     """
 
     engine: Literal["airboss", "haproxy"] = "airboss"
@@ -22,6 +23,7 @@ class GatewayConfig(Table):
     workers: int = Field(default=2, ge=1, le=32)
     max_inflight: int = Field(default=256, ge=1)
     retries: int = Field(default=1, ge=0, le=3)
+    feedback_text: bool = False
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_client_ca: str | None = None

@@ -171,7 +171,8 @@ class LocalGateway:
         """Changes with whatever a worker is started with."""
         access = hashlib.sha256(self.access.model_dump_json().encode()).hexdigest()[:12]
         engine = "" if self.config.engine == "airboss" else f" {self.config.engine}"
-        return f"gateway{engine} {self.config.listen} {self.config.metrics_listen or '-'} {self.config.max_inflight} {self.config.retries} {access}"
+        text = " feedback_text" if self.config.feedback_text else ""
+        return f"gateway{engine} {self.config.listen} {self.config.metrics_listen or '-'} {self.config.max_inflight} {self.config.retries} {access}{text}"
 
     def _slot(self, index: int) -> Slot:
         listener = self._listener
@@ -185,6 +186,7 @@ class LocalGateway:
                 "gateway_dir": str(self.gateway_dir),
                 "max_inflight": self.config.max_inflight,
                 "retries": self.config.retries,
+                **({"feedback_text": True} if self.config.feedback_text else {}),
                 "metrics": self.config.metrics_address(index),
                 "access": self.access.model_dump(mode="json"),
                 "fd_socket": str(self.supervisor.socket_dir / f"{spawn_id}.fd.sock"),

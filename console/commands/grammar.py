@@ -51,6 +51,7 @@ SECTIONS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             ("pipeline", f"{_C}.pipeline:pipeline", "what makes a release"),
             ("trigger", f"{_C}.trigger:trigger", "what starts a pipeline by itself"),
             ("run", f"{_C}.run:run", "one execution of a pipeline"),
+            ("dataset", f"{_C}.dataset:dataset", "data sets; users' feedback made into the next one"),
             ("release", f"{_C}.release:release", "the immutable bundles that roll out"),
             ("registry", f"{_C}.registry:registry", "the model registry, looked at; a version made a release"),
             ("lineage", f"{_C}.lineage:lineage", "where something came from, or what came of it"),

@@ -14,7 +14,7 @@ from engine.gateway.access.identity import Identity
 from engine.gateway.access.prompt import asked_in
 from engine.gateway.answers import Refused, client_id, error_answer, json_answer, upstream_lines, without
 from engine.gateway.exchange import Call, Exchange
-from engine.gateway.feedback import Feedback, read_feedback
+from engine.gateway.feedback import Feedback, read_feedback, redacted
 from engine.gateway.jobs import METHODS, ask_around, inner_body, is_jobs, refuse_list_without_tenant, refuse_unchecked
 from engine.gateway.proxy import Proxy
 from engine.gateway.routing.limits import deadline_of
@@ -259,7 +259,11 @@ class Front:
         except ValueError as error:
             raise Refused("bad_json", error_answer(400, "invalid_request", "bad_feedback", str(error))) from error
         who = identity.name if identity else client_id(request.headers, request.remote or "")
-        self.feedback.take(entry, time.time(), who)
+        if entry.texts and not self.feedback.takes_text:
+            message = "this gateway keeps no text of feedback ([gateway] feedback_text): send the word alone"
+            raise Refused("bad_json", error_answer(400, "invalid_request", "no_feedback_text", message))
+        texts = await asyncio.to_thread(redacted, entry.texts) if entry.texts else None
+        self.feedback.take(entry, time.time(), who, texts)
         return json_answer({"taken": True, "release": entry.request_id.release_id}, 202)
 
 

@@ -69,6 +69,7 @@ class Settings:
     worker: int = 0
     max_inflight: int = 256
     retries: int = 1
+    feedback_text: bool = False
     drain_s: float = DRAIN_S
     ping_every_s: float = PING_EVERY_S
     access: AccessConfig = field(default_factory=AccessConfig)
@@ -108,7 +109,7 @@ class Worker:
             max_inflight=self.settings.max_inflight,
             retries=self.settings.retries,
         )
-        self.front = Front(self.proxy, Feedback(self._spools[2]), desk)
+        self.front = Front(self.proxy, Feedback(self._spools[2], takes_text=self.settings.feedback_text), desk)
         self.kept = KeptTable(directory)
         self.switchboard = Switchboard(self.front, self.pool, self.counts, self.kept)
         self.balance = Balance(directory, self.settings.worker)

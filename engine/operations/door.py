@@ -9,6 +9,7 @@ from engine.access import Actor
 from engine.api.schemas import VerbRequest, VerbResult
 from engine.operations import drilling
 from engine.operations.approving import glass_ack
+from engine.operations.dataset_building import dataset_build
 from engine.operations.deploying import deploy
 from engine.operations.desk import Desk
 from engine.operations.governing import config_apply
@@ -57,6 +58,7 @@ HANDLERS: dict[str, Handler] = {
     "hook.redeliver": hook_redeliver,
     "config.apply": config_apply,
     "pipeline.run": pipeline_run,
+    "dataset.build": dataset_build,
     "trigger.pause": trigger_verb,
     "trigger.resume": trigger_verb,
     "run.cancel": run_verb,

@@ -18,6 +18,7 @@ PARAMS = (
     Param(
         "collect.text", None, "str", nullable=True, help="file or folder of text; null: the interpreter's help topics"
     ),
+    Param("collect.also", None, "str", nullable=True, help="more text beside it: a file or folder, a built data set"),
     Param("collect.max_bytes", 64_000_000, "int", minimum=1, help="refuse more text than this"),
     Param("snapshot.heldout_pct", 10, "int", minimum=1, help="percent of paragraphs that no model is trained on"),
     Param("validate.max_missing_rate", 0.01, "float", minimum=0, help="gate: share of records without text"),
@@ -55,7 +56,7 @@ PARAMS = (
 )
 
 STAGES = (
-    StageSpec("collect", f"{_STAGES}.collect:run", timeout_s=10 * _MINUTE_S, sources=("text",)),
+    StageSpec("collect", f"{_STAGES}.collect:run", timeout_s=10 * _MINUTE_S, sources=("text", "also")),
     StageSpec("snapshot", f"{_STAGES}.snapshot:run", ("collect",), timeout_s=10 * _MINUTE_S),
     StageSpec(
         "validate",

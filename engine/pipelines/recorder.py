@@ -38,6 +38,8 @@ class Facts:
     prompt: Mapping[str, Any]
     model: Mapping[str, Any]
     release: Mapping[str, Any]
+    included: tuple[str, ...] = ()
+    """Data sets that the run's own was collected from."""
 
     @classmethod
     def gather(cls, facts_by_stage: Mapping[str, Mapping[str, Any]], outputs: Mapping[str, Path]) -> Facts:
@@ -48,7 +50,8 @@ class Facts:
                 body.update(facts.get(part) or {})
             if facts.get("dataset"):
                 merged["dataset"]["path"] = str(outputs[stage] / str(facts["dataset"].get("path", "")))
-        return cls(**merged)
+        included = [str(one) for facts in facts_by_stage.values() for one in facts.get("included") or ()]
+        return cls(**merged, included=tuple(dict.fromkeys(included)))
 
 
 def publish(made: Path, releases: Path, release_id: str, digest: str) -> Published:
@@ -127,6 +130,8 @@ def record(session: Session, run: RunRecord, facts: Facts, published: Published,
     this, made_by = f"release:{published.release_id}", f"run:{run.id}"
     _edge(session, this, made_by, "made_by", now)
     _edge(session, made_by, f"dataset:{dataset_id}" if dataset_id else "", "trained_on", now)
+    for one in facts.included:
+        _edge(session, made_by, f"dataset:{one}", "collected_from", now)
     _edge(session, made_by, f"commit:{git_commit}" if git_commit else "", "built_from", now)
     _edge(session, this, f"prompt:{prompt_id}" if prompt_id else "", "prompted_by", now)
     _edge(session, this, f"release:{parent_id}" if parent_id else "", "follows", now)

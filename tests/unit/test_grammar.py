@@ -44,6 +44,8 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("rollout unhold chat --env dev", "unhold", "service/chat", {"env": "dev"}),
     ("config apply", "config.apply", "engine/engine", {}),
     ("hook test chatops", "hook.test", "hook/chatops", {}),
+    ("dataset build corrections --from-feedback --service chat --release charlm-2 --since 30d", "dataset.build", "dataset/corrections",
+     {"service": "chat", "releases": ["charlm-2"], "since_s": 2_592_000.0}),
     ("trigger pause charlm.nightly", "trigger.pause", "trigger/charlm.nightly", {}),
     ("trigger resume charlm.nightly", "trigger.resume", "trigger/charlm.nightly", {}),
     ("hook redeliver 12", "hook.redeliver", "delivery/12", {}),

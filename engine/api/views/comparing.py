@@ -1,4 +1,4 @@
-"""Two releases side by side, as the API answers it."""
+"""Two releases side by side, and data sets, as the API answers them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 from starlette.requests import Request
 
 from engine.comparing.comparison import compare
 from engine.comparing.reading import read_evaluation, read_live
-from state.models import Release
+from state.models import Dataset, Release
 from state.words import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,15 @@ def readers(reader: Reader) -> Mapping[str, Callable[[Request], Awaitable[Any]]]
             "together": found.together, "sentence": found.sentence, "rows": rows,
         }  # fmt: skip
 
-    return {"/v1/releases/{id}/comparison": comparison}
+    async def datasets(_: Request) -> Any:
+        return await reader.store.read(_datasets)
+
+    return {"/v1/releases/{id}/comparison": comparison, "/v1/datasets": datasets}
+
+
+def _datasets(session: Session) -> list[dict[str, Any]]:
+    rows = session.exec(select(Dataset).order_by(col(Dataset.created_at).desc()).limit(500)).all()
+    return [row.model_dump() for row in rows]
 
 
 def _release(session: Session, name: str) -> Release:

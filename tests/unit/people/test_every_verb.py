@@ -22,7 +22,7 @@ NOUNS = {
     "release": "release/charlm-2", "hold": "service/chat", "unhold": "service/chat", "freeze": "env/production", "glass": "glass/1",
     "hook.test": "hook/chatops", "hook.redeliver": "delivery/1", "trigger": "trigger/charlm.nightly", "pipeline": "pipeline/charlm", "run": "run/run-1",
     "alert.unsilence": "silence/1", "alert": "alert/1", "note": "env/production", "config": "engine/engine", "service": "service/chat",
-    "engine": "engine/engine", "release.import": "engine/engine", "registry": "service/chat",
+    "engine": "engine/engine", "dataset": "dataset/corrections", "release.import": "engine/engine", "registry": "service/chat",
 }  # fmt: skip
 ARGS: dict[str, Any] = {"env": "production", "release": "charlm-2", "text": "x", "weight": 40, "name": "kill", "stage": "archived",
                         "outcome": "met", "replicas": 2, "measured": {}}  # fmt: skip
