@@ -217,7 +217,12 @@ class OfflineStore(ReadOnlyStore):
     def lineage(self, params: Mapping[str, Any]) -> Row:
         """What a record was made from, or forward: what was made from it."""
         from state.lineage import tree
+        from state.lineage_live import live_at, live_from
 
+        if params.get("at"):
+            return live_at(self.rows, str(params["ref"]), float(params["at"])).to_json()
+        if params.get("live"):
+            return live_from(self.rows, str(params["ref"])).to_json()
         return tree(self.rows, str(params["ref"]), forward=bool(params.get("forward"))).to_json()
 
     def datasets(self) -> list[Row]:

@@ -6,12 +6,14 @@ both ends of an edge; then the tree is put together.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from state.labels import model_label
+from state.request_form import parts
 from state.words import UsageError
 
 Rows = Callable[..., Sequence[Mapping[str, Any]]]
@@ -19,6 +21,8 @@ Rows = Callable[..., Sequence[Mapping[str, Any]]]
 DEPTH: Final = 12
 MOST: Final = 2000
 """Nodes of a tree: more than a person reads. What is left out is counted where it would stand."""
+_NO_ROLLOUT: Final = " AND (src < 'rollout:' OR src >= 'rollout;')"
+"""Where a release is live is said by its track. By the name, not the kind: the index alone answers it."""
 _CHUNK: Final = 400
 """Names in one query: SQLite and PostgreSQL both take more, and plan no better."""
 
@@ -54,6 +58,11 @@ def tree(rows: Rows, ref: str, *, forward: bool) -> Node:
     return _Planter(graph, _labels(rows, graph)).plant(root, "", DEPTH, frozenset())
 
 
+def moment(at: float) -> str:
+    """Unix seconds as RFC 3339 UTC, to the second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def canonical(rows: Rows, ref: str) -> str:
     """`kind:id` of what a person wrote: `chat`, `charlm-2`, `run-3`, `release/charlm-2`, a data snapshot's digest.
 
@@ -62,6 +71,8 @@ def canonical(rows: Rows, ref: str) -> str:
     kind, _, name = ref.replace("/", ":", 1).partition(":")
     if name:
         return f"{kind}:{name}"
+    if parts(ref) is not None:
+        return f"request:{ref}"
     for table in ("release", "run", "rollout", "dataset"):
         if rows(f"SELECT id FROM {table} WHERE id = ?", ref):
             return f"{table}:{ref}"
@@ -71,7 +82,7 @@ def canonical(rows: Rows, ref: str) -> str:
         return f"dataset:{found[0]['id']}"
     raise UsageError(
         f"nothing is called {ref!r}",
-        hint="a service, release, run, rollout or data snapshot; `airboss release list` shows some",
+        hint="a service, release, run, rollout, data snapshot or request id; `airboss release list` shows some",
         code="no_ref",
     )
 
@@ -89,7 +100,7 @@ def _read(rows: Rows, root: str, forward: bool) -> _Graph:
     graph = _Graph(refs={root: None})
     level = [root]
     for _ in range(DEPTH):
-        found = _edges(rows, level, forward)
+        found = _edges(rows, level, forward, graph.cut)
         level = []
         for here, there, how in found:
             if there not in graph.refs and len(graph.refs) >= MOST:
@@ -104,15 +115,23 @@ def _read(rows: Rows, root: str, forward: bool) -> _Graph:
     return graph
 
 
-def _edges(rows: Rows, refs: Sequence[str], forward: bool) -> Iterator[tuple[str, str, str]]:
-    """(record, record next to it, how) of each edge that leaves one of `refs`."""
+def _edges(rows: Rows, refs: Sequence[str], forward: bool, cut: dict[str, int]) -> Iterator[tuple[str, str, str]]:
+    """(record, record next to it, how) of each edge that leaves one of `refs`; of more than can be shown, `cut` gets the number."""
     here, there = ("dst", "src") if forward else ("src", "dst")
     made_from = refs if forward else [ref for ref in refs if not ref.startswith("service:")]
     for some, marks in _chunks(made_from):
-        found = rows(
-            f"SELECT src, dst, kind FROM lineage_edge WHERE {here} IN ({marks}) ORDER BY {here}, {there}", *some
-        )
-        yield from ((e[here], e[there], e["kind"]) for e in found if not (forward and e["kind"] == "serves"))
+        of_them = f"FROM lineage_edge WHERE {here} IN ({marks}){_NO_ROLLOUT if forward else ''}"
+        found = rows(f"SELECT src, dst, kind {of_them} ORDER BY {here}, {there} LIMIT {MOST + 1}", *some)
+        if len(found) > MOST:  # what nobody will read is counted where it lies, in the index, and not fetched
+            found = found[:MOST]
+            shown = Counter(e[here] for e in found)
+            for total in rows(f"SELECT {here}, COUNT(*) AS n {of_them} GROUP BY {here}", *some):
+                if left := total["n"] - shown[total[here]]:
+                    cut[total[here]] = cut.get(total[here], 0) + left
+        yield from ((e[here], e[there], e["kind"]) for e in found)
+    for ref in [] if forward else refs:
+        if ref.startswith("request:") and (said := parts(ref.removeprefix("request:"))) and said[3]:
+            yield ref, f"release:{said[3]}", f"answered {moment(said[0] / 1000)} under table {said[1]} by"
     if forward:
         releases = [ref.removeprefix("release:") for ref in refs if ref.startswith("release:")]
         for some, marks in _chunks(releases):

@@ -55,7 +55,7 @@ def _row(row: Item, a: str, b: str) -> tuple[str, ...]:
         says = f"too few: {min(row['n_a'], row['n_b'])} of {row['needed']} {row['samples']}"
         if min(row["n_a"], row["n_b"]) >= row["needed"]:
             says = "too few blocks of time"
-    says = {"A is better": f"{a} is better", "B is better": f"{b} is better"}.get(says, says)
+    says = {"A is better": f"{a} is better", "B is better": f"{b} is better"}.get(says, str(says))
     interval = (
         NONE if row["low"] is None else f"{_number(row['low'], unit, True)} to {_number(row['high'], unit, True)}"
     )

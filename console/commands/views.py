@@ -217,7 +217,15 @@ def _audit_verify(_request: ViewRequest, source: Source, _context: Context) -> O
 
 def _lineage(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     return describe_service.lineage(
-        source.get("/v1/lineage", {"ref": request.ref, "forward": 1 if request.args.get("forward") else 0})
+        source.get(
+            "/v1/lineage",
+            {
+                "ref": request.ref,
+                "forward": 1 if request.args.get("forward") else 0,
+                "live": 1 if request.args.get("live") else None,
+                "at": request.args.get("at"),
+            },
+        )
     )
 
 

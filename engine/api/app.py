@@ -182,8 +182,9 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
 
     async def lineage(request: Request) -> Any:
         forward = request.query_params.get("forward", "0") not in ("", "0", "false")
-        ref = request.query_params.get("ref", "")
-        return await store.read(lambda s: records.lineage(s, ref, forward=forward))
+        ref, live = request.query_params.get("ref", ""), request.query_params.get("live", "0") == "1"
+        at = float(_number(request, "at", 0)) or None
+        return await store.read(lambda s: records.lineage(s, ref, forward=forward, live=live, at=at))
 
     async def triggers(request: Request) -> Any:
         return await store.read(reader.triggers.views) if reader.triggers else []

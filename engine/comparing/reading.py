@@ -51,7 +51,7 @@ class Evaluated:
 
 def read_live(session: Session, service: str, releases: tuple[str, str], env: str, since: float) -> dict[str, Live]:
     """The blocks of each release since `since` (Unix seconds), of one environment or, with "", of all. A shadow's count for nobody."""
-    mine = [
+    mine: list[Any] = [
         Evidence.service == service,
         col(Evidence.release_id).in_(releases),
         col(Evidence.t1) > since,

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import random
-import re
 from dataclasses import dataclass, replace
 
+from state.request_form import NO_RELEASE, parts
+
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-_FORM = re.compile(r"r1-([0-9a-z]{9})-([0-9a-z]{1,12})-([0-9a-f]{10})-([A-Za-z0-9._-]{1,64})")
-_NO_RELEASE = "_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class RequestId:
     release_id: str
 
     def __str__(self) -> str:
-        release = self.release_id or _NO_RELEASE
+        release = self.release_id or NO_RELEASE
         return f"r1-{_time36(self.at_ms)}-{_base36(self.revision)}-{self.nonce}-{release}"
 
     @property
@@ -46,11 +45,10 @@ def new_request_id(now: float, release_id: str, revision: int) -> RequestId:
 
 def decode_request_id(text: str) -> RequestId:
     """What the id `text` holds. Raises ValueError when this gateway cannot have issued it."""
-    found = _FORM.fullmatch(text)
+    found = parts(text)
     if found is None:
         raise ValueError(f"{text[:80]!r} is not a request id: it looks like r1-TIME-REVISION-NONCE-RELEASE")
-    at, revision, nonce, release = found.groups()
-    return RequestId(int(at, 36), int(revision, 36), nonce, "" if release == _NO_RELEASE else release)
+    return RequestId(*found)
 
 
 @functools.lru_cache(maxsize=1024)

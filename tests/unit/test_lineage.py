@@ -12,7 +12,7 @@ from console.offline import OfflineStore
 from engine.api.views.records import lineage
 from state.labels import model_label
 from state.lineage import MOST
-from state.models import Dataset, LineageEdge, Release, Run, TrackState
+from state.models import Dataset, LineageEdge, Release, Rollout, RolloutStep, Run, TrackState
 from state.paths import Paths
 from state.store import Store
 from state.words import UsageError
@@ -124,3 +124,70 @@ def test_more_than_a_person_reads_is_cut_and_counted(store: Store) -> None:
 def test_a_name_of_nothing_is_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="nothing is called 'nobody'"):
         store.read_now(lambda s: lineage(s, "nobody", forward=False))
+
+
+def test_an_answer_is_followed_from_its_request_id_to_the_data(store: Store, tmp_path: Path) -> None:
+    known(store)
+    asked = "r1-0mx3zrtgw-b-254f6bea43-charlm-2"
+    root = store.read_now(lambda s: lineage(s, asked))
+    assert root.ref == f"request:{asked}"
+    (release,) = root.children
+    assert (release.ref, release.edge) == ("release:charlm-2", "answered 2026-12-01T01:01:50Z under table 11 by")
+    assert "dataset:dataset-1" in str(release)
+    assert store.read_now(lambda s: lineage(s, f"request/{asked}")) == root
+    offline = OfflineStore.open(Paths.of(tmp_path))
+    assert offline.get("/v1/lineage", {"ref": asked}) == root.model_dump(mode="json")
+    offline.close()
+
+
+def test_a_recall_names_what_answers_users_because_of_a_snapshot_and_nothing_else(store: Store) -> None:
+    known(store)
+    fill(
+        store,
+        edge("release:charlm-3", "release:charlm-2", "follows"),  # came after, of other data: no recall of the snapshot
+        TrackState(service="chat", env="production", target="local", track="canary", release_id="charlm-3", weight=5, since=NOW),
+    )  # fmt: skip
+    root = store.read_now(lambda s: lineage(s, "dataset-1", live=True))
+    (service,) = root.children
+    assert (service.ref, service.edge) == ("service:chat@production", "stable 100 % by charlm-2")
+    way, node = [], service
+    while node.children:
+        (node,) = node.children
+        way.append((node.edge, node.ref))
+    assert way == [("", "release:charlm-2"), ("made_by", "run:run-1"), ("read", "dataset:dataset-1")]
+    assert (
+        store.read_now(lambda s: lineage(s, "release/charlm-1", live=True)).label == "is live in"
+    )  # parent: its weights
+    fill(store, edge("run:run-9", "dataset:d9"))
+    assert store.read_now(lambda s: lineage(s, "dataset/d9", live=True)).label == "is live nowhere"
+
+
+def test_what_was_in_production_at_a_moment(store: Store, tmp_path: Path) -> None:
+    def rollout(number: int, before: str | None, to: str, state: str, began: float, ended: float | None) -> None:
+        fill(store, Rollout(id=f"ro-{number}", service="chat", env="production", target="local", strategy="canary", from_release=before,
+                            to_release=to, state=state, created_by="user:ann", created_at=began, state_since=began, finished_at=ended))  # fmt: skip
+
+    rollout(1, None, "c-1", "completed", 100.0, 110.0)
+    rollout(2, "c-1", "c-2", "completed", 200.0, 260.0)
+    rollout(3, "c-2", "c-3", "rolled_back", 300.0, 340.0)
+    for number, weight, at in ((2, 25, 210.0), (2, 100, 240.0), (3, 50, 310.0)):
+        fill(
+            store, RolloutStep(rollout_id=f"ro-{number}", idx=int(weight), kind="weight", weight=weight, started_at=at)
+        )
+
+    def served(at: float) -> list[tuple[str, str]]:
+        root = store.read_now(lambda s: lineage(s, "service/chat@production", at=at))
+        offline = OfflineStore.open(Paths.of(tmp_path))
+        assert offline.get("/v1/lineage", {"ref": "service/chat@production", "at": at}) == root.model_dump(mode="json")
+        offline.close()
+        return [(node.label, node.edge.partition(" in ")[0]) for node in root.children]
+
+    assert served(50.0) == []
+    assert served(150.0) == [("c-1", "100 %")]
+    assert served(205.0) == [("c-1", "100 %")]
+    assert served(220.0) == [("c-2", "25 %"), ("c-1", "75 %")]
+    assert served(250.0) == [("c-2", "100 %")]
+    assert served(320.0) == [("c-3", "50 %"), ("c-2", "50 %")]
+    assert served(400.0) == [("c-2", "100 %")]
+    with pytest.raises(UsageError, match="is no service"):
+        store.read_now(lambda s: lineage(s, "release/c-1", at=1.0))

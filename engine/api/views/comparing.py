@@ -46,7 +46,9 @@ def readers(reader: Reader) -> Mapping[str, Callable[[Request], Awaitable[Any]]]
         price = settings.cost.usd_per_hour if settings is not None else 0.0
         found = await asyncio.to_thread(
             lambda: compare(
-                *((r.id, live[r.id], read_evaluation(Path(r.bundle_path))) for r in (a, b)), usd_per_hour=price
+                (a.id, live[a.id], read_evaluation(Path(a.bundle_path))),
+                (b.id, live[b.id], read_evaluation(Path(b.bundle_path))),
+                price,
             )
         )
         rows = [{**asdict(row), "change_pct": row.change_pct} for row in found.rows]

@@ -13,6 +13,7 @@ from sqlmodel import Session, col, select
 from engine.api.schemas import GateView, LineageNode, ReleaseView, RunView, StageView
 from engine.verbs import run_refusal
 from state.lineage import tree
+from state.lineage_live import live_at, live_from
 from state.models import Release, Run, StageRun, TrackState
 from state.words import RunState
 
@@ -69,8 +70,12 @@ def release_view(session: Session, row: Release) -> ReleaseView:
     )  # fmt: skip
 
 
-def lineage(session: Session, ref: str, *, forward: bool) -> LineageNode:
+def lineage(
+    session: Session, ref: str, *, forward: bool = False, live: bool = False, at: float | None = None
+) -> LineageNode:
     """The tree below `ref`: what it was made from, or with `forward` what was made from it and where it is live.
+
+    With `live`, the services that answer because of it alone; with `at` (Unix seconds), what a service served then.
 
     Raises UsageError when nothing has that name.
     """
@@ -81,4 +86,8 @@ def lineage(session: Session, ref: str, *, forward: bool) -> LineageNode:
         given = {f"v{at}": value for at, value in enumerate(values)}
         return [dict(row) for row in session.connection().execute(text(named), given).mappings()]
 
-    return LineageNode.model_validate(tree(rows, ref, forward=forward).to_json())
+    if at is not None:
+        found = live_at(rows, ref, at)
+    else:
+        found = live_from(rows, ref) if live else tree(rows, ref, forward=forward)
+    return LineageNode.model_validate(found.to_json())

@@ -14,11 +14,13 @@ from typing import Any
 
 from engine.bench.progress import say
 from engine.bench.report import Report, Row, busy_notes, compared, interleaved, limited
-from state.lineage import MOST, Node, tree
+from state.lineage import MOST, Node, Rows, tree
+from state.lineage_live import live_from
 from state.store import Store
 
 EDGES, QUICK_EDGES = 1_000_000, 100_000
 RUNS_OF_A_SNAPSHOT = 40
+LIVE = 50
 ASKED, ROUNDS = 20, 5
 LIMIT_MS = 50.0
 INDEX = "ix_lineage_edge_dst"
@@ -55,10 +57,26 @@ def _rows(db: sqlite3.Connection, edges: int, rounds: int) -> Iterator[Row]:
     back = _asker(db, lambda: f"release/r{draw.randrange(runs)}", False)
     recall = _asker(db, snapshot, True)
     hot = _asker(db, lambda: "dataset/d0", True)
+    answer = _asker(db, lambda: f"request/r1-0mx3zrtgw-b-254f6bea43-r{draw.randrange(runs)}", False)
+    live = _asker(db, lambda: "dataset/d0", True, walk=lambda rows, ref, forward: live_from(rows, ref))
     say("asking")
-    found = interleaved(rounds, {"back": back, "recall": recall, "hot": hot})
+    found = interleaved(rounds, {"back": back, "answer": answer, "recall": recall, "live": live, "hot": hot})
     yield limited(
         "where a release is from", "ms", found["back"], at_most=LIMIT_MS, note="12 steps back, parents with their data"
+    )
+    yield limited(
+        "where an answer is from",
+        "ms",
+        found["answer"],
+        at_most=LIMIT_MS,
+        note="a request id, and as far back as above",
+    )
+    yield limited(
+        "what is live from a snapshot",
+        "ms",
+        found["live"],
+        at_most=LIMIT_MS,
+        note=f"{LIVE} live releases, half of all releases are of this snapshot",
     )
     yield limited(
         "what is made of a snapshot",
@@ -68,7 +86,11 @@ def _rows(db: sqlite3.Connection, edges: int, rounds: int) -> Iterator[Row]:
         note=f"{RUNS_OF_A_SNAPSHOT} runs, their releases, and on",
     )
     yield limited(
-        "a snapshot that half of all is made of", "ms", found["hot"], note=f"cut at {MOST} records, and counted"
+        "a snapshot that half of all is made of",
+        "ms",
+        found["hot"],
+        at_most=LIMIT_MS,
+        note=f"cut at {MOST} records, and counted",
     )
     say("asking without the index")
     db.execute(f"DROP INDEX {INDEX}")
@@ -83,7 +105,14 @@ def _rows(db: sqlite3.Connection, edges: int, rounds: int) -> Iterator[Row]:
     )
 
 
-def _asker(db: sqlite3.Connection, name: Callable[[], str], forward: bool, asked: int = ASKED) -> Callable[[], float]:
+def _tree(rows: Rows, ref: str, forward: bool) -> Node:
+    return tree(rows, ref, forward=forward)
+
+
+def _asker(
+    db: sqlite3.Connection, name: Callable[[], str], forward: bool, asked: int = ASKED,
+    walk: Callable[[Rows, str, bool], Node] = _tree,
+) -> Callable[[], float]:  # fmt: skip
     def rows(sql: str, *values: Any) -> list[Any]:
         return db.execute(sql, values).fetchall()
 
@@ -92,7 +121,7 @@ def _asker(db: sqlite3.Connection, name: Callable[[], str], forward: bool, asked
         names = [name() for _ in range(asked)]
         began = time.perf_counter()
         for one in names:
-            answer: Node = tree(rows, one, forward=forward)
+            answer = walk(rows, one, forward)
             assert answer.children, f"{one} has no lineage"
         return (time.perf_counter() - began) * 1000 / asked
 
@@ -116,7 +145,12 @@ def fill(path: Path, edges: int) -> None:
             yield f"release:r{at}", f"run:n{at}", "made_by", 0.0
             yield f"release:r{at}", f"prompt:p{at % 900}", "prompt", 0.0
             if at >= snapshots:
-                yield f"release:r{at}", f"release:r{at - draw.randrange(1, snapshots)}", "parent", 0.0
+                yield f"release:r{at}", f"release:r{at - draw.randrange(1, snapshots)}", "follows", 0.0
 
     with closing(sqlite3.connect(path)) as db, db:
         db.executemany("INSERT OR IGNORE INTO lineage_edge (src, dst, kind, at) VALUES (?, ?, ?, ?)", some())
+        db.executemany(
+            "INSERT INTO track (service, env, target, track, release_id, rollout_id, weight, replicas, routing, since)"
+            " VALUES (?, 'production', 'local', 'stable', ?, '', 100, 1, '{}', 0)",
+            ((f"s{at}", f"r{runs - 1 - at}") for at in range(LIVE)),
+        )
