@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from state.digests import FileDigest, bundle_digest, canonical_json, file_sha256, text_sha256
+from state.digests import bundle_digest, canonical_json, file_sha256, hash_files, text_sha256
 from state.words import UsageError
 
 OUR_PACKAGES = frozenset({"adapters", "engine", "state"})
@@ -169,15 +169,10 @@ def source_digest(value: str, workspace: Path) -> str:
         if path.is_file():
             return file_sha256(path)
         if path.is_dir():
-            return bundle_digest(_visible(path))
+            return bundle_digest(hash_files(path, _visible_names(path)))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="make it readable for this user") from error
     raise UsageError(f"{path} does not exist", hint="name a file or a folder that this host has", code="no_such_source")
-
-
-def _visible(root: Path) -> Iterator[FileDigest]:
-    for name in _visible_names(root):
-        yield FileDigest(name, file_sha256(root / name), (root / name).stat().st_size)
 
 
 def _visible_names(root: Path) -> Iterator[str]:

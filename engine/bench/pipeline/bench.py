@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from adapters.local.spawn import Spawner
+from engine.bench.pipeline.hashing import HASH_BYTES, QUICK_BYTES, hashing_rows
 from engine.bench.progress import say
 from engine.bench.report import Report, Row, busy_notes, compared, interleaved, limited, not_measured
 from engine.pipelines.attempt import read_world
@@ -47,6 +48,7 @@ def measure(options: argparse.Namespace) -> Report:
     stages = max(options.stages, FEW + WIDTH)
     with tempfile.TemporaryDirectory(prefix="airboss-bench-") as folder, _private_sockets(Path(folder)):
         found = _runs(Path(folder), dvc, rounds, stages)
+        hashed = tuple(hashing_rows(Path(folder) / "hash", QUICK_BYTES if options.quick else HASH_BYTES, rounds))
         planned = [_plan_s(Path(folder) / f"plan-{at}") for at in range(rounds)]
     plan_row = limited(f"plan of {MANY} stages", "s", planned, at_most=1.0, note="code and data hashed, nothing kept")
     notes = (
@@ -54,7 +56,7 @@ def measure(options: argparse.Namespace) -> Report:
         "ours: the runner in a process that stays, as the engine does; DVC starts anew for each run",
         _nice(),
     )
-    return Report("pipeline", (*_rows(found, stages, dvc is not None), plan_row), notes=notes)
+    return Report("pipeline", (*_rows(found, stages, dvc is not None), plan_row, *hashed), notes=notes)
 
 
 def _nice() -> str:
