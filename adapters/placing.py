@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
+from adapters.kubernetes import gitops
 from adapters.kubernetes.router import KubeRouter
 from adapters.kubernetes.runtime import KubeRuntime
 from adapters.local.router import LocalRouter
@@ -63,6 +64,14 @@ class PlacedRuntime:
         """No autoscaler of the environment's cluster goes below these; its other floors are given back."""
         if env in self.clusters:
             await self.clusters[env].hold_floors(wanted)
+
+    async def kept_in_git(self, env: str, service: str) -> tuple[tuple[str, ...], str]:
+        """(what of a rollout's writes Git's tool would take back, what to write in Git so that it does not); nothing for this host."""
+        runtime = self.clusters.get(env)
+        if runtime is None:
+            return (), ""
+        found = await gitops.reverted(runtime.cluster, service, runtime.cluster.target.route or service)
+        return tuple(said for said, _ in found), gitops.ignore_lines(tuple(written for _, written in found))
 
     def restart(self, spawn_id: str) -> None:
         """A new one in the place of this replica."""

@@ -51,6 +51,7 @@ from engine.observe.conditions import AdapterFact, CrashLoopFact
 from engine.observe.copies import Copies
 from engine.observe.observer import Observer, Outside
 from engine.operations.desk import Desk
+from engine.operations.git_check import git_facts
 from engine.people.governing import FileWatch, at_start
 from engine.people.hooks.sender import HookSender
 from engine.pipelines.runner import PipelineRunner
@@ -367,6 +368,7 @@ class Engine:
                 *(AdapterFact(f"cluster of {name}", c.trouble) for name, c in self.clusters.items()),
             ),
             drifts=self.alias_watch.drifts,
+            kept_in_git=git_facts(self.clusters),
             audit_trouble=self.store.anchor_trouble or ("" if chain.is_whole else chain.why),
             backup_trouble=self.backups.fact().trouble,
         )

@@ -84,6 +84,18 @@ class AdapterFact:
 
 
 @dataclass(frozen=True, slots=True)
+class GitFact:
+    """A release's workload that `owner` keeps in a cluster as Git has it, and the change in Git that takes it out."""
+
+    env: str
+    service: str
+    release: str
+    name: str
+    owner: str
+    patch: str
+
+
+@dataclass(frozen=True, slots=True)
 class DriftFact:
     """An alias in the registry that another hand moved: `found` ("" = gone) where we left `expected`.
 
@@ -134,6 +146,7 @@ class Facts:
     adapters: tuple[AdapterFact, ...] = ()
     glasses: tuple[GlassFact, ...] = ()
     drifts: tuple[DriftFact, ...] = ()
+    kept_in_git: tuple[GitFact, ...] = ()
     gateway_trouble: str = ""
     audit_trouble: str = ""
     backup_trouble: str = ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlmodel import Session, col, select
 
-from engine.observe.conditions import GlassFact, RolloutFact
+from engine.observe.conditions import GitFact, GlassFact, RolloutFact
 from engine.observe.prober import ProbeTarget
 from engine.observe.rates import KEPT_S, Recent
 from engine.observe.rules import FAILED_CANARY_SHOWN_S
@@ -43,6 +45,18 @@ def glass_facts(session: Session) -> tuple[GlassFact, ...]:
     return tuple(
         GlassFact(row.id or 0, row.service, row.env, row.by, row.reason, row.passed) for row in unacknowledged(session)
     )
+
+
+def rolled_back_in_git(session: Session, kept: Sequence[GitFact]) -> tuple[GitFact, ...]:
+    """Of what Git keeps in clusters, the releases whose last rollout there was rolled back."""
+
+    def last(one: GitFact) -> str | None:
+        query = select(Rollout.state).where(
+            Rollout.service == one.service, Rollout.env == one.env, Rollout.to_release == one.release
+        )
+        return session.exec(query.order_by(col(Rollout.created_at).desc())).first()
+
+    return tuple(one for one in kept if last(one) == RolloutState.ROLLED_BACK)
 
 
 def _fact(session: Session, row: Rollout, recent: Recent, now: float) -> RolloutFact:

@@ -17,9 +17,9 @@ from adapters.local.probing import Visitor
 from adapters.ports import AlertSource
 from engine.observe import budgets
 from engine.observe.alerts import CLEAR_FOR_S, AlertBook
-from engine.observe.conditions import AdapterFact, CrashLoopFact, DriftFact, Facts
+from engine.observe.conditions import AdapterFact, CrashLoopFact, DriftFact, Facts, GitFact
 from engine.observe.evidence import EmbeddedMetrics
-from engine.observe.facts import glass_facts, probe_targets, rollout_facts
+from engine.observe.facts import glass_facts, probe_targets, rolled_back_in_git, rollout_facts
 from engine.observe.heartbeat import Beat, Heartbeat
 from engine.observe.lifecycle import AlertRecord, Changes
 from engine.observe.minutes import Promise, read_status
@@ -65,6 +65,7 @@ class Outside:
     crash_loops: tuple[CrashLoopFact, ...] = ()
     adapters: tuple[AdapterFact, ...] = ()
     drifts: tuple[DriftFact, ...] = ()
+    kept_in_git: tuple[GitFact, ...] = ()
     audit_trouble: str = ""
     backup_trouble: str = ""
 
@@ -234,6 +235,7 @@ class Observer:
             glasses=glasses,
             crash_loops=outside.crash_loops,
             drifts=outside.drifts,
+            kept_in_git=await self._store.read(lambda s: rolled_back_in_git(s, outside.kept_in_git)),
             adapters=(*outside.adapters, *self._own_adapters(now)),
             # A gateway that nobody is routed through yet may be missing.
             gateway_trouble=self.scraper.status().trouble(now, GATEWAY_DOWN_AFTER_S) if self._routed else "",

@@ -30,7 +30,7 @@ _WEIGHED = frozenset(
 
 def firing(facts: Facts) -> tuple[Firing, ...]:
     """Every condition that holds, each once."""
-    ours = (_gateway, _crash_loops, _rollouts, _adapters, _drifts, _glasses, _record)
+    ours = (_gateway, _crash_loops, _rollouts, _adapters, _drifts, _git, _glasses, _record)
     rates = () if facts.rates_are_theirs else (_burn_rates, _traffic)
     found = {one.fingerprint: one for rule in (*rates, *ours) for one in rule(facts)}
     found |= {one.fingerprint: one for one in facts.outside}
@@ -185,6 +185,18 @@ def _drifts(facts: Facts) -> Iterator[Firing]:
     for drift in facts.drifts:
         yield Firing(
             "RegistryDrift", Severity.TICKET, drift.says(), labels={"model": drift.model, "alias": drift.alias}
+        )
+
+
+def _git(facts: Facts) -> Iterator[Firing]:
+    for kept in facts.kept_in_git:
+        yield Firing(
+            "GitStillSays",
+            Severity.TICKET,
+            f"Git still says {kept.release}, which was rolled back: {kept.owner} keeps Deployment {kept.name}; {kept.patch}",
+            kept.service,
+            kept.env,
+            {"release": kept.release},
         )
 
 

@@ -80,6 +80,7 @@ RESOURCES = (
     _custom("argoproj.io", "v1alpha1", "analysistemplates", "AnalysisTemplate", status=False),
     _custom("argoproj.io", "v1alpha1", "analysisruns", "AnalysisRun", status=False),
     _custom("argoproj.io", "v1alpha1", "workflows", "Workflow", status=False),
+    _custom("argoproj.io", "v1alpha1", "applications", "Application", status=False),
     _custom("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     _custom("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor"),
     _custom("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService"),
