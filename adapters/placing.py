@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from adapters.kubernetes import gitops
+from adapters.kubernetes import gitops, signatures
 from adapters.kubernetes.router import KubeRouter
 from adapters.kubernetes.runtime import KubeRuntime
+from adapters.kubernetes.signatures import Checked
 from adapters.local.router import LocalRouter
 from adapters.local.runtime import LocalRuntime
 from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
@@ -64,6 +65,18 @@ class PlacedRuntime:
         """No autoscaler of the environment's cluster goes below these; its other floors are given back."""
         if env in self.clusters:
             await self.clusters[env].hold_floors(wanted)
+
+    async def checked_image(self, env: str, service: str, release_id: str) -> tuple[str, Checked] | None:
+        """(the image a release would run in the environment's cluster, what is known of it); None where it runs no image.
+
+        Raises GateRefused when it is not what it must be.
+        """
+        runtime = self.clusters.get(env)
+        image = runtime.image_of(service, release_id) if runtime is not None else ""
+        if runtime is None or not image:
+            return None
+        wanted = runtime.cluster.pods_of(service).verify
+        return image, await asyncio.to_thread(signatures.check, image, wanted, runtime.cluster.root)
 
     async def kept_in_git(self, env: str, service: str) -> tuple[tuple[str, ...], str]:
         """(what of a rollout's writes Git's tool would take back, what to write in Git so that it does not); nothing for this host."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from state.config_types import Duration, Name, Table
+from state.image_config import ImageCheck
 
 FIELDS = ("service", "env", "release", "digest")
 """What `{…}` in a container's command, args and environment may name."""
@@ -78,6 +79,7 @@ class Pods(Table):
     drain: Duration = 60.0
     service_account: str | None = None
     disruption_budget: bool = True
+    verify: ImageCheck | None = None
     pod: dict[str, Any] = Field(default_factory=dict)
     container: dict[str, Any] = Field(default_factory=dict)
 

@@ -45,7 +45,7 @@ class Cluster:
         transport: httpx.AsyncBaseTransport | None = None,
         client: KubeClient | None = None,
     ) -> None:
-        self.env, self.target, self.config = env, target, config
+        self.env, self.target, self.config, self.root = env, target, config, root
         self.namespace = target.namespace or ""
         self.author = (
             f"{getpass.getuser()}@{socket.gethostname()}, airboss engine of {config.workspace.get('name', root.name)}"

@@ -62,8 +62,8 @@ def owner_of(item: Object) -> Owner | None:
         # NAME:GROUP/KIND:NAMESPACE/OBJECT. A copy carries the original's: it is nobody's.
         app, _, rest = str(tracked).partition(":")
         if rest.rpartition("/")[2] == meta["name"]:
-            namespace, _, name = app.rpartition("_")
-            return Owner("Argo CD", "Application", name, namespace)
+            namespace, _, named = app.rpartition("_")
+            return Owner("Argo CD", "Application", named, namespace)
     if name := labels.get(ARGO_INSTANCE):
         return Owner("Argo CD", "Application", str(name))
     for group in FLUX:

@@ -59,6 +59,16 @@ class KubeRuntime:
                 if attempt == TRIES - 1:
                     raise
 
+    def image_of(self, service: str, release_id: str) -> str:
+        """What the release's pods run, or would run once it is made; "" where somebody else makes them and has not."""
+        for one in self.cluster.deployments.objects.values():
+            labels = _labels(one)
+            if (labels.get(objects.NAME), labels.get(objects.RELEASE)) == (service, release_id) and not labels.get(
+                objects.ROLE
+            ):
+                return str(one["spec"]["template"]["spec"]["containers"][0]["image"])
+        return self.cluster.pods_of(service).image if self.cluster.target.ownership == "full" else ""
+
     async def hold_floors(self, wanted: Mapping[tuple[str, str], int]) -> None:
         """(service, release) → replicas that no autoscaler may go below; every other floor is given back."""
         if RANK[self.cluster.target.ownership] < RANK["weights"]:

@@ -16,6 +16,7 @@ from engine.metrics_source import evidence_named
 from engine.operations.approving import frozen_past
 from engine.operations.desk import Desk, env_of, noun
 from engine.operations.git_check import with_git
+from engine.operations.image_check import with_image
 from engine.rollouts import planning
 from engine.rollouts.back.targets import ready_replicas
 from engine.rollouts.back.warm import REPLACING, cheap_notes
@@ -105,7 +106,9 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
             hint="the first release goes out as a canary, or by any other strategy",
             code="nothing_live",
         )
-    plan = await with_git(ops, service, wish.env, plan, refuse=not (request.dry_run or wish.force))
+    begins = not (request.dry_run or wish.force)
+    plan = await with_image(ops, service, wish.env, wish.release_id, plan, refuse=begins)
+    plan = await with_git(ops, service, wish.env, plan, refuse=begins)
     if request.dry_run:
         return VerbResult(verb="deploy", ref=request.ref, changed=False, message="would roll out", plan=plan)
     if not (wish.force or wish.again):
