@@ -16,7 +16,7 @@ from console.tui.text import NOTHING, Line, bar, count, line, millis, number, pe
 from engine.api.schemas import EventView, ReplicaView, SloView
 
 _TIMES = ("_at", "_since", "_until", "at")
-_SKIPPED = frozenset({"refusals", "promote_plan", "rollback_plan", "events", "rate_series"})
+_SKIPPED = frozenset({"refusals", "promote_plan", "rollback_plan", "events", "rate_series", "course"})
 
 
 def item_page(item: Item, width: int) -> list[Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from console.tui.course import course_panel
 from console.tui.page import beside, between, panel, split
 from console.tui.plan_lines import event_words, plan_lines
 from console.tui.rollout_rows import shown_weight, state_sign
@@ -37,6 +38,7 @@ def rollout_page(rollout: RolloutView, now: float, width: int) -> list[Line]:
             *panel("steps", ladder(rollout, now, width - 4), width),
             *panel(verdict_title(rollout), verdict_lines(rollout, width - 4), width),
             *panel(_arms_title(rollout), _arms(rollout, width - 4), width),
+            *course_panel(rollout.course, width),
             *_plans(rollout, width, beside_each_other=False),
             *panel("events", _events(rollout.events, width - 4), width),
         ]
@@ -48,6 +50,7 @@ def rollout_page(rollout: RolloutView, now: float, width: int) -> list[Line]:
         *head,
         *beside(panel("steps", steps, left, height), panel(_arms_title(rollout), arms, right, height), left),
         *panel(verdict_title(rollout), verdict_lines(rollout, width - 4), width),
+        *course_panel(rollout.course, width),
         *_plans(rollout, width, beside_each_other=True),
         *panel("events", _events(rollout.events, width - 4), width),
     ]

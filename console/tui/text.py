@@ -249,14 +249,15 @@ def number(value: object) -> str:
     return f"{value:.4g}" if abs(value) < 1000 or abs(value) >= 1e9 else f"{value:,.0f}"
 
 
-def sparkline(series: Sequence[float], width: int) -> str:
-    """The last `width` points as blocks, scaled to the highest; a zero is an empty line, a gap (NaN) a space."""
+def sparkline(series: Sequence[float], width: int, top: float | None = None) -> str:
+    """The last `width` points as blocks, scaled to `top` or the highest; a zero is an empty line, a gap (NaN) a space."""
     points = list(series)[-width:]
-    top = max((p for p in points if math.isfinite(p)), default=0.0)
+    if top is None:
+        top = max((p for p in points if math.isfinite(p)), default=0.0)
     if not points:
         return ""
     return "".join(
-        " " if not math.isfinite(p) else "▁" if top <= 0 or p <= 0 else _SPARKS[max(1, round(p / top * 8))]
+        " " if not math.isfinite(p) else "▁" if top <= 0 or p <= 0 else _SPARKS[min(8, max(1, round(p / top * 8)))]
         for p in points
     )
 

@@ -27,6 +27,7 @@ from engine.api.schemas import (
     StatusView,
 )
 from engine.api.views import fleet, records, rollouts
+from engine.api.views.course import Courses
 from engine.api.views.drills import newest_drill
 from engine.autoscaling.watcher import LoadWatcher
 from engine.backups import BackupFact
@@ -73,6 +74,7 @@ class Reader:
     """Makes a blocking call of the registry."""
     demo: dict[str, Any] = field(default_factory=dict)
     triggers: Triggers | None = None
+    courses: Courses = field(default_factory=Courses)
     catalogue: CatalogueCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -155,7 +157,8 @@ class Reader:
                 raise UsageError(
                     f"there is no rollout {rollout_id}", hint="`airboss rollout list` shows them", code="no_rollout"
                 )
-            return rollouts.rollout_view(session, self.config, row, live=self.live_p95, whole=True)
+            view = rollouts.rollout_view(session, self.config, row, live=self.live_p95, whole=True)
+            return view.model_copy(update={"course": self.courses.of(session, row, time.time())})
 
         return await self.store.read(read)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from engine.api.course_schemas import CourseView
 from engine.api.people_schemas import GateOfPeople, GlassView
 
 
@@ -186,6 +187,8 @@ class RolloutView(_Model):
     promote_plan: PlanView | None = None
     rollback_plan: PlanView | None = None
     events: tuple[EventView, ...] = ()
+    course: CourseView | None = None
+    """How it went over time; None before it had traffic, and where it is not shown whole."""
 
 
 class GateView(_Model):
