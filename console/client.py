@@ -214,6 +214,16 @@ class EngineClient(EngineAt):
             keyed = bool(request.idempotency_key)
             reraise(error, self.address, timeout_s, acts=not request.dry_run, is_keyed=keyed)
 
+    def ask(self, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Have the engine ask one track, release or replica; the answer with its facts."""
+        import httpx
+
+        try:
+            response = check(self._client().post("/v1/ask", json=dict(body), timeout=self._timeout(timeout_s + 5.0)))
+            return dict(json.loads(response))
+        except httpx.HTTPError as error:
+            reraise(error, self.address, timeout_s, acts=False)
+
     def tell_demo(self, facts: Mapping[str, Any]) -> None:
         """Put the demo's progress into the engine's status; a workspace that is no demo's ignores it."""
         import httpx

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -108,6 +108,16 @@ class AsyncEngineClient(EngineAt):
     async def lineage(self, ref: str, forward: bool = False) -> LineageNode:
         """What `ref` was made from, or forward: what was made from it."""
         return read(LineageNode, await self._fetch("/v1/lineage", {"ref": ref, "forward": forward}))
+
+    async def ask(self, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Have the engine ask one track, release or replica; the answer with its facts."""
+        import httpx
+
+        try:
+            response = await self._client().post("/v1/ask", json=dict(body), timeout=self._timeout(timeout_s + 5.0))
+            return dict(json.loads(check(response)))
+        except httpx.HTTPError as error:
+            reraise(error, self.address, timeout_s, acts=False)
 
     async def verb(self, request: VerbRequest, timeout_s: float = VERB_TIMEOUT_S) -> VerbResult:
         """Run a verb, or with `dry_run` say what it would do."""

@@ -75,14 +75,13 @@ def _series(
     name: str, track: str, values: Series, room: int, top: float, shown: Callable[[float | None], str], most: str
 ) -> Line:
     known = [v for v in values if math.isfinite(v)]
-    now = values[-1] if values and math.isfinite(values[-1]) else None
     tone = TRACK_TONES.get(track, "")
     return line(
         (f"{name:<10}", "dim"),
         (f"{track[:8]:<9}", tone),
         (sparkline(squeezed(values, room), room, top), tone or "accent"),
-        ("  now ", "dim"),
-        shown(now) if now is not None else NOTHING,
+        ("  last ", "dim"),
+        shown(known[-1]) if known else NOTHING,
         (f", {most} ", "dim"),
         shown(max(known)) if known else NOTHING,
     )

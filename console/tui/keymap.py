@@ -11,7 +11,7 @@ from engine.verbs import VERBS
 
 LISTS = ("fleet", "rollouts", "runs", "releases", "slos", "alerts", "serving", "audit")
 """The views on `1` to `8`, in this order."""
-PAGES = ("rollout", "run", "item", "lineage")
+PAGES = ("rollout", "run", "item", "lineage", "log")
 """What `enter`, `d` and `g` open: a rollout, a run, any other object, a tree."""
 ALL = frozenset((*LISTS, *PAGES))
 VIEW_TITLES = {
@@ -162,7 +162,7 @@ KEYS: tuple[Key, ...] = (
         "open",
         "go into what the cursor is on",
         "go",
-        ALL - _in("item", "rollout", "run"),
+        ALL - _in("item", "rollout", "run", "log"),
         rank=10,
     ),
     Key("back", ("escape",), "esc", "back", "clear the filter, else go up", "go", rank=60),
@@ -184,9 +184,9 @@ KEYS: tuple[Key, ...] = (
         ("l",),
         "l",
         "logs",
-        "the log of a run's stage; inside it: follow on and off",
+        "the log of a run's stage, or of a service's replicas, ended ones too; inside it: follow on and off",
         "look",
-        _in("runs", "run"),
+        _in("runs", "run", "fleet", "rollouts", "rollout", "serving", "alerts", "log"),
         rank=11,
     ),
     Key(
@@ -209,7 +209,7 @@ KEYS: tuple[Key, ...] = (
         "filter",
         "show rows with a text; `!text`: rows without it",
         "look",
-        frozenset(LISTS),
+        frozenset((*LISTS, "log")),
         rank=50,
     ),
     Key("hold", ("f",), "f", "hold", "hold the screen still; again: go on", "look"),
@@ -237,6 +237,15 @@ KEYS: tuple[Key, ...] = (
         "what differs: of a rollout, a service, or one release and then another",
         "look",
         _in("fleet", "rollouts", "rollout", "releases", "serving", "item"),
+    ),
+    Key(
+        "ask",
+        ("r",),
+        "r",
+        "ask",
+        "send one request to a track, or to the replica under the cursor, and see the answer",
+        "look",
+        _in("fleet", "rollouts", "rollout", "serving", "log"),
     ),
     Key("shell", ("s",), "s", "shell", "a shell in the workspace that knows the object ($AIRBOSS_REF, ...)", "look"),
     Key(

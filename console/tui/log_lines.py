@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from console.tui.text import Line, clock, line, number
+from console.tui.scene import ReplicaLogs
+from console.tui.signs import sign
+from console.tui.text import Line, clock, line, number, stamp
 from engine.api.schemas import LogChunk
 
 KEPT_LINES = 5000
@@ -89,3 +91,21 @@ class LogTail:
     def shown(self) -> list[Line]:
         """The lines, with the one that is not ended yet."""
         return [*self.lines, log_line(self._rest)] if self._rest else list(self.lines)
+
+
+def replica_log_lines(found: ReplicaLogs, wanted: str = "") -> list[Line]:
+    """The logs one below the other, the newest replica last; only lines with the text `wanted`, if one is given."""
+    lines: list[Line] = []
+    for one in reversed(found.logs):
+        texts = [text for text in one.text.splitlines() if wanted.lower() in text.lower()]
+        if wanted and not texts:
+            continue
+        ended = f"  ended {stamp(one.ended_at)} UTC: {one.end_cause or 'cause unknown'}" if one.ended_at else ""
+        head = line(
+            ("── ", "frame"), (one.id, "title"), (f"  {one.release_id}  ", "strong"), *sign(one.state),
+            (f"  begun {stamp(one.started_at)} UTC", "dim"), (ended, "warn"),
+        )  # fmt: skip
+        lines += [*([()] if lines else []), head, *(log_line(text) for text in texts)]
+        if not texts:
+            lines.append(line((" it wrote nothing", "dim")))
+    return lines

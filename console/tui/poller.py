@@ -14,12 +14,13 @@ from collections.abc import Callable
 from console.client import EngineClient
 from console.rows import Known
 from console.tui.audit_log import AuditLog
-from console.tui.scene import Extra, Frame, Interest, Lost
+from console.tui.scene import Extra, Frame, Interest, Lost, ReplicaLog, ReplicaLogs
 from state.words import AirbossError, Unreachable
 
 INTERVAL_S = 1.0
 QUICKEST_S = 0.1
 """A flood of events makes no more than ten looks a second."""
+REPLICA_LINES = 300
 
 
 class Poller:
@@ -118,4 +119,8 @@ def fetch(client: EngineClient, interest: Interest) -> Extra:
         return tuple(client.alerts(all=True))
     if interest.kind == "log":
         return client.log(interest.ref, interest.stage, interest.offset)
+    if interest.kind == "replica-logs":
+        asked = {"env": interest.env, "replica": interest.stage or None, "tail": REPLICA_LINES}
+        found = client.get(f"/v1/services/{interest.ref}/logs", asked)
+        return ReplicaLogs(tuple(ReplicaLog(**{name: one[name] for name in ReplicaLog.__slots__}) for one in found))
     return client.lineage(interest.ref, forward=interest.forward)

@@ -30,14 +30,35 @@ class Interest:
     """What the open screen wants beside the snapshot; fetched by the poller, so that the UI loop waits for nothing."""
 
     kind: str
-    """`rollout`, `alerts`, `audit`, `log` or `lineage`."""
+    """`rollout`, `alerts`, `audit`, `log`, `replica-logs` or `lineage`."""
     ref: str = ""
     stage: str = ""
     offset: int = 0
     forward: bool = False
+    env: str = ""
 
 
-Extra = RolloutView | LogChunk | LineageNode | tuple[AlertView, ...] | Rows[EventView]
+@dataclass(frozen=True, slots=True)
+class ReplicaLog:
+    """What one replica wrote last, and how it stands; `ended_at` None while it lives."""
+
+    id: str
+    release_id: str
+    state: str
+    started_at: float
+    ended_at: float | None
+    end_cause: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLogs:
+    """Those of a service, the newest replica first."""
+
+    logs: tuple[ReplicaLog, ...]
+
+
+Extra = ReplicaLogs | RolloutView | LogChunk | LineageNode | tuple[AlertView, ...] | Rows[EventView]
 
 
 @dataclass(frozen=True, slots=True)

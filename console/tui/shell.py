@@ -70,6 +70,12 @@ class Console(Protocol):
     def open_scale_menu(self, item: Item) -> None:
         """What may be done to capacity and traffic."""
 
+    def open_logs(self, item: Item) -> None:
+        """What an object wrote: a run's stages, a service's replicas."""
+
+    def open_ask(self, item: Item) -> None:
+        """Send one request to a track or a replica."""
+
     def open_shell(self, item: Item | None) -> None:
         """A shell in the console's place."""
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from textual.app import SuspendNotSupported
 from textual.timer import Timer
@@ -15,11 +16,16 @@ from console.tui.acting_app import ActingApp
 from console.tui.acts import Refused, ref_of
 from console.tui.scale_choices import advice, scale_choices
 from console.tui.scene import Item
+from console.tui.screens.ask import AskScreen, Whom
 from console.tui.screens.compare import CompareScreen
+from console.tui.screens.replica_logs import ReplicaLogScreen
+from console.tui.screens.run import RunScreen
 from console.tui.screens.scale import ScaleScreen
 from console.tui.screens.tour import TourScreen
 from console.tui.side_by_side import pair_of, release_of
-from engine.api.schemas import ReplicaView, Snapshot
+from engine.api.schemas import ReplicaView, RunView, Snapshot
+
+ASK_TIMEOUT_S = 60.0
 
 
 class SideApp(ActingApp):
@@ -87,6 +93,36 @@ class SideApp(ActingApp):
         protected = any(row.protected for row in snapshot.fleet if row.env == env)
         self.push_screen(ScaleScreen(service, env, protected, choices, advice(service, env)), self._chosen)
 
+    def open_logs(self, item: Item) -> None:
+        """What an object wrote: a run's stages, a service's replicas, one replica."""
+        if isinstance(item, RunView):
+            self.push_screen(RunScreen(item.id))
+            return
+        service, env = str(getattr(item, "service", "")), str(getattr(item, "env", ""))
+        if not service:
+            self.say(f"{ref_of(item)} is of no service: its log is a file in .airboss/logs", "warn")
+            return
+        replica = item.spawn_id if isinstance(item, ReplicaView) else ""
+        self.push_screen(ReplicaLogScreen(item, self.console_screen.tab, service, env, replica))
+
+    def open_ask(self, item: Item) -> None:
+        """One request to a track of the object's service, or to the replica it is."""
+        snapshot = self.scene.snapshot
+        if snapshot is None or self.scene.lost is not None:
+            self.say("r: the engine is unreachable; `airboss service ask` asks the gateway", "warn")
+            return
+        service, env = str(getattr(item, "service", "")), str(getattr(item, "env", ""))
+        whoms = whom_of(item, snapshot)
+        if not whoms:
+            self.say(f"r: nothing serves {service or 'that'}", "warn")
+            return
+
+        async def send(body: Mapping[str, Any]) -> Mapping[str, Any]:
+            return await self._engine().ask(body, ASK_TIMEOUT_S)
+
+        protected = any(row.protected for row in snapshot.fleet if row.env == env)
+        self.push_screen(AskScreen(service, env, protected, whoms, send))
+
     def open_shell(self, item: Item | None) -> None:
         """A shell in the console's place, in the workspace, knowing the object."""
         words, more, where = shell_of(item, self.scene.snapshot, os.environ, read_only=self.scene.read_only)
@@ -103,6 +139,20 @@ class SideApp(ActingApp):
         else:
             self.say(f"back from the shell, which ended with {code}")
         self.poller.wake()
+
+
+def whom_of(item: Item, snapshot: Snapshot) -> list[Whom]:
+    """Who can be asked: the replica that the object is, else its service's tracks, those with a rollout's release first."""
+    if isinstance(item, ReplicaView):
+        known = item.kind == "model" and item.service
+        return [(f"{item.spawn_id}, a replica of {item.release_id}", {"replica": item.spawn_id})] if known else []
+    place = (str(getattr(item, "service", "")), str(getattr(item, "env", "")))
+    row = next((r for r in snapshot.fleet if (r.service, r.env) == place), None)
+    tracks = sorted(row.tracks, key=lambda t: t.track == "stable") if row is not None else []
+    return [
+        (f"{t.track}: {t.release_id}, {t.weight} %, {t.ready} of {t.replicas} ready", {"track": t.track})
+        for t in tracks
+    ]
 
 
 def shell_of(

@@ -14,14 +14,14 @@ TITLES = (
 )
 INCIDENT: tuple[tuple[tuple[str, ...], str], ...] = (
     (("view_6", "ack"), "what pages, and that you look at it"),
-    (("view_8",), "what changed: every act and its author, the newest first"),
+    (("view_6", "into"), "what changed in the half hour before it; 8 has every act and its author"),
     (("scale", "=h"), "hold: stop all automatic movement for half an hour"),
     (("rollback", "=y"), "roll back: the plan is ready, nothing is typed"),
     (("scale", "=n"), "scale: how many replicas; `service scale … --for 2h` ends by itself"),
     (("scale", "=1", "=y"), "restart one sick replica; its streams finish first"),
     (("scale", "=w"), "set the canary's weight"),
-    (("view_7", "copy_line", "shell"), "logs of a replica: its line is copied, and there is a shell to paste it into"),
-    (("shell",), "ask one question: `airboss service ask $AIRBOSS_SERVICE TEXT`"),
+    (("logs", "shell"), "logs of all replicas, ended ones too (7 l: of one); and a shell that knows the object"),
+    (("ask",), "send one request to a track (7 r: to one replica), and see the answer"),
     (("note", "incident"), "leave a note, write the report, hand over"),
 )
 """The keys of each (a name of the registry, or `=x` for a letter inside a menu or a panel), and what they are for."""
@@ -77,7 +77,7 @@ def _ways(width: int) -> list[Line]:
         ("< >", "where you were before, and forth again"),
         ("/", "rows with a text; `!text` without it"),
         (":", "the words of the shell: `:rollouts @production /chat`, `:rollout abort ro-3`"),
-        ("d g = l", "describe, lineage, what differs, log"),
+        ("d g = l r", "describe, lineage, what differs, log, one request"),
         ("f , .", "hold the screen; step back and forth through the last half hour"),
         ("? ctrl+p", "every key, and every verb, searchable, with why one may not run now"),
     ), width)  # fmt: skip

@@ -22,6 +22,7 @@ from engine.api.reader import Reader
 from engine.api.schemas import DifferenceView, VerbRequest
 from engine.api.views import catalogue, comparing, drills, hooks, metrics, people, records, rollouts
 from engine.api.views.access import access_table, user_access
+from engine.api.views.asking import asker
 from engine.api.views.capacity import capacity_views
 from engine.api.views.replica_logs import replica_logs
 from engine.operations.desk import Desk
@@ -277,6 +278,7 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         Route("/v1/snapshot", snapshot),
         Route("/v1/audit", audit_list),
         Route("/v1/verbs", _answers(verb), methods=["POST"]),
+        Route("/v1/ask", _answers(asker(desk)), methods=["POST"]),
         Route("/v1/demo", _answers(demo), methods=["PUT"]),
         Route("/v1/events", events),
     ]

@@ -31,6 +31,8 @@ class FakeEngine:
         self.socket_path = socket_path
         self.world = snapshot()
         self.logs: dict[str, str] = {"train": "step 10 loss 4.1\nstep 20 loss 3.2\n"}
+        self.replica_logs: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
         self.done: list[VerbRequest] = []
         """Verbs that were carried out, dry runs left out."""
         self.refuse: dict[str, Any] | None = None
@@ -195,6 +197,9 @@ class _Handler(BaseHTTPRequestHandler):
                     {"text": data[offset:].decode(), "offset": offset, "next_offset": len(data), "is_over": False}
                 )
             )
+        elif parts[0] == "services" and parts[2:] == ["logs"]:
+            wanted = query.get("replica", "")
+            self._answer(json.dumps([one for one in self.fake.replica_logs if one["id"].startswith(wanted)]))
         elif parts == ["lineage"]:
             self._answer((FORWARD if query.get("forward") == "1" else LINEAGE).model_dump_json())
         elif parts in (["alerts"], ["rollouts"], ["slos"]):
@@ -250,6 +255,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
         if not self.fake.is_up:
             self.close_connection = True
+            return
+        if self.path == "/v1/ask":
+            self.fake.asked.append(json.loads(body))
+            told = {
+                "text": " there, said the model",
+                "release": "charlm-2",
+                "track": "canary",
+                "replica": "m-7a2b",
+                "latency_ms": 41.0,
+            }
+            self._answer(json.dumps(told))
             return
         status, answer = self.fake.run_verb(VerbRequest.model_validate_json(body))
         self._answer(json.dumps(answer), status)

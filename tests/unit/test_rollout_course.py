@@ -44,10 +44,10 @@ def test_points_hold_the_weight_the_share_of_bad_requests_and_the_quantiles_of_t
 def test_the_lines_say_what_they_draw_and_fit_into_80_columns() -> None:
     shown = [plain(row) for row in course_lines(course(), 76)]
     assert max(line_width(row) for row in course_lines(course(), 76)) <= 76
-    assert "now 50 %" in shown[0]
+    assert "last 50 %" in shown[0]
     assert shown[1].startswith("bad share")
     bad = next(row for row in shown[1:] if "canary" in row)
-    assert "now 10.0 %, highest 10.0 %" in bad
+    assert "last 10.0 %, highest 10.0 %" in bad
     assert "00:00:00 to 00:02:00 UTC, a point each 6 s" in shown[-1]
 
 

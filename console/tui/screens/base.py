@@ -205,7 +205,9 @@ class ConsoleScreen(Screen[None]):
         elif key_id == "scale":
             console.open_scale_menu(item)
         elif key_id == "logs":
-            console.open_item(item)
+            console.open_logs(item)
+        elif key_id == "ask":
+            console.open_ask(item)
 
     def move(self, how: str) -> None:
         """Move in what this view moves in."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 from textual.timer import Timer
 from textual.widget import Widget
 
+from console.tui.before_alert import before_panel
 from console.tui.chrome import banners
 from console.tui.fleet_page import fleet_page
 from console.tui.fleet_rows import FLEET
@@ -27,7 +28,7 @@ from console.tui.text import Line, line, plain
 from console.tui.widgets.line_table import LineTable
 from console.tui.widgets.lines import Lines
 from console.tui.widgets.prompt import Prompt
-from engine.api.schemas import FleetRow, RolloutView, RunView
+from engine.api.schemas import AlertView, FleetRow, RolloutView, RunView
 
 LISTINGS: dict[str, Listing[Any]] = {
     listing.view: listing
@@ -62,6 +63,8 @@ def preview(item: Item, scene: Scene, width: int) -> list[Line]:
             (),
             *[line("  ", *row) for row in table_lines(STAGE_COLUMNS, stages, width - 2)],
         ]
+    if isinstance(item, AlertView) and scene.frame is not None:
+        return [*before_panel(item, scene.frame, width), *item_page(item, width)]
     return item_page(item, width)
 
 

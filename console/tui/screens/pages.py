@@ -8,6 +8,7 @@ from textual.widget import Widget
 
 from console.rows import first_of
 from console.tui.acts import ref_of
+from console.tui.before_alert import before_panel
 from console.tui.item_page import item_page
 from console.tui.lineage_rows import COLUMNS, lineage_rows, node_ref
 from console.tui.rollout_page import rollout_page
@@ -17,7 +18,7 @@ from console.tui.table import Row
 from console.tui.text import Line, line, wrap
 from console.tui.widgets.line_table import LineTable
 from console.tui.widgets.lines import Page
-from engine.api.schemas import FleetRow, LineageNode, RolloutView, SloView, Snapshot
+from engine.api.schemas import AlertView, FleetRow, LineageNode, RolloutView, SloView, Snapshot
 
 
 def fault_lines(scene: Scene, width: int) -> list[Line]:
@@ -130,7 +131,17 @@ class ItemScreen(ConsoleScreen):
         if scene.snapshot is not None:
             self._item = same_item(self._item, scene.snapshot)
         page = self.query_one("#page", Page)
-        page.show(item_page(self._item, page.scrollable_content_region.width), stale=scene.is_stale)
+        width = page.scrollable_content_region.width
+        lines = item_page(self._item, width)
+        if isinstance(self._item, AlertView) and scene.frame is not None:
+            # What one wants to know of an alert is not its fields.
+            lines = [*before_panel(self._item, scene.frame, width), *lines]
+        page.show(lines, stale=scene.is_stale)
+
+    @property
+    def interest(self) -> Interest | None:
+        """Of an alert: enough of the audit log to see what came before it."""
+        return Interest("audit") if isinstance(self._item, AlertView) else None
 
     def status(self) -> str:
         """Its reference."""
