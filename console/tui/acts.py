@@ -116,6 +116,8 @@ def choose(key_id: str, item: Item, snapshot: Snapshot) -> Choice:
         return _run(key_id, item)
     if isinstance(item, AlertView):
         return _alert(key_id, item, snapshot)
+    if key_id == "ack":
+        return Refused("this is no alert")
     rollout = rollout_of(item, snapshot)
     if key_id == "rollback" and isinstance(item, FleetRow):
         return _fleet_rollback(item, rollout)

@@ -132,7 +132,7 @@ KEYS: tuple[Key, ...] = (
         ("rollout.retry", "run.retry"),
         24,
     ),
-    Key("ack", ("a",), "a", "ack", "say that you look at the alert", "act", _in("alerts"), ("alert.ack",), 20),
+    Key("ack", ("a",), "a", "ack", "say that you look at the alert", "act", _in("alerts", "item"), ("alert.ack",), 20),
     Key(
         "silence",
         ("m",),

@@ -20,6 +20,7 @@ SHORTEST_STEP_S = 2.0
 LONGEST_S = 1800.0
 """Of a longer rollout, its last half hour."""
 KEPT = 16
+_COLUMNS = ("track", "release_id", "t0", "t1", "requests", "errors", "latency")
 _NO_SPLIT = (RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK, RolloutState.CANCELLED, RolloutState.SUPERSEDED)
 
 
@@ -98,15 +99,16 @@ def course(session: Session, row: Rollout, now: float) -> CourseView | None:
     ]
     if RolloutState(row.state) in _NO_SPLIT:
         weights.append((max((step.finished_at or 0.0 for step in begun), default=0.0) or row.state_since, 0))
-    query = select(
-        Evidence.track, Evidence.release_id, Evidence.t0, Evidence.t1, Evidence.requests, Evidence.errors, Evidence.latency
-    ).where(
-        Evidence.service == row.service, Evidence.env == row.env, col(Evidence.t1) > since, col(Evidence.t1) <= until + 1,
+    query = select(*(getattr(Evidence, name) for name in _COLUMNS)).where(
+        Evidence.service == row.service,
+        Evidence.env == row.env,
+        col(Evidence.t1) > since,
+        col(Evidence.t1) <= until + 1,
         Evidence.requests > 0,
-    )  # fmt: skip
+    )
     counts = [
         Counted(track, release, (t0 + t1) / 2, requests, errors, (latency or {}).get("buckets", {}))
-        for track, release, t0, t1, requests, errors, latency in session.execute(query)  # type: ignore[call-overload]
+        for track, release, t0, t1, requests, errors, latency in session.execute(query)
     ]
     return drawn(counts, sorted(weights), since, until) if counts and until > since else None
 
