@@ -113,7 +113,7 @@ def verb_word(call: VerbCall) -> str:
         "run.cancel": "Stop the run",
         "alert.silence": "Silence",
     }
-    return words.get(call.verb, call.verb.replace(".", " ").capitalize())
+    return words.get(call.verb, call.verb.replace(".", " ").replace("_", " ").capitalize())
 
 
 def _field(label: str, value: str, is_on: bool, is_good: bool) -> Line:

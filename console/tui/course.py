@@ -28,7 +28,7 @@ def course_panel(course: CourseView | None, width: int) -> list[Line]:
 def course_lines(course: CourseView, width: int) -> list[Line]:
     """The lines at a width: the weight, then by metric a line for each track, stable first."""
     room = max(LEAST, min(len(course.weight), width - _LABEL - _NUMBERS))
-    tracks = sorted(course.tracks, key=lambda t: (t.track != "stable", t.track))
+    tracks = sorted(course.tracks, key=lambda t: (t.track != "stable", t.track, _begins(t)))
     lines = [
         _series("weight", "canary", [float(w) for w in course.weight], room, 100.0, lambda v: f"{v:.0f} %", "highest")
     ]
@@ -52,6 +52,11 @@ def course_lines(course: CourseView, width: int) -> list[Line]:
         )
     )
     return lines
+
+
+def _begins(track: TrackCourse) -> int:
+    """The point at which it was first asked."""
+    return next((n for n, requests in enumerate(track.requests) if requests), len(track.requests))
 
 
 def _title(track: TrackCourse, all_of_them: Iterable[TrackCourse]) -> str:

@@ -80,7 +80,7 @@ def state(row: FleetRow) -> Line:
     if row.frozen:
         spans.append((" * frozen", "warn"))
     if row.scaled:
-        spans.append((f" × {row.scaled.split(' by ')[0]} by hand", "info"))
+        spans.append((f" × {row.scaled.split(' ')[0]} by hand", "info"))
     if row.break_glass:
         spans.append((" ! glass broken", "bad"))
     return line(*spans)

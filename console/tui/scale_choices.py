@@ -60,7 +60,7 @@ def _number(row: FleetRow | None, call: VerbCall) -> list[MenuChoice]:
     if row.scaled:
         # Which way that goes the engine knows; the verb that may take away asks for the name.
         back = replace(call, verb="service.scale_down", args={**call.args, "replicas": "auto"})
-        lines.append(MenuChoice("a", f"as airboss.toml or its autoscaler says; now {row.scaled}", back))
+        lines.append(MenuChoice("a", f"take back: {row.scaled}", back))
     return lines
 
 

@@ -24,6 +24,11 @@ LONGEST_HOLD_S = 366 * 24 * 3600.0
 """A longer one is a slip of the hand, and its end may be no date that can be shown."""
 SILENCE_MINUTES = 60.0
 _LISTS = {"alert": "list", "silence": "silences"}
+_ALERT_DONE = {
+    "alert.ack": "{} is acknowledged: you look at it",
+    "alert.silence": "{} is silenced: nobody is told of it",
+    "alert.unsilence": "{} is ended: people are told again",
+}
 
 
 def lease_verb(kind: str, starts: bool) -> Callable[[Desk, VerbRequest, Actor], Awaitable[VerbResult]]:
@@ -163,7 +168,9 @@ async def alert_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResul
     else:
         await ops.alerts.unsilence(number, actor.name, request.reason)
     ops.on_change(request.ref, f"{request.verb} by {actor.user}")
-    return VerbResult(verb=request.verb, ref=request.ref, changed=True, message=VERBS[request.verb].summary)
+    return VerbResult(
+        verb=request.verb, ref=request.ref, changed=True, message=_ALERT_DONE[request.verb].format(request.ref)
+    )
 
 
 async def note(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
