@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
+from console.rows import Rows
 from console.tui.page import panel
 from console.tui.plan_lines import event_words
 from console.tui.scene import Frame
@@ -13,6 +15,8 @@ from engine.api.schemas import AlertView, EventView, Snapshot
 
 BEFORE_S = 1800.0
 SHOWN = 14
+LOOKED_AT = 500
+"""Rollouts and processes: the newest, and as many as a paint has time for."""
 _COLUMNS = (
     Column("UTC", 8),
     Column("BEFORE", 9, ">"),
@@ -25,21 +29,28 @@ _COLUMNS = (
 
 def before_panel(alert: AlertView, frame: Frame, width: int) -> list[Line]:
     """The changes in their frame, from what the snapshot has and what was fetched beside it."""
-    fetched = frame.extra if frame.interest is not None and frame.interest.kind == "audit" else ()
-    rows = {
-        e.id: e
-        for e in (*frame.snapshot.audit, *(fetched if isinstance(fetched, tuple) else ()))
-        if isinstance(e, EventView)
-    }
+    is_log = frame.interest is not None and frame.interest.kind == "audit" and isinstance(frame.extra, Rows)
+    newest_first = (
+        frame.extra if is_log and isinstance(frame.extra, Rows) else sorted(frame.snapshot.audit, key=lambda e: -e.id)
+    )
+    rows: list[EventView] = []
+    for event in newest_first:
+        rows.append(event)
+        if event.at < alert.starts_at - BEFORE_S:
+            break  # a hundred thousand older ones are not looked at
     title = f"what changed in the half hour before {clock(alert.starts_at)} UTC"
-    return panel(title, before_lines(alert, frame.snapshot, list(rows.values()), width - 4), width)
+    return panel(title, before_lines(alert, frame.snapshot, rows, width - 4), width)
 
 
 def before_lines(alert: AlertView, snapshot: Snapshot, audit: Sequence[EventView], width: int) -> list[Line]:
     """The changes, newest first, those of the alert's own service in full tone. `audit`: rows that are known, in any order."""
     begin = alert.starts_at - BEFORE_S
     own = {f"service:{alert.service}", f"service:{alert.service}@{alert.env}", f"env:{alert.env}"}
-    own |= {f"rollout:{r.id}" for r in snapshot.rollouts if (r.service, r.env) == (alert.service, alert.env)}
+    own |= {
+        f"rollout:{r.id}"
+        for r in islice(snapshot.rollouts, LOOKED_AT)
+        if (r.service, r.env) == (alert.service, alert.env)
+    }
     found = [
         (e.at, e.actor, e.action, e.ref.replace(":", "/", 1), event_words(e), e.ref.replace("/", ":", 1) in own)
         for e in audit
@@ -48,7 +59,7 @@ def before_lines(alert: AlertView, snapshot: Snapshot, audit: Sequence[EventView
     found += [
         (p.started_at, "system:engine", "process begins", p.spawn_id, " ".join(filter(None, (p.service, p.release_id, p.detail))),
          p.service == alert.service)
-        for p in snapshot.serving
+        for p in islice(snapshot.serving, LOOKED_AT)
         if begin <= p.started_at <= alert.starts_at
     ]  # fmt: skip
     lines: list[Line] = []
