@@ -24,7 +24,7 @@ COLUMNS = (
     Column("SERVICE", 8, most=24),
     Column("ENV", 4, most=16),
     Column("RELEASE", 8, most=24, keep=6),
-    Column("TRAFFIC", 21, most=34, flex=True, keep=7),
+    Column("TRAFFIC", 14, most=34, flex=True, keep=7),
     Column("REQ/S", 5, ">", keep=2),
     Column("LAST MINUTES", 16, keep=8, most=16),
     Column("P95", 6, ">", keep=3),

@@ -67,7 +67,7 @@ async def scale(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
             f"{said} takes {before - target} away", hint=f"add --down (and --confirm-name {service})", code="fewer"
         )
     at = time.time()
-    until = at if asked is None else None if lasts_s is None else at + lasts_s
+    until = 0.0 if asked is None else None if lasts_s is None else at + lasts_s
     hand = ByHand(target, actor.name, request.reason, at, until)
     detail = {
         "env": env,

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.rollouts import records
 from state import clock, ids
@@ -54,19 +55,25 @@ def by_hand(session: Session, service: str, env: str) -> ByHand | None:
     if not kept:
         return None
     hand = ByHand(**json.loads(kept))
-    is_over = hand.until is not None and hand.until <= clock.now().utc
-    return None if is_over and not is_moving(session, service, env) else hand
+    if hand.until is None or hand.until > clock.now().utc:
+        return hand
+    under = _moving(service, env).where(col(Rollout.created_at) < hand.until)
+    return None if session.exec(under).first() is None else hand
 
 
 def set_by_hand(session: Session, service: str, env: str, hand: ByHand) -> None:
-    """Keep a hand's number; one whose `until` has passed says that none holds."""
+    """Keep a hand's number; one whose `until` is 0 says that none holds."""
     ids.put(session, _key(service, env), json.dumps(asdict(hand)))
 
 
 def is_moving(session: Session, service: str, env: str) -> bool:
     """A rollout of the service is under way there."""
-    query = select(Rollout.id).where(Rollout.service == service, Rollout.env == env)
-    return session.exec(query.where(col(Rollout.state).in_(records.ACTIVE))).first() is not None
+    return session.exec(_moving(service, env)).first() is not None
+
+
+def _moving(service: str, env: str) -> SelectOfScalar[str]:
+    active = col(Rollout.state).in_(records.ACTIVE)
+    return select(Rollout.id).where(Rollout.service == service, Rollout.env == env, active)
 
 
 def may_exceed_file(session: Session, config: Config, service: str, env: str) -> bool:

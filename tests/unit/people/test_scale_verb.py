@@ -71,6 +71,13 @@ async def test_while_a_rollout_counts_on_them_there_may_be_more_and_not_fewer(
     assert wanted(office) == 1
 
 
+async def test_a_number_that_was_taken_back_does_not_come_back_with_a_rollout(office: Any) -> None:
+    await scale(office, 2)
+    await scale(office, "auto", down=True)
+    await office.deploy()
+    assert wanted(office) == 1 and office.store.read_now(lambda s: by_hand(s, *PLACE)) is None
+
+
 async def test_a_rollout_that_counts_replicas_itself_lets_nobody_scale(office: Any) -> None:
     name = await office.deploy(env="production")
     office.change(name, strategy="rolling")
