@@ -51,9 +51,10 @@ class Nursery:
         """An engine for the workspace; with `is_up`, once it answers or is gone."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        # The whole environment: the nursery is older than the workspace, whose sockets lie where a variable says.
         wish = {
             "argv": ["--workspace", str(ws.root)],
-            "env": env,
+            "env": {**os.environ, **env},
             "cwd": str(ws.root),
             "log": str(ws.paths.logs / "engine.log"),
         }
