@@ -18,14 +18,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bundles import CHARS, gpt_bundle
+from patience import PATIENCE_S, until
 from sqlmodel import Session, create_engine
 
 from console.client import EngineClient
@@ -40,13 +41,9 @@ from state.policy_config import Policy
 from state.store import Store
 from state.words import Lifecycle, RolloutState, Track
 
-T = TypeVar("T")
 SERVICE, ENV = "chat", "production"
 RELEASES = tuple(f"tiny-{n}" for n in range(1, 6))
 STABLE, CANARY = RELEASES[:2]
-PATIENCE_S = 90.0
-"""Deadlines are for a machine five times slower than a quiet one; nothing waits for them when all goes well."""
-POLL_S = 0.03
 RPS = 40.0
 WHOLE_PATH = (
     ("planned", 0), ("preparing", 0), ("step_applying", 0), ("step_baking", 0), ("step_applying", 1), ("step_baking", 1),
@@ -84,17 +81,6 @@ restart_backoff_max = "2s"
 crash_loop_count = 3
 crash_loop_window = "10m"
 """
-
-
-def until(claim: Callable[[], T], what: str, timeout_s: float = PATIENCE_S) -> T:
-    """Poll `claim` until it is true and return what it said; fail with `what` at the deadline."""
-    end = time.monotonic() + timeout_s
-    while True:
-        found = claim()
-        if found:
-            return found
-        assert time.monotonic() < end, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(POLL_S)
 
 
 def say(line: str) -> None:

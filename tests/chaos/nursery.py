@@ -11,7 +11,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from chaos_workspace import Workspace, until
+from chaos_workspace import Workspace
+from patience import until
 
 CRASHING = Path(__file__).with_name("crashing_engine.py")
 

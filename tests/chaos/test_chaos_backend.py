@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from chaos_workspace import SERVICE, Workspace, get, kill, until
+from chaos_workspace import SERVICE, Workspace, get, kill
+from patience import until
 
 pytestmark = pytest.mark.deep
 

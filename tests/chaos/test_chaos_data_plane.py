@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, ENV, RPS, SERVICE, STABLE, WHOLE_PATH, Workspace, free_port, kill, say, until
+from chaos_workspace import CANARY, ENV, RPS, SERVICE, STABLE, WHOLE_PATH, Workspace, free_port, kill, say
+from patience import until
 
 from state.words import Conflict
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, RELEASES, STABLE, WHOLE_PATH, Workspace, say, until
+from chaos_workspace import CANARY, RELEASES, STABLE, WHOLE_PATH, Workspace, say
+from patience import until
 
 from state.words import AirbossError
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from chaos_workspace import CANARY, CONFIG, STABLE, WHOLE_PATH, Users, Workspace, say, until
+from chaos_workspace import CANARY, CONFIG, STABLE, WHOLE_PATH, Users, Workspace, say
 from nursery import Nursery
+from patience import until
 
 from state.words import AirbossError
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, ENV, PATIENCE_S, SERVICE, Workspace, until
+from chaos_workspace import CANARY, ENV, SERVICE, Workspace
+from patience import PATIENCE_S, until
 
 from console.client import EngineClient
 from engine.api.schemas import VerbRequest, VerbResult

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_workspace import CANARY, ENV, SERVICE, Workspace, get, say, until
+from chaos_workspace import CANARY, ENV, SERVICE, Workspace, get, say
+from patience import until
 
 AIRBOSS = Path(sys.executable).with_name("airboss")
 HOLDS = (

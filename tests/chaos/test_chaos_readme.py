@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_workspace import CANARY, RELEASES, SERVICE, Workspace, until
+from chaos_workspace import CANARY, RELEASES, SERVICE, Workspace
+from patience import until
 
 README = Path(__file__).parents[2] / "README.md"
 BIN = Path(sys.executable).parent

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, STABLE, Workspace, opened, say, until
+from chaos_workspace import CANARY, STABLE, Workspace, opened, say
+from patience import until
 
 from state.words import AirbossError
 

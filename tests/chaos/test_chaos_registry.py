@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, until
+from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace
+from patience import until
 
 from adapters.mlflow_registry import MlflowRegistry
 from adapters.ports import ModelFile, Registration

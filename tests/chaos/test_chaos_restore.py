@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_workspace import CANARY, STABLE, Workspace, get, until
+from chaos_workspace import CANARY, STABLE, Workspace, get
+from patience import until
 
 pytestmark = pytest.mark.deep
 

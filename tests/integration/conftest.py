@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from gateway_deck import Deck, opened_deck
 
+from adapters.local.spawn import Spawner
 from console.demo.play import DemoWish, play_demo
+from engine.pipelines.runner import PipelineRunner
+from state.paths import Paths
+from state.store import Store
 
 TINY = (
     ("model.n_layer", 1),
@@ -27,6 +33,35 @@ TINY = (
     ("evaluate.resamples", 200),
     ("evaluate.max_prompt_failures", 10),
 )
+
+
+@dataclass(frozen=True)
+class Pipelines:
+    """A pipeline runner over a store of its own; no stage asks the registry."""
+
+    root: Path
+    runner: PipelineRunner
+    store: Store
+
+
+@pytest.fixture
+async def pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pipelines]:
+    """A workspace whose pipelines can be run."""
+
+    async def none() -> str:
+        raise AssertionError("no stage here asks the registry")
+
+    with tempfile.TemporaryDirectory(prefix="ab-") as sockets:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", sockets)
+        paths = Paths.of(tmp_path)
+        paths.make()
+        store = Store.open(paths.store)
+        runner = PipelineRunner(
+            store, Spawner(paths.run, paths.logs), paths, registry_socket=none, on_change=lambda ref: None, max_stages=4
+        )
+        yield Pipelines(tmp_path, runner, store)
+        await runner.close()
+        store.close()
 
 
 @pytest.fixture

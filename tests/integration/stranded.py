@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 
 from adapters.local.child import ChildSpec
 from console.init import template
@@ -59,14 +60,6 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
     found.make()
     yield found
     shutil.rmtree(runtime)
-
-
-def until(claim: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-    end = time.monotonic() + timeout_s
-    while not (value := claim()):
-        assert time.monotonic() < end, "did not become true in time"
-        time.sleep(0.05)
-    return value
 
 
 class Gateway:

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import until
 from sqlmodel import Session
-from stranded import Gateway, airboss, gateway, paths, until
+from stranded import Gateway, airboss, gateway, paths
 
 from console.offline import OfflineStore
 from state import audit

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlmodel import col, select
 
-from adapters.local.spawn import Spawner
 from engine.pipelines import dvc_lock, yaml12
 from engine.pipelines.catalogue import pipeline_of
 from engine.pipelines.runner import PipelineRunner
 from state.config import parse_config
 from state.models import Run, StageRun
-from state.paths import Paths
 from state.store import Store
 from state.words import RunState
 from tests.dvc_program import ABSENT, dvc, may_be_skipped
@@ -97,19 +94,8 @@ class Both:
 
 
 @pytest.fixture
-async def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Both]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="ab-"))
-    paths = Paths.of(tmp_path)
-    paths.make()
-    store = Store.open(paths.store)
-
-    async def none() -> str:
-        raise AssertionError("no stage here asks the registry")
-
-    runner = PipelineRunner(
-        store, Spawner(paths.run, paths.logs), paths, registry_socket=none, on_change=lambda ref: None, max_stages=2
-    )
-    project = tmp_path / "theirs"
+def both(pipelines: Any) -> Both:
+    project = pipelines.root / "theirs"
     (project / "raw").mkdir(parents=True)
     (project / "models").mkdir()
     (project / "dvc.yaml").write_text(PROJECT)
@@ -120,9 +106,7 @@ async def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     (project / "raw" / "b.csv").chmod(0o755)
     (project / "raw" / "note.tmp").write_text("not data")
     (project / ".dvcignore").write_text("*.tmp\n")
-    yield Both(tmp_path, runner, store)
-    await runner.close()
-    store.close()
+    return Both(pipelines.root, pipelines.runner, pipelines.store)
 
 
 @pytest.mark.deep

@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 from bundles import CHARS, gpt_bundle
+from patience import until
 from servers import needs_haproxy
 from sqlmodel import Session
-from stranded import Gateway, Ran, airboss, gateway, paths, until
+from stranded import Gateway, Ran, airboss, gateway, paths
 
 from adapters.local.places import Backoff
 from adapters.local.runtime import MODULE, LocalRuntime, owner_of, server_payload

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from patience import eventually
 from sqlmodel import select
 
 from engine.observe.conditions import AdapterFact
@@ -79,13 +80,6 @@ async def gateway() -> AsyncIterator[FakeGateway]:
     await found.up()
     yield found
     await found.down()
-
-
-async def until(is_so: Callable[[], bool], what: str, within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 def minutes(store: Store) -> tuple[int, int]:
@@ -163,7 +157,7 @@ async def running(one: Observer) -> AsyncIterator[Observer]:
 
 async def test_nothing_is_probed_where_nobody_is_served(store: Store, gateway: FakeGateway, tmp_path: Path) -> None:
     async with running(observer(store, gateway, tmp_path)) as one:
-        await until(
+        await eventually(
             lambda: all(loop.turned_at for loop in one.status().loops) and bool(one.status().loops), "every loop turned"
         )
         assert gateway.seen == []
@@ -187,20 +181,20 @@ async def test_a_dead_gateway_costs_budget_pages_somebody_and_its_return_is_told
     hook, gateway_port = FakeGateway(), gateway.port
     await hook.up()
     async with running(observer(store, gateway, tmp_path, hook)) as one:
-        await until(lambda: minutes(store)[0] >= 5, "five probes")
-        await until(lambda: one.slo_status("chat", "production") is not None, "a service level")
+        await eventually(lambda: minutes(store)[0] >= 5, "five probes")
+        await eventually(lambda: one.slo_status("chat", "production") is not None, "a service level")
         before = one.slo_status("chat", "production")
         assert before is not None
         assert before.budget_left == 1.0
         assert minutes(store)[1] == 0
         await gateway.down()
-        await until(lambda: [a.name for a in one.alerts()] == ["GatewayDown"], "the page")
-        await until(lambda: ("firing", "GatewayDown") in hook.notices, "the webhook")
-        await until(lambda: (one.slo_status("chat", "production") or before).budget_left < 1.0, "the budget falls")  # type: ignore[operator]
+        await eventually(lambda: [a.name for a in one.alerts()] == ["GatewayDown"], "the page")
+        await eventually(lambda: ("firing", "GatewayDown") in hook.notices, "the webhook")
+        await eventually(lambda: (one.slo_status("chat", "production") or before).budget_left < 1.0, "the budget falls")  # type: ignore[operator]
         gateway.port = gateway_port
         await gateway.up()
-        await until(lambda: one.alerts() == (), "the end of it")
-        await until(lambda: ("resolved", "GatewayDown") in hook.notices, "the webhook of the end")
+        await eventually(lambda: one.alerts() == (), "the end of it")
+        await eventually(lambda: ("resolved", "GatewayDown") in hook.notices, "the webhook of the end")
     assert hook.notices == [("firing", "GatewayDown"), ("resolved", "GatewayDown")]
     await hook.down()
 
@@ -219,10 +213,10 @@ async def test_a_loop_that_meets_trouble_goes_on_and_says_so(
         store, gateway, tmp_path, workers=workers, outside=lambda: Outside(adapters=(AdapterFact("registry", ""),))
     )
     async with running(one):
-        await until(
+        await eventually(
             lambda: {l.name: l.failures_in_row for l in one.status().loops}.get("scrape", 0) >= 3, "three failures"
         )
         assert any(a.error.startswith("OSError") for a in (await one.facts()).adapters)
         is_broken[0] = False
-        await until(lambda: {l.name: l.failures_in_row for l in one.status().loops}["scrape"] == 0, "it goes on")
+        await eventually(lambda: {l.name: l.failures_in_row for l in one.status().loops}["scrape"] == 0, "it goes on")
         assert all(not a.error for a in (await one.facts()).adapters)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,10 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from adapters.local.spawn import Spawner
 from engine.pipelines.catalogue import pipeline_of
 from engine.pipelines.runner import PipelineRunner
 from state.config import Config, parse_config
 from state.models import Run, StageRun
-from state.paths import Paths
 from state.store import Store
 from state.words import ConfigError, RunState, UsageError
 
@@ -79,21 +75,8 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="ab-"))
-    paths = Paths.of(tmp_path)
-    paths.make()
-    store = Store.open(paths.store)
-
-    async def none() -> str:
-        raise AssertionError("no stage here asks the registry")
-
-    runner = PipelineRunner(
-        store, Spawner(paths.run, paths.logs), paths, registry_socket=none, on_change=lambda ref: None, max_stages=4
-    )
-    yield Bench(tmp_path, store, runner)
-    await runner.close()
-    store.close()
+def bench(pipelines: Any) -> Bench:
+    return Bench(pipelines.root, pipelines.store, pipelines.runner)
 
 
 def own(bench: Bench, text: str = OWN) -> Config:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from patience import eventually
 from sqlmodel import Session, col, select
 
 from adapters.local.spawn import Spawner
@@ -130,14 +131,6 @@ def two(bench: Bench, number: int = 1, **second: Any) -> Pipeline:
     return toy(bench, stage("make", params={"number": number}), stage("double", "make", **second))
 
 
-async def until(claim: Callable[[], Any], what: str, limit_s: float = 20) -> Any:
-    deadline = time.monotonic() + limit_s
-    while not (found := claim()):
-        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
-        await asyncio.sleep(0.02)
-    return found
-
-
 def alive(pid: int) -> bool:
     """Running, and no zombie."""
     try:
@@ -149,7 +142,7 @@ def alive(pid: int) -> bool:
 async def started(bench: Bench, name: str) -> int:
     """The pid of the toy stage, once it stands and waits for the test."""
     path = bench.paths.root / f"{name}.started"
-    return int(await until(lambda: path.exists() and path.read_text(), f"{name} has started"))
+    return int(await eventually(lambda: path.exists() and path.read_text(), f"{name} has started"))
 
 
 async def test_second_run_repeats_nothing(bench: Bench) -> None:
@@ -209,7 +202,7 @@ async def test_killed_stage_leaves_nothing_and_runs_again(bench: Bench) -> None:
     pipeline = toy(bench, stage("make", params={"wait_for": "go"}, retries=1))
     run_id = await bench.start(pipeline)
     os.kill(await started(bench, "make"), signal.SIGKILL)
-    await until(lambda: bench.tally("make") == 2, "the second attempt")
+    await eventually(lambda: bench.tally("make") == 2, "the second attempt")
     assert [path.name for path in bench.paths.cache.iterdir() if path.suffix != ".lock"] == [".aside"]
     (bench.paths.root / "go").touch()
     assert await bench.runner.wait(run_id, 30) is RunState.SUCCEEDED
@@ -233,7 +226,7 @@ async def test_timeout_kills_the_whole_process_group(bench: Bench) -> None:
     run_id, state = await bench.run(pipeline)
     assert state is RunState.TIMED_OUT
     leader, grandchild = map(int, (bench.paths.root / "pids").read_text().split())
-    await until(lambda: not alive(leader) and not alive(grandchild), "both processes are gone")
+    await eventually(lambda: not alive(leader) and not alive(grandchild), "both processes are gone")
     assert "whole process group was killed" in bench.rows(run_id)["stuck"]["error"]
     assert bench.rows(run_id)["stuck"]["attempt"] == 1
 
@@ -263,10 +256,10 @@ async def test_warning_gate_is_recorded_and_passed(bench: Bench) -> None:
 
 async def test_cancel_kills_the_stage_and_says_who(bench: Bench) -> None:
     run_id = await bench.start(toy(bench, stage("stuck", do="with_children"), stage("after", "stuck", do="same")))
-    pids = (await until(lambda: _text(bench.paths.root / "pids"), "the stage's pids")).split()
+    pids = (await eventually(lambda: _text(bench.paths.root / "pids"), "the stage's pids")).split()
     await bench.runner.cancel(run_id, "user:bob")
     assert await bench.runner.wait(run_id) is RunState.CANCELLED
-    await until(lambda: not any(alive(int(pid)) for pid in pids), "both processes are gone")
+    await eventually(lambda: not any(alive(int(pid)) for pid in pids), "both processes are gone")
     assert {row["state"] for row in bench.rows(run_id).values()} == {"cancelled"}
     assert ("user:bob", "run.cancel") in bench.actions(run_id)
     with pytest.raises(Conflict):
@@ -291,7 +284,9 @@ async def test_new_runner_adopts_the_running_stage(bench: Bench) -> None:
     await bench.runner.close()
     assert alive(pid)
     assert await bench.again().resume_all() == (run_id,)
-    await until(lambda: bench.rows(run_id)["double"]["progress"].get("step") == 1, "progress through the new runner")
+    await eventually(
+        lambda: bench.rows(run_id)["double"]["progress"].get("step") == 1, "progress through the new runner"
+    )
     (bench.paths.root / "go").touch()
     assert await bench.runner.wait(run_id, 30) is RunState.SUCCEEDED
     assert (bench.tally("make"), bench.tally("double")) == (1, 1)
@@ -307,7 +302,7 @@ async def test_stage_that_ends_while_no_engine_runs(bench: Bench, end: str) -> N
     if end == "is killed":
         os.kill(pid, signal.SIGKILL)
     (bench.paths.root / "go").touch()
-    await until(lambda: not alive(pid), "the stage has ended")
+    await eventually(lambda: not alive(pid), "the stage has ended")
     await bench.again().resume_all()
     assert await bench.runner.wait(run_id, 30) is RunState.SUCCEEDED
     assert (bench.tally("make"), bench.tally("double")) == (1, 1 if end == "finishes" else 2)
@@ -441,7 +436,7 @@ async def test_lock_of_another_process_is_waited_for(bench: Bench) -> None:
     with place.making():
         place.entry.rename(hidden)
         run_id = await bench.start(pipeline)
-        await until(lambda: bench.rows(run_id)["make"]["state"] == "running", "the second child")
+        await eventually(lambda: bench.rows(run_id)["make"]["state"] == "running", "the second child")
         with pytest.raises(TimedOut):
             await bench.runner.wait(run_id, 1)
         hidden.rename(place.entry)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from patience import until
 from serving_process import CHARS, Served, model_bundle, served
 
 from engine.serving.bundle import BundleRefused, read_bundle
@@ -82,13 +82,6 @@ def running(server: Served) -> Iterator[httpx.Response]:
     until(lambda: server.client.get("/ready").json()["in_flight"] == 0)
 
 
-def until(holds: Any, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_its_curl_and_python_clients_work_unchanged(tmp_path: Path) -> None:
     model_bundle(tmp_path / "bundle", {})
     with socket.socket() as taken:
@@ -101,7 +94,7 @@ def test_its_curl_and_python_clients_work_unchanged(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
-        until(lambda: b"is served at" in (tmp_path / "log").read_bytes() or airboss.poll() is not None, 60)
+        until(lambda: b"is served at" in (tmp_path / "log").read_bytes() or airboss.poll() is not None)
         if shutil.which("curl"):
             said = json.loads(subprocess.check_output(["bash", "-c", CURL.replace("8000", str(port))], timeout=60))
             assert said.keys() == {"text", "tokens_generated"}
@@ -150,7 +143,7 @@ def test_unhealthy_with_200_a_server_that_cannot_answer_says_503(tmp_path: Path)
             assert ready.status_code == (200 if ready.json()["reason"] is None else 503)
             return ready.status_code == 200
 
-        until(is_ready, 60)
+        until(is_ready)
         health = starting.client.get("/health")
         assert (health.status_code, health.json()["model_loaded"]) == (200, True)
     assert {(503, "unavailable")} <= seen <= {(503, "unavailable"), (200, "ok")}

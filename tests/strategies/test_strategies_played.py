@@ -9,7 +9,8 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from chaos_workspace import ENV, RELEASES, SERVICE, Workspace, until
+from chaos_workspace import ENV, RELEASES, SERVICE, Workspace
+from patience import until
 
 from adapters.routing import PREVIEW_HEADER
 from state.words import Conflict

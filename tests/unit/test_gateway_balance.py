@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import eventually
 
 from engine.gateway.balance import FRESH_S, Balance
 from engine.gateway.listening import Acceptor
@@ -39,12 +39,6 @@ class Worker:
         return self.balance.should_yield(len(self.taken))
 
 
-async def until(claim: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not claim():
-            await asyncio.sleep(0.001)
-
-
 @pytest.mark.parametrize("is_alone", [False, True])
 async def test_connections_are_shared_and_a_worker_that_is_gone_is_not_waited_for(
     tmp_path: Path, is_alone: bool
@@ -58,7 +52,7 @@ async def test_connections_are_shared_and_a_worker_that_is_gone_is_not_waited_fo
             workers[1].acceptor.open()
         for number in range(1, 21):  # one after the other: the same worker would wake first each time
             clients.append(socket.create_connection(listener.getsockname()))
-            await until(lambda: sum(len(worker.taken) for worker in workers) == number)
+            await eventually(lambda: sum(len(worker.taken) for worker in workers) == number)
     finally:
         workers[0].acceptor.close()
         if not is_alone:

@@ -6,9 +6,10 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from patience import eventually
 
 
 def measures(*checks: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -21,12 +22,6 @@ def counted(house: Any) -> dict[str, Any]:
     return next(iter(json.loads(line)["rows"]))
 
 
-async def until(claim: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not claim():
-            await asyncio.sleep(0.02)
-
-
 async def test_answers_are_checked_after_the_user_has_them_and_counted_by_track(house: Any) -> None:
     house.backend.text = "It was in 1969."
     check = {"name": "year", "kind": "matches", "pattern": r"\d{4}"}
@@ -36,12 +31,12 @@ async def test_answers_are_checked_after_the_user_has_them_and_counted_by_track(
     assert (await house.ask())[0] == 200
     await house.stream()
     name = "airboss_quality_checks_total"
-    await until(lambda: house.metric(name, check="short", verdict="pass", track="stable") == 3)
+    await eventually(lambda: house.metric(name, check="short", verdict="pass", track="stable") == 3)
     assert (house.metric(name, check="year", verdict="pass"), house.metric(name, check="year", verdict="fail")) == (
         1,
         2,
     )
-    await until(lambda: not house.front.proxy.sampler.is_busy)
+    await eventually(lambda: not house.front.proxy.sampler.is_busy)
     row = counted(house)
     assert (row["requests"], row["checked"], row["failed"]) == (3, 3, 2)
 
@@ -53,7 +48,7 @@ async def test_a_judge_that_gives_no_word_makes_no_evidence_and_holds_up_nobody(
     await house.start(measures=measures(check, concurrency=1, queue=1))
     answers = [await house.ask() for _ in range(4)]
     assert [status for status, _, _ in answers] == [200] * 4
-    await until(lambda: not house.front.proxy.sampler.is_busy)
+    await eventually(lambda: not house.front.proxy.sampler.is_busy)
     assert house.metric("airboss_quality_checks_total", check="judge", verdict="error") >= 1
     assert house.metric("airboss_quality_dropped_total") >= 1
     assert counted(house)["checked"] == 0
@@ -71,8 +66,8 @@ async def test_a_judge_by_command_says_good_or_bad(house: Any, tmp_path: Path) -
     house.backend.text = "no"
     await house.ask()
     name = "airboss_quality_checks_total"
-    await until(lambda: house.metric(name, verdict="pass") + house.metric(name, verdict="fail") == 2)
-    await until(lambda: not house.front.proxy.sampler.is_busy)
+    await eventually(lambda: house.metric(name, verdict="pass") + house.metric(name, verdict="fail") == 2)
+    await eventually(lambda: not house.front.proxy.sampler.is_busy)
     row = counted(house)
     assert (row["checked"], row["failed"]) == (2, 1)
 

@@ -11,13 +11,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import eventually
 from sqlmodel import select
 
 from console.commands import people_tables
@@ -105,13 +106,6 @@ async def sending(store: Store, **hooks: Hook) -> AsyncIterator[HookSender]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(check: Callable[[], Any], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not check():
-        assert time.monotonic() < deadline, "it did not come true"
-        await asyncio.sleep(0.02)
-
-
 def states(store: Store) -> list[tuple[str, str]]:
     return store.read_now(lambda s: [(d.event, d.state) for d in s.exec(select(HookDelivery))])
 
@@ -123,7 +117,7 @@ async def test_a_webhook_is_told_in_order_and_its_signature_fits(
     say(store, "rollout.planned")  # before the hook was there
     async with sending(store, chatops=Hook(url=receiver.url, secret="env:HOOK_KEY")):
         say(store, "rollout.preparing", "note", "rollout.completed", "glass.break")
-        await until(lambda: len(receiver.told) == 3)
+        await eventually(lambda: len(receiver.told) == 3)
     assert receiver.events == ["rollout.preparing", "rollout.completed", "glass.break"]
     said, body = receiver.told[0]
     signed = f"{said['webhook-id']}.{said['webhook-timestamp']}.".encode() + body
@@ -151,8 +145,8 @@ async def test_a_hook_that_is_down_is_tried_again_later_and_holds_nothing_up(
         began = time.monotonic()
         say(store, "rollout.planned", "rollout.completed")
         assert time.monotonic() - began < 30
-        await until(lambda: receiver.events == ["rollout.planned", "rollout.completed"])
-        await until(lambda: any(v.error for v in store.read_now(lambda s: delivery_views(s, "down"))))
+        await eventually(lambda: receiver.events == ["rollout.planned", "rollout.completed"])
+        await eventually(lambda: any(v.error for v in store.read_now(lambda s: delivery_views(s, "down"))))
     found = store.read_now(lambda s: delivery_views(s, "down"))
     assert [one.state for one in found] == [outbox.PENDING] * 2
     assert "http://127.0.0.1: " in found[-1].error and found[-1].attempts >= 1
@@ -166,7 +160,7 @@ async def test_what_was_not_told_is_told_by_the_next_engine(store: Store, receiv
     store.write_now(lambda s: outbox.collect(s, {"chatops": hook}, "shop"))  # one that was killed before it sent
     say(store, "rollout.completed")
     async with sending(store, chatops=hook):
-        await until(lambda: [s for _, s in states(store)] == [outbox.DONE, outbox.DONE])
+        await eventually(lambda: [s for _, s in states(store)] == [outbox.DONE, outbox.DONE])
     assert receiver.events == ["rollout.planned", "rollout.completed"]
 
 
@@ -194,7 +188,7 @@ async def test_what_went_out_is_not_sent_again_while_the_store_takes_nothing(
     monkeypatch.setattr(outbox, "settle", settle)
     async with sending(store, chatops=Hook(url=receiver.url)):
         say(store, "rollout.planned")
-        await until(lambda: states(store) == [("rollout.planned", outbox.DONE)])
+        await eventually(lambda: states(store) == [("rollout.planned", outbox.DONE)])
     assert receiver.events == ["rollout.planned"]
 
 
@@ -214,7 +208,7 @@ async def test_an_empty_secret_signs_nothing(
     monkeypatch.setenv("HOOK_KEY", secret)
     async with sending(store, chatops=Hook(url=receiver.url, secret="env:HOOK_KEY")):
         say(store, "rollout.planned")
-        await until(lambda: any(v.error for v in store.read_now(delivery_views)))
+        await eventually(lambda: any(v.error for v in store.read_now(delivery_views)))
     assert receiver.told == [] and "env:HOOK_KEY is empty" in store.read_now(delivery_views)[0].error
 
 
@@ -279,7 +273,7 @@ async def test_a_command_is_told_and_tested_through_the_door(
         with pytest.raises(OperationFailed, match="no such room"):
             await office.ask("olga", "hook.test", "hook/broken")
         name = await office.deploy()
-        await until(lambda: "rollout.awaiting_approval" in out.read_text())
+        await eventually(lambda: "rollout.awaiting_approval" in out.read_text())
     told = [line.partition(" ") for line in out.read_text().splitlines()]
     events = {event: json.loads(body) for event, _, body in told}
     assert events["rollout.planned"]["data"]["rollout"]["id"] == name
