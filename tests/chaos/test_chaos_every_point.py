@@ -50,7 +50,7 @@ class Lives:
         self.ws.kill_engine()
         env = {"CHAOS_KILLED": str(self.killed), **(first or {"CHAOS_COUNTS": "at once"})}
         while True:
-            engine, before = self.nursery.start(self.ws, **env), len(self.named())
+            before, engine = len(self.named()), self.nursery.start(self.ws, **env)
             with suppress(AirbossError):
                 do()
             self._until(lambda: engine.poll() is not None or is_over())
