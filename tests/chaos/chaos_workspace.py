@@ -173,7 +173,15 @@ class Users:
 
     def __init__(self, url: str, rps: float = RPS, seed: int = 1) -> None:
         plan = LoadPlan(
-            url, SERVICE, ("the ", "what is "), rps, env=ENV, max_tokens=2, duration_s=7200.0, seed=seed, timeout_s=60.0
+            url,
+            SERVICE,
+            ("the ", "what is "),
+            rps,
+            env=ENV,
+            max_tokens=2,
+            duration_s=7200.0,
+            seed=seed,
+            timeout_s=300.0,
         )
         self.generator = LoadGenerator(plan)
         self.report: LoadReport | None = None
