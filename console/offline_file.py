@@ -15,8 +15,8 @@ from state.paths import Paths
 from state.words import AirbossError, OperationFailed, Unreachable
 
 if TYPE_CHECKING:
-    from state.config import StateConfig
     from state.server_rows import ServerRows
+    from state.store_config import StateConfig
 
 _JSON_COLUMNS = frozenset(
     {

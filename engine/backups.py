@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from state.backup_sets import Backup, backups, take
-from state.config import CONFIG_NAME, StateConfig
+from state.config import CONFIG_NAME
 from state.databases import copier
 from state.paths import Paths
+from state.store_config import StateConfig
 from state.words import AirbossError
 
 log = logging.getLogger("airboss.backups")

@@ -7,8 +7,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from state.alerts_config import AlertsConfig
 from state.autoscale_config import Autoscale
 from state.config_types import Duration, Name, Table
 from state.freeze_config import FreezeWindow
@@ -23,8 +24,8 @@ from state.pipeline_config import PipelineConfig
 from state.policy_config import Policy
 from state.registry_config import RegistryConfig
 from state.routing_config import RoutingConfig, find_loop
-from state.server_config import ServerAccess
 from state.service_access_config import AnswerCacheConfig, SafetyConfig
+from state.store_config import StateConfig
 from state.words import ConfigError, UsageError
 
 CONFIG_NAME = "airboss.toml"
@@ -99,65 +100,6 @@ class Environment(Table):
     def cluster(self) -> Target | None:
         """The cluster it runs on; None where it runs here."""
         return next((target for target in self.targets if target.runtime == "kubernetes"), None)
-
-
-class BackupConfig(Table):
-    """Scheduled backups of the store, this file and the known-good bundles. `every = 0` makes none.
-
-    `to` is a directory, best on another disk; `.airboss/backups` without it. `keep` copies are kept of each reason.
-    """
-
-    every: Duration = 3600.0
-    keep: int = Field(default=48, ge=1)
-    to: Path | None = None
-    bundles: bool = True
-
-
-class StateConfig(Table):
-    """The store: SQLite in the workspace, or PostgreSQL at `url` (`postgresql://user@host/database`; see `airboss help state`).
-
-    `password` is `env:NAME` or `file:PATH`; without one the server is asked as libpq does (a password file, peer, a certificate).
-    """
-
-    url: str | None = None
-    password: str | None = None
-    backup: BackupConfig = BackupConfig()
-
-    @field_validator("url")
-    @classmethod
-    def _postgresql(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not re.match(r"(postgresql|postgres)(\+psycopg)?://", value):
-            raise ValueError(
-                "must be postgresql://user@host:port/database; without url the store is SQLite in the workspace"
-            )
-        if re.match(r"[^/]+//[^@/]*:[^@/]*@", value):
-            raise ValueError("holds a password: take it out, and give password = 'env:NAME' or 'file:PATH' beside it")
-        return value.replace("postgres://", "postgresql://", 1)
-
-    @field_validator("password")
-    @classmethod
-    def _reference(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("env:", "file:")):
-            raise ValueError("must be env:NAME or file:PATH")
-        return value
-
-
-class AlertsConfig(Table):
-    """Who is told. With none of webhook, command and alertmanager, `doctor` says that no one is paged.
-
-    `alertmanager` lists every peer's address (`airboss help alertmanager`). `evaluate = "prometheus"` leaves burn rates and the canary's
-    traffic to the rules of `airboss export rules`.
-    """
-
-    webhook: str | None = None
-    command: tuple[str, ...] = ()
-    heartbeat_url: str | None = None
-    heartbeat_interval: Duration = 60.0
-    alertmanager: tuple[str, ...] = ()
-    alertmanager_access: ServerAccess = ServerAccess()
-    evaluate: Literal["engine", "prometheus"] = "engine"
 
 
 class EngineConfig(Table):

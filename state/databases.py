@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from state.secret import read_secret
 
 if TYPE_CHECKING:
-    from state.config import StateConfig
     from state.paths import Paths
     from state.store import Database
+    from state.store_config import StateConfig
 
 
 def database(settings: StateConfig, paths: Paths) -> Database:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sqlmodel import Session, col, select
 
 from adapters.local.gateway import LocalGateway
+from adapters.local.left_alone import LeftAlone, end_left_alone, left_alone
 from adapters.local.tables import added_routing, merged_routing, observed, role_of, split_of
 from adapters.ports import Observed, ReplicaStatus, Route
 from state import ids
@@ -25,7 +26,6 @@ from state.words import AirbossError, Conflict, Track
 
 log = logging.getLogger("airboss.router")
 REVISION_KEY = "gateway.revision"
-LEFT_ALONE_KEY = "restored.left_alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,6 @@ class Revision:
     number: int
     table: Mapping[str, Any]
     is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LeftAlone:
-    """A service whose traffic is served as it is since a restore, as long as its record says no more than `recorded`."""
-
-    recorded: Mapping[str, int]
-    """Release → percent in the restored record."""
-    route: Mapping[str, Any]
-    """What the gateway had."""
 
 
 class Replicas(Protocol):
@@ -245,19 +235,6 @@ def _note(revision: int, session: Session) -> None:
     """Keep the revision, unless a later one was faster."""
     if revision > int(ids.get(session, REVISION_KEY, "0")):
         ids.put(session, REVISION_KEY, str(revision))
-
-
-def left_alone(session: Session) -> dict[str, Any]:
-    """`SERVICE@ENV` → what the store keeps of a service that is left alone since a restore."""
-    return dict(json.loads(ids.get(session, LEFT_ALONE_KEY, "{}")))
-
-
-def end_left_alone(session: Session, service: str, env: str) -> list[str]:
-    """From now on the record is served. Returns what is left alone still."""
-    left = left_alone(session)
-    if left.pop(f"{service}@{env}", None) is not None:
-        ids.put(session, LEFT_ALONE_KEY, json.dumps(left))
-    return sorted(left)
 
 
 def set_tracks(session: Session, route: Route) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from engine.observe.alerts import AlertBook
 from engine.observe.lifecycle import AlertRecord, Notice, notices
 from engine.observe.sending import Undelivered, post, run_command
-from state.config import AlertsConfig
+from state.alerts_config import AlertsConfig
 from state.words import ConfigError
 
 RETRY_AFTER_S = 30.0

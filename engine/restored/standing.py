@@ -16,15 +16,8 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from adapters.local.router import (
-    LEFT_ALONE_KEY,
-    LeftAlone,
-    LocalRouter,
-    end_left_alone,
-    kept_table,
-    left_alone,
-    set_tracks,
-)
+from adapters.local.left_alone import LEFT_ALONE_KEY, LeftAlone, end_left_alone, left_alone
+from adapters.local.router import LocalRouter, kept_table, set_tracks
 from adapters.local.spawn import Spawner
 from adapters.local.tables import split_of
 from adapters.ports import Backend, Route

@@ -20,7 +20,7 @@ from engine.observe.heartbeat import Heartbeat
 from engine.observe.notify import Notifier
 from engine.observe.sending import Undelivered, run_command
 from state import audit
-from state.config import AlertsConfig
+from state.alerts_config import AlertsConfig
 from state.models import Alert, Audit
 from state.store import Store
 from state.words import Conflict, Severity, UsageError

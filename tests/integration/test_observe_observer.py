@@ -17,7 +17,8 @@ from sqlmodel import select
 from engine.observe.conditions import AdapterFact
 from engine.observe.observer import Intervals, Observer, Outside
 from engine.observe.prober import Prober, ProbeTarget
-from state.config import AlertsConfig, Config, Environment, Service, Slo
+from state.alerts_config import AlertsConfig
+from state.config import Config, Environment, Service, Slo
 from state.models import SliMinute, TrackState
 from state.store import Store
 

@@ -18,11 +18,12 @@ from console.offline import OfflineStore
 from state import audit, ids, postgres
 from state.backup import MARKER, unsound
 from state.backup_sets import take, verify
-from state.config import StateConfig, parse_config
+from state.config import parse_config
 from state.databases import copier
 from state.paths import Paths
 from state.postgres import Postgres
 from state.store import Store
+from state.store_config import StateConfig
 from state.transfer import put_in
 from state.words import AirbossError, ConfigError, Conflict, Unreachable, UsageError
 from tests.postgres_server import PostgresServer, needs_postgres

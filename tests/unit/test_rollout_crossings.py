@@ -12,7 +12,7 @@ import pytest
 from rollout_room import ANN, BAD, GOOD, NO_WORD, OneAlias, Processes, Room
 from sqlmodel import Session, select
 
-from adapters.local.router import LEFT_ALONE_KEY, LeftAlone, left_alone
+from adapters.local.left_alone import LEFT_ALONE_KEY, LeftAlone, left_alone
 from adapters.ports import Backend, ReplicaSetSpec, Route
 from engine.rollouts import records
 from engine.rollouts.back.targets import verified_releases

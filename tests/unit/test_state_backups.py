@@ -17,10 +17,10 @@ from engine.serving.models.gpt import GPTConfig
 from state import audit
 from state.backup import UNFINISHED, newest_good, restore
 from state.backup_sets import Backup, backups, put_bundles_back, take, verify
-from state.config import BackupConfig, StateConfig
 from state.models import Release, Rollout, TrackState
 from state.paths import Paths
 from state.store import Store
+from state.store_config import BackupConfig, StateConfig
 from state.words import OperationFailed
 
 HOUR = 3600.0
