@@ -20,6 +20,7 @@ class Target(Table):
     """A place an environment runs: processes on this host, or a cluster's namespace (`airboss help kubernetes`).
 
     `context` is the kubeconfig's (the current one without it), `kubeconfig` a file; in a pod with neither, its service account.
+    `lease = true` lets one engine at a time write there, where several drive the environment.
     `gitops = "agreed"` says that what Git keeps there leaves our fields alone; else it is looked at before each rollout.
     `traffic`: our gateway asks the pods itself, an HTTPRoute's weights split, or a Service's selector switches.
     """
@@ -34,6 +35,7 @@ class Target(Table):
     gateway: str | None = None
     hostnames: tuple[str, ...] = ()
     ownership: Literal["observe", "weights", "full"] = "observe"
+    lease: bool = False
     gitops: Literal["check", "agreed"] = "check"
     argocd_namespace: str = "argocd"
     probe: Literal["direct", "proxy"] | None = None

@@ -47,6 +47,10 @@ class KubeClient:
         self._pause_s = pause_s
         self._client: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
+        self.before_write: Callable[[str], None] = lambda path: None
+        """Raises when a write to the path may not be made now; asked before each try."""
+        self.sign: Callable[[Object], Object] = lambda body: body
+        """What else an object carries that is applied or made."""
         self.expires_at: float | None = None
         self.host = ""
 
@@ -76,7 +80,7 @@ class KubeClient:
         """Server-side apply without force. Raises Conflict, naming the other owner, when a field is another's."""
         params = {"fieldManager": MANAGER, "force": "false", **({"dryRun": "All"} if dry_run else {})}
         answer = await self._ask(
-            "PATCH", path, params=params, body=body, kind="application/apply-patch+yaml", again=True
+            "PATCH", path, params=params, body=self.sign(body), kind="application/apply-patch+yaml", again=True
         )
         return self._body(answer, "patch", path)
 
@@ -97,7 +101,9 @@ class KubeClient:
 
     async def create(self, path: str, body: Object) -> Object:
         """POST. Raises Conflict when it is there already."""
-        answer = await self._ask("POST", path, params={"fieldManager": MANAGER}, body=body, kind="application/json")
+        answer = await self._ask(
+            "POST", path, params={"fieldManager": MANAGER}, body=self.sign(body), kind="application/json"
+        )
         return self._body(answer, "create", path)
 
     async def delete(self, path: str) -> bool:
@@ -187,6 +193,8 @@ class KubeClient:
         headers = {"content-type": kind} if kind else {}
         renewed = False
         for attempt in range(1, ATTEMPTS + 1):
+            if method != "GET":
+                self.before_write(path)
             client = await self._open()
             try:
                 answer = await client.request(method, path, params=params, content=content, headers=headers)

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 
 from adapters.kubernetes.access import expiry_said, read_access
-from adapters.kubernetes.client import KubeClient
+from adapters.kubernetes.client import KubeClient, Object
+from adapters.kubernetes.lease import Lease
 from adapters.kubernetes.objects import ours
 from adapters.kubernetes.permissions import missing
 from adapters.kubernetes.watch import Cache
@@ -55,8 +56,22 @@ class Cluster:
         )
         self.pods = Cache(self.client, self.path("pods"), ours(env), on_change)
         self.deployments = Cache(self.client, self.path("deployments"), ours(env), on_change)
+        self.lease = self._lease(on_change) if target.lease else None
         self.forbidden: tuple[str, ...] = ()
         """What we may not do there, as the cluster itself says."""
+
+    def _lease(self, on_change: Callable[[], None]) -> Lease:
+        lease = Lease(self.client, self.path("leases", f"airboss-{self.env}"), self._holder(), on_change=on_change)
+        self.client.before_write, self.client.sign = lease.check, lease.signed
+        return lease
+
+    def _holder(self) -> str:
+        """The same for every engine of this workspace on this host: its lock lets one be at a time."""
+        return f"{getpass.getuser()}@{socket.gethostname()}:{self.root.resolve()}"
+
+    def fenced(self, item: Object, operations: list[Object]) -> list[Object]:
+        """`operations` on an object that is there, under the lease's term where there is a lease. Raises Unreachable under a later one's."""
+        return operations if self.lease is None else self.lease.fenced(item, operations)
 
     def path(self, resource: str, *rest: str) -> str:
         """The path of a resource in the namespace, of one object, of a part of it."""
@@ -79,7 +94,8 @@ class Cluster:
     async def run(self) -> None:
         """Follow the cluster until cancelled."""
         try:
-            await asyncio.gather(self.pods.run(), self.deployments.run(), self._look())
+            leasing = () if self.lease is None else (self.lease.run(),)
+            await asyncio.gather(self.pods.run(), self.deployments.run(), self._look(), *leasing)
         finally:
             await self.client.close()
 
@@ -100,6 +116,10 @@ class Cluster:
     def said(self) -> str:
         """For `status`."""
         parts = [self.trouble or f"namespace {self.namespace} at {self.client.host}"]
+        if self.lease is not None:
+            parts.append(
+                f"lease held, term {self.lease.term}" if self.lease.is_held else f"waits: {self.lease.trouble}"
+            )
         if self.forbidden:
             parts.append(f"not allowed: {', '.join(self.forbidden)}")
         return "; ".join([*parts, *filter(None, [expiry_said(self.client.expires_at)])])

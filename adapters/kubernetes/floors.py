@@ -105,7 +105,7 @@ class Floors:
             {"op": "add", "path": f"/spec/{kind.field}", "value": wanted},
         ]
         try:
-            await self.cluster.client.patch(path, patch)
+            await self.cluster.client.patch(path, self.cluster.fenced(one, patch))
         except Conflict as error:
             log.info("%s %s has moved; its floor is looked at again: %s", kind.resource, meta["name"], error)
             return False

@@ -60,6 +60,8 @@ def needs(target: Target) -> tuple[Need, ...]:
             found += SELECTORS
         if target.traffic == "httproute":
             found.append(Need("gateway.networking.k8s.io", "httproutes", "create"))
+    if target.lease:
+        found += [Need("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "patch")]
     if target.probes_by_proxy:
         found.append(Need("", "pods", "create", "proxy"))
     return tuple(dict.fromkeys(found))

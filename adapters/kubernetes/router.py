@@ -71,7 +71,7 @@ class KubeRouter:
                 break
             cluster.demand_ownership("weights", f"HTTPRoute {name} cannot be given other weights")
             try:
-                await cluster.client.patch(path, operations)
+                await cluster.client.patch(path, cluster.fenced(route, operations))
                 break
             except Conflict:
                 # Somebody else wrote it between our look and our patch: look again.

@@ -49,6 +49,7 @@ class KubeRuntime:
                 return
             cluster.demand_ownership("weights", f"Deployment {name} cannot be scaled to {spec.replicas}")
             await self.floors.follow(name, spec.replicas)
+            cluster.fenced(there, [])
             version = there["metadata"]["resourceVersion"]
             scaled = {"metadata": {"resourceVersion": version}, "spec": {"replicas": spec.replicas}}
             try:

@@ -97,13 +97,11 @@ class Selectors:
             await cluster.client.apply(cluster.path("services", name), wanted)
         elif there["spec"].get("selector") != selector:
             cluster.demand_ownership("weights", f"Service {name} cannot be made to lead to {pod_hash}")
-            await cluster.client.patch(
-                cluster.path("services", name),
-                [
-                    {"op": "test", "path": "/metadata/resourceVersion", "value": there["metadata"]["resourceVersion"]},
-                    {"op": "add", "path": "/spec/selector", "value": selector},
-                ],
-            )
+            operations: list[dict[str, Any]] = [
+                {"op": "test", "path": "/metadata/resourceVersion", "value": there["metadata"]["resourceVersion"]},
+                {"op": "add", "path": "/spec/selector", "value": selector},
+            ]
+            await cluster.client.patch(cluster.path("services", name), cluster.fenced(there, operations))
         if confirmed:
             await self._confirm(name, pod_hash)
 
