@@ -21,12 +21,16 @@ class QualityCheck:
 
 @dataclass(frozen=True, slots=True)
 class QualityPolicy:
-    """The checks of a service; `sample` percent of its answers are looked at, so many at once, so many waiting."""
+    """The checks of a service; `sample` percent of its answers are looked at, so many at once, so many waiting.
+
+    Of `drift` percent of the requests the kind of text is counted.
+    """
 
     checks: tuple[QualityCheck, ...]
     sample: float = 100.0
     concurrency: int = 4
     queue: int = 64
+    drift: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

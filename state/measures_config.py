@@ -88,6 +88,12 @@ class QualityConfig(Table):
     share: float = Field(default=95.0, gt=0, lt=100)
     concurrency: int = Field(default=4, ge=1, le=64)
     queue: int = Field(default=64, ge=1, le=10_000)
+    drift: float = Field(default=0.0, ge=0, le=100)
+    """Percent of requests whose text's statistics are counted, to be compared with the training snapshot; 0 is off."""
+    drift_kl: float = Field(default=0.5, gt=0)
+    """Alert when the characters' KL divergence from the training text is above this, in nats, beyond chance."""
+    drift_psi: float = Field(default=0.25, gt=0)
+    drift_min_texts: int = Field(default=200, ge=30)
     check: dict[Name, QualityCheckConfig] = Field(default_factory=dict)
 
     @property
@@ -96,11 +102,17 @@ class QualityConfig(Table):
         return 1 - self.share / 100
 
     def for_table(self) -> dict[str, Any] | None:
-        """As the routing table has it; None when there is no check."""
-        if not self.check:
+        """As the routing table has it; None when there is no check and drift is not watched."""
+        if not self.check and not self.drift:
             return None
         checks = [check.for_table(name) for name, check in self.check.items()]
-        return {"checks": checks, "sample": self.sample, "concurrency": self.concurrency, "queue": self.queue}
+        return {
+            "checks": checks,
+            "sample": self.sample,
+            "concurrency": self.concurrency,
+            "queue": self.queue,
+            "drift": self.drift,
+        }
 
 
 class CostConfig(Table):

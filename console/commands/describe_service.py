@@ -121,6 +121,14 @@ def status(item: Item, fleet: Sequence[Item], alerts: Sequence[Item]) -> Outcome
     facts.append(("backup", backup + (f"; {item['backup_trouble']}" if item.get("backup_trouble") else "")))
     last = item.get("drill")
     facts.append(("drill", f"{last['name']} {ago(last['at'], now)} ago: {last['outcome']}" if last else "none yet"))
+    facts += [
+        (f"{d['what']} drift", f"{'BEYOND ITS LIMIT  ' if d['beyond'] else ''}{d['service']}@{d['env']}: {d['says']}")
+        for d in item.get("drift") or ()
+    ]
+    facts += [
+        ("cost", f"{'OVER BUDGET  ' if c['over'] else ''}{c['service']}@{c['env']}: {c['says']}")
+        for c in item.get("cost") or ()
+    ]
     if item.get("no_one_is_paged"):
         facts.append(("paging", "NO ONE IS PAGED: [alerts] in airboss.toml names neither webhook nor command"))
     if item.get("demo"):

@@ -99,6 +99,13 @@ class Reader:
             audit_ok=self.chain.state.is_whole and not self.store.anchor_trouble, audit_unchecked=self.chain.unchecked,
             store_trouble=self.store.writes.trouble,
             profiles=self.probe.seen, no_one_is_paged=not self.observer.status().tells_somebody, backup_at=backup.made_at,
+            drift=tuple(
+                {"service": d.service, "env": d.env, "release": d.release, "what": d.what, "says": d.says(), "beyond": list(d.beyond)}
+                for d in self.observer.drift.drifts
+            ),
+            cost=tuple(
+                {"service": c.service, "env": c.env, "says": c.says(), "over": list(c.over)} for c in self.observer.costs()
+            ),
             backup_trouble=backup.trouble, drill=newest_drill(session), demo=dict(self.demo),
             down=tuple(
                 AdapterView(name=s.name, error=s.error, since=s.since, goes_on=s.goes_on)

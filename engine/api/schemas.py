@@ -414,6 +414,10 @@ class StatusView(_Model):
     backup_trouble: str = ""
     drill: DrillView | None = None
     """The newest drill."""
+    drift: tuple[dict[str, Any], ...] = ()
+    """Live texts against the training snapshot: service, env, release, what, says, beyond (the measures above their limits)."""
+    cost: tuple[dict[str, Any], ...] = ()
+    """What requests cost: service, env, says, over (the budgets that are overspent)."""
     demo: dict[str, Any] = {}
     """Progress of `airboss demo`, when one runs: act, message, started_at."""
 

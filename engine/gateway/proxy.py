@@ -116,7 +116,7 @@ class Proxy:
                 if is_shown:
                     self.mirrors.offer(_copy_of(exchange, exchange.sample))
                 if is_checked and exchange.outcome is BadClass.OK:
-                    self.sampler.offer(_row_of(exchange), exchange.call.route, exchange.sample)
+                    self.sampler.offer(_row_of(exchange), exchange.call.route, exchange.sample, exchange.call.body)
 
     async def _try_until_answered(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Attempt, and attempt elsewhere, until a replica's answer is on its way to the client.

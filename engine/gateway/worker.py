@@ -55,7 +55,12 @@ LINGER_S = 2.0
 """How long a leaving worker still answers on open connections, telling each client to close, before it closes them."""
 DRAIN_S = 18.0
 """Below the 20 s after which the engine kills: a worker that is killed writes no last snapshot."""
-OLD_S = {"counts-*.jsonl": 7 * 86_400.0, "ledger/*.jsonl": 30 * 86_400.0, "mirror-*.jsonl": 30 * 86_400.0}
+OLD_S = {
+    "counts-*.jsonl": 7 * 86_400.0,
+    "ledger/*.jsonl": 30 * 86_400.0,
+    "mirror-*.jsonl": 30 * 86_400.0,
+    "shapes-*.jsonl": 7 * 86_400.0,
+}
 """How long files that nobody writes to any more are kept. The engine has had a week to read counts."""
 
 
@@ -95,6 +100,7 @@ class Worker:
             Spool(ledger, self._disk),
             Spool(feedback, self._disk),
             Spool(mirror, self._disk),
+            Spool(Rotated(directory / f"shapes-{spec.spawn_id}.jsonl", max_bytes=4 << 20), self._disk),
         )
         self.counts = Counts(spec.spawn_id, time.time())
         self.pool = Pool(self.settings.ping_every_s)
@@ -206,6 +212,8 @@ class Worker:
 
     def _close_interval(self) -> list[Future[None]]:
         self._snapshots.add_text(self.counts.close_interval(time.time()))
+        if (line := self.proxy.sampler.shapes.line(time.time())) is not None:
+            self._spools[4].add_text(line)
         return [writing for spool in self._spools if (writing := spool.flush()) is not None]
 
     async def _drain(self, server: web.Server) -> None:

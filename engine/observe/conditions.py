@@ -151,6 +151,8 @@ class Facts:
     audit_trouble: str = ""
     backup_trouble: str = ""
     someone_is_paged: bool = True
+    own: tuple[Firing, ...] = ()
+    """What watches of our own have found: drift of texts, costs."""
     outside: tuple[Firing, ...] = ()
     """What another evaluator says holds."""
     rates_are_theirs: bool = False

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from adapters.local.probing import Visitor
 from adapters.ports import AlertSource
-from engine.observe import budgets
+from engine.observe import budgets, drift
 from engine.observe.alerts import CLEAR_FOR_S, AlertBook
 from engine.observe.conditions import AdapterFact, CrashLoopFact, DriftFact, Facts, GitFact
+from engine.observe.drift import DriftWatch
 from engine.observe.evidence import EmbeddedMetrics
 from engine.observe.facts import glass_facts, probe_targets, rolled_back_in_git, rollout_facts
 from engine.observe.heartbeat import Beat, Heartbeat
@@ -55,6 +56,7 @@ class Intervals:
     notify_s: float = 2.0
     heartbeat_s: float = 1.0
     prune_s: float = 60.0
+    drift_s: float = 30.0
     peers_s: float = 10.0
 
 
@@ -133,6 +135,7 @@ class Observer:
         self.heartbeat = Heartbeat(
             config.alerts.heartbeat_url, config.alerts.heartbeat_interval, self._is_well, clock=clock
         )
+        self.drift = DriftWatch(store, config, gateway_dir)
         self._slos: dict[tuple[str, str], SloStatus] = {}
         self._routed: tuple[ProbeTarget, ...] = ()
         self._routed_at = -TARGETS_EVERY_S
@@ -149,6 +152,7 @@ class Observer:
             ("notify", every.notify_s, self.notifier.tick),
             ("heartbeat", every.heartbeat_s, self.heartbeat.tick),
             ("prune", every.prune_s, self.scraper.prune),
+            ("drift", every.drift_s, lambda: self.drift.look(self._clock())),
         )
         if self.peers is not None:
             turns += (
@@ -185,6 +189,10 @@ class Observer:
     def alerts(self) -> tuple[AlertRecord, ...]:
         """The alerts that hold now."""
         return self.book.active()
+
+    def costs(self) -> tuple[drift.Cost, ...]:
+        """What requests cost now, of services whose replicas have a price."""
+        return drift.costs(self._config, self.scraper.recent, self._clock())
 
     def status(self) -> ObserverStatus:
         """The observer's own health."""
@@ -242,6 +250,7 @@ class Observer:
             audit_trouble=outside.audit_trouble,
             backup_trouble=outside.backup_trouble,
             someone_is_paged=self.notifier.tells_somebody or self.peers is not None,
+            own=tuple(drift.firing(self.drift.drifts, self.costs())),
             outside=self.peers.firing() if self.peers is not None else (),
             rates_are_theirs=self._config.alerts.evaluate == "prometheus",
         )

@@ -33,7 +33,7 @@ def firing(facts: Facts) -> tuple[Firing, ...]:
     ours = (_gateway, _crash_loops, _rollouts, _adapters, _drifts, _git, _glasses, _record)
     rates = () if facts.rates_are_theirs else (_burn_rates, _traffic)
     found = {one.fingerprint: one for rule in (*rates, *ours) for one in rule(facts)}
-    found |= {one.fingerprint: one for one in facts.outside}
+    found |= {one.fingerprint: one for one in (*facts.own, *facts.outside)}
     return tuple(found.values())
 
 

@@ -19,6 +19,7 @@ from engine.gateway.counts import Counts, RowKey
 from engine.gateway.lanes import Bounds, Lanes
 from engine.gateway.logs import log
 from engine.gateway.quality.checks import ASKED, is_good
+from engine.gateway.quality.shapes import ShapeKey, Shapes, prompt_text
 from engine.gateway.routing.compare import Sample, text_of
 
 CHECKED_BYTES = 512 << 10
@@ -33,6 +34,14 @@ class Answer:
     key: RowKey
     policy: QualityPolicy
     sample: Sample
+    body: bytes
+    """Of the request."""
+    is_checked: bool
+    is_counted: bool
+
+
+def _most(quality: QualityPolicy) -> float:
+    return max(quality.sample if quality.checks else 0.0, quality.drift)
 
 
 class Sampler:
@@ -41,6 +50,8 @@ class Sampler:
     def __init__(self, counts: Counts, checks: CheckCounts) -> None:
         self.dropped = 0
         """Answers that the bounds did not allow, or that could not be read."""
+        self.shapes = Shapes()
+        """What kind of text passes."""
         self._counts = counts
         self._checks = checks
         self._hooks = Hooks()
@@ -54,14 +65,18 @@ class Sampler:
     def wants(self, route: Route) -> bool:
         """Whether this request's answer is one of the sample."""
         quality = route.measures.quality if route.measures is not None else None
-        return quality is not None and random.random() * 100 < quality.sample
+        return quality is not None and random.random() * 100 < _most(quality)
 
-    def offer(self, key: RowKey, route: Route, sample: Sample) -> None:
+    def offer(self, key: RowKey, route: Route, sample: Sample, body: bytes = b"") -> None:
         """Take a whole, successful answer, now or when its turn comes."""
         quality = route.measures.quality if route.measures is not None else None
         if quality is None:
             return
-        bounds, answer = Bounds(quality.concurrency, quality.queue), Answer(key, quality, sample)
+        # Of those that `wants` took, each use has its own share.
+        place = random.random() * _most(quality)
+        is_checked = bool(quality.checks) and place < quality.sample
+        answer = Answer(key, quality, sample, body, is_checked, is_counted=place < quality.drift)
+        bounds = Bounds(quality.concurrency, quality.queue)
         is_whole = sample.length <= sample.limit  # without its end a format could not be told
         if not (is_whole and self._lanes.offer((route.service, route.env), answer, bounds)):
             self.dropped += 1
@@ -79,6 +94,14 @@ class Sampler:
         text = await asyncio.to_thread(text_of, bytes(answer.sample.head))
         if text is None:
             self.dropped += 1
+            return
+        if answer.is_counted:
+            key = answer.key
+            prompt = await asyncio.to_thread(prompt_text, answer.body)
+            for what, said in (("prompt", prompt), ("answer", text)):
+                if said:
+                    self.shapes.add(ShapeKey(key.service, key.env, key.release_id, what), said)
+        if not answer.is_checked:
             return
         verdicts = [await self._verdict(answer, check, text) for check in answer.policy.checks]
         if "fail" in verdicts:
