@@ -108,6 +108,7 @@ _TABLE = (
     Verb("dataset.build", "make data of users' feedback", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("trigger.pause", "let a trigger start nothing", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
     Verb("trigger.resume", "let a trigger start runs again", Role.OPERATOR, Confirm.NONE, Confirm.NONE),
+    Verb("trigger.approve", "let a trigger start the run it proposes", Role.APPROVER, Confirm.YES, Confirm.YES),
     Verb("run.cancel", "stop a run", Role.OPERATOR, Confirm.YES, Confirm.YES, "x"),
     Verb("run.retry", "run what failed again", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "t"),
     Verb("alert.ack", "say that somebody looks at it", Role.OPERATOR, Confirm.NONE, Confirm.NONE, "a"),

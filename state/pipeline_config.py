@@ -85,7 +85,7 @@ class TriggerConfig(Table):
     alert of that name that begins to fire (`alert`). One of them.
 
     `cooldown` is the least time from one run of it to the next; `settle` how long changed data must stay as it is first; `params` are set for
-    its runs.
+    its runs. With `approval` it proposes a run, and `airboss trigger approve` starts it.
     """
 
     cron: str | None = None
@@ -94,6 +94,7 @@ class TriggerConfig(Table):
     settle: Duration = 10.0
     alert: str | None = None
     cooldown: Duration = 0.0
+    approval: bool = False
     params: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

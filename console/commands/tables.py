@@ -188,7 +188,9 @@ def triggers(items: Sequence[Item], filter: str = "") -> Outcome:
         lambda i: (
             i["name"],
             i["when"],
-            f"paused by {i['paused_by']}" if i["paused_by"] else i["trouble"] or i["state"],
+            f"paused by {i['paused_by']}"
+            if i["paused_by"]
+            else i["trouble"] or (f"proposes: {i['proposed']}" if i.get("proposed") else i["state"]),
             clock(i["next_at"]) if i["next_at"] else NONE,
             i["last_run"] or NONE,
             ago(i["last_at"], now) if i["last_at"] else NONE,

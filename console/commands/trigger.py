@@ -46,3 +46,15 @@ def pause(name: str) -> Any:
 def resume(name: str) -> Any:
     """Let a paused trigger start runs again."""
     return verb_request("trigger.resume", ref_of("trigger", name))
+
+
+@leaf(
+    trigger,
+    "approve",
+    acting=True,
+    examples=(("airboss trigger approve charlm.drift --yes", "the run that it proposes, with its evidence, starts"),),
+)
+@click.argument("name", metavar="TRIGGER")
+def approve(name: str) -> Any:
+    """Let a trigger with `approval = true` start the run that it proposes. `trigger list -o json` has the evidence."""
+    return verb_request("trigger.approve", ref_of("trigger", name))

@@ -61,6 +61,7 @@ HANDLERS: dict[str, Handler] = {
     "dataset.build": dataset_build,
     "trigger.pause": trigger_verb,
     "trigger.resume": trigger_verb,
+    "trigger.approve": trigger_verb,
     "run.cancel": run_verb,
     "run.retry": run_verb,
     "alert.ack": alert_verb,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from sqlmodel import Session
 
-from engine.access import Actor, demand_everywhere
+from engine.access import EVERYWHERE, Actor, demand_everywhere
 from engine.api.schemas import VerbRequest, VerbResult
 from engine.operations.desk import Desk, noun
-from engine.pipelines.triggers.watch import set_paused, triggers_of
+from engine.pipelines.triggers.watch import approve, set_paused, triggers_of
 from engine.verbs import VERBS
 from state import audit
-from state.words import UsageError
+from state.words import Conflict, UsageError
 
 
 async def trigger_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbResult:
-    """Pause or resume. What came while it was paused is passed over."""
+    """Pause, resume, or approve the run that it proposes. What came while it was paused is passed over."""
     name = noun(request, "trigger")
     demand_everywhere(ops.config, actor, request.verb)
     known = triggers_of(ops.config)
@@ -27,6 +27,8 @@ async def trigger_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRes
     if request.dry_run:
         would = f"would {VERBS[request.verb].summary}: {name}"
         return VerbResult(verb=request.verb, ref=request.ref, changed=False, message=would)
+    if request.verb == "trigger.approve":
+        return await _approve(ops, request, actor, name)
     by = actor.name if request.verb == "trigger.pause" else ""
 
     def change(session: Session) -> bool:
@@ -40,3 +42,29 @@ async def trigger_verb(ops: Desk, request: VerbRequest, actor: Actor) -> VerbRes
     if changed:
         ops.on_change(request.ref, said)
     return VerbResult(verb=request.verb, ref=request.ref, changed=changed, message=said)
+
+
+async def _approve(ops: Desk, request: VerbRequest, actor: Actor, name: str) -> VerbResult:
+    ops.permit(request, actor, EVERYWHERE, name)
+
+    def change(session: Session) -> str:
+        why = approve(session, name, actor.name)
+        if why:
+            audit.append(
+                session,
+                actor=actor.name,
+                action=request.verb,
+                ref=f"trigger:{name}",
+                reason=request.reason,
+                detail={"proposed": why},
+            )
+        return why
+
+    why = await ops.store.write(change)
+    if not why:
+        raise Conflict(
+            f"{name} proposes nothing", hint="`airboss trigger list` shows what each waits for", code="no_proposal"
+        )
+    said = f"{name} starts its run in a moment: {why}"
+    ops.on_change(request.ref, said)
+    return VerbResult(verb=request.verb, ref=request.ref, changed=True, message=said)

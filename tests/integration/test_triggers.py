@@ -16,7 +16,7 @@ from sqlmodel import col, select
 from adapters.local.spawn import Spawner
 from engine.pipelines.runner import PipelineRunner
 from engine.pipelines.triggers.decide import Fire, Memory, Seen, decide, last_slot, missed_slots, next_slot
-from engine.pipelines.triggers.watch import Triggers, recall, set_paused
+from engine.pipelines.triggers.watch import Triggers, approve, recall, set_paused
 from state.config import parse_config
 from state.models import Alert, Run
 from state.paths import Paths
@@ -223,7 +223,49 @@ async def test_an_alert_that_begins_to_fire_starts_a_run_and_an_old_one_does_not
     alert("PromptDrift", "new")
     await triggers.turn()
     await triggers.turn()
-    assert [run.reason for run in watch.runs()] == ["alert PromptDrift fires (alert/3)"]
+    assert [run.reason for run in watch.runs()] == ["alert PromptDrift fires (alert/3): x"]
+
+
+@pytest.mark.deep
+async def test_a_proposal_carries_its_evidence_and_waits_for_somebody_to_approve_it(watch: Watch) -> None:
+    triggers = await watch.fresh(
+        '[pipeline.own.trigger.drift]\nalert = "PromptDrift"\napproval = true\ncooldown = "6h"\n'
+    )
+
+    def alert(key: str, says: str) -> None:
+        watch.store.write_now(
+            lambda s: s.add(
+                Alert(
+                    fingerprint=key, name="PromptDrift", severity="ticket", summary=says, state="active", starts_at=1.0
+                )
+            )
+        )
+
+    await triggers.turn()
+    assert watch.store.write_now(lambda s: approve(s, "own.drift", "user:ann")) == ""
+    alert("a", "KL 0.7 nats, 400 prompts")
+    await triggers.turn()
+    await triggers.turn()
+    (view,) = watch.store.read_now(triggers.views)
+    why = "alert PromptDrift fires (alert/1): KL 0.7 nats, 400 prompts"
+    assert (view["state"], view["proposed"], watch.runs()) == ("proposes", why, [])
+    assert watch.store.write_now(lambda s: approve(s, "own.drift", "user:ann")) == why
+    triggers = await watch.fresh(
+        '[pipeline.own.trigger.drift]\nalert = "PromptDrift"\napproval = true\ncooldown = "6h"\n'
+    )
+    await triggers.turn()  # another engine than the one that was asked
+    await triggers.turn()
+    (run,) = watch.runs()
+    assert run.reason == f"{why}; approved by user:ann"
+    (view,) = watch.store.read_now(triggers.views)
+    assert (view["state"], view["proposed"]) == ("armed", "")
+    await watch.settle()
+    alert("b", "KL 0.8 nats, 500 prompts")
+    await triggers.turn()
+    assert watch.store.read_now(triggers.views)[0]["proposed"] == ""  # the cooldown has not passed
+    watch.now += 7 * 3600
+    await triggers.turn()
+    assert "KL 0.8" in watch.store.read_now(triggers.views)[0]["proposed"]
 
 
 async def test_a_paused_trigger_and_one_that_cannot_start_say_so(watch: Watch) -> None:

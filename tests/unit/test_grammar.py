@@ -47,6 +47,7 @@ LINES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("dataset build corrections --from-feedback --service chat --release charlm-2 --since 30d", "dataset.build", "dataset/corrections",
      {"service": "chat", "releases": ["charlm-2"], "since_s": 2_592_000.0}),
     ("trigger pause charlm.nightly", "trigger.pause", "trigger/charlm.nightly", {}),
+    ("trigger approve charlm.drift", "trigger.approve", "trigger/charlm.drift", {}),
     ("trigger resume charlm.nightly", "trigger.resume", "trigger/charlm.nightly", {}),
     ("hook redeliver 12", "hook.redeliver", "delivery/12", {}),
     ("break-glass ack 3", "glass.ack", "glass/3", {}),

@@ -31,6 +31,9 @@ class Memory:
     fired_at: float = 0.0
     paused_by: str = ""
     refused: str = ""
+    proposed: str = ""
+    """Why a run is proposed that waits for an approval; `approved_by` is who gave it."""
+    approved_by: str = ""
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Memory:
@@ -50,6 +53,8 @@ class Seen:
     data: str = ""
     alert: int = 0
     is_running: bool = False
+    alert_says: str = ""
+    """That alert's own words: the evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +79,19 @@ def decide(trigger: TriggerConfig, memory: Memory, seen: Seen) -> Fire | Memory 
     if trigger.data and not memory.data and seen.data:
         return replace(memory, data=seen.data)
     found = _cause(trigger, memory, seen)
+    if memory.approved_by and not memory.paused_by:
+        if seen.is_running:
+            return None
+        why = f"{memory.proposed}; approved by {memory.approved_by}"
+        return Fire(why, replace(memory, proposed="", approved_by="", fired_at=seen.now, refused=""))
     if found is None:
         return None
     if memory.paused_by:
         return found.memory
     if seen.is_running or seen.now < memory.fired_at + trigger.cooldown:
         return None
+    if trigger.approval:
+        return replace(found.memory, proposed=found.why, refused="")
     return Fire(found.why, replace(found.memory, fired_at=seen.now, refused=""))
 
 
@@ -99,7 +111,8 @@ def _cause(trigger: TriggerConfig, memory: Memory, seen: Seen) -> Fire | None:
         return Fire(said, replace(memory, data=seen.data))
     if seen.alert <= memory.alert:
         return None
-    return Fire(f"alert {trigger.alert} fires (alert/{seen.alert})", replace(memory, alert=seen.alert))
+    said = f": {seen.alert_says}" if seen.alert_says else ""
+    return Fire(f"alert {trigger.alert} fires (alert/{seen.alert}){said}", replace(memory, alert=seen.alert))
 
 
 def last_slot(trigger: TriggerConfig, now: float) -> float | None:

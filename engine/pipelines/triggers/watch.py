@@ -143,7 +143,8 @@ class Triggers:
             "name": name,
             "pipeline": pipeline,
             "when": f"data {', '.join(trigger.data)}" if trigger.data else when,
-            "state": "paused" if kept.paused_by else "trouble" if trouble else "armed",
+            "state": "paused" if kept.paused_by else "trouble" if trouble else "proposes" if kept.proposed else "armed",
+            "proposed": kept.proposed,
             "paused_by": kept.paused_by,
             "trouble": trouble,
             "next_at": next_slot(trigger, now) if trigger.cron and not kept.paused_by else None,
@@ -187,6 +188,15 @@ def set_paused(session: Session, name: str, by: str) -> bool:
     return True
 
 
+def approve(session: Session, name: str, by: str) -> str:
+    """Let the run that the trigger proposes start; returns why it is proposed, "" when nothing is."""
+    kept = recall(session, name)
+    if kept is None or not kept.proposed:
+        return ""
+    remember(session, name, replace(kept, approved_by=by))
+    return kept.proposed
+
+
 def _refuse(session: Session, name: str, memory: Memory, why: str) -> None:
     remember(session, name, memory)
     audit.append(
@@ -200,13 +210,15 @@ def _refuse(session: Session, name: str, memory: Memory, why: str) -> None:
 
 
 def _seen(session: Session, name: str, trigger: TriggerConfig, now: float, data: str) -> Seen:
-    alert = 0
+    alert, says = 0, ""
     if trigger.alert is not None:
         alert = session.exec(select(func.max(Alert.id)).where(Alert.name == trigger.alert)).one() or 0
+        row = session.get(Alert, alert) if alert else None
+        says = row.summary if row is not None else ""
     running = select(Run.id).where(
         Run.created_by == f"trigger:{name}", col(Run.state).in_([s.value for s in RunState if not s.is_over])
     )
-    return Seen(now, data, alert, session.exec(running.limit(1)).first() is not None)
+    return Seen(now, data, alert, session.exec(running.limit(1)).first() is not None, says)
 
 
 def _key(name: str) -> str:
