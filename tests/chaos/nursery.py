@@ -1,4 +1,5 @@
-"""Engines that die where they are told to, forked from a process that has imported everything already."""
+"""What sweeps share: engines that die where they are told to, forked from a process that has imported everything, and a policy
+that takes few requests."""
 
 from __future__ import annotations
 
@@ -11,10 +12,20 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from chaos_workspace import Workspace
+from chaos_workspace import CONFIG, Workspace
 from patience import until
 
 CRASHING = Path(__file__).with_name("crashing_engine.py")
+PATIENT = (
+    CONFIG.replace("availability = 90.0", "availability = 80.0")
+    .replace("replicas = {replicas}", 'replicas = {replicas}\ndeadline = "5m"')
+    .replace("latency_share = 90.0", "latency_share = 80.0")
+    .replace('prepare_timeout = "300s"', 'prepare_timeout = "3h"')
+    .replace("max_minutes = 10", "max_minutes = 240")
+    .replace('no_data_after = "90s"', 'no_data_after = "10m"')
+)
+"""Twenty requests are enough for a step, and no deadline ends what a hundred deaths on a busy machine draw out."""
+RPS = 8.0
 
 
 class Forked:
@@ -55,7 +66,7 @@ class Nursery:
         # The whole environment: the nursery is older than the workspace, whose sockets lie where a variable says.
         wish = {
             "argv": ["--workspace", str(ws.root)],
-            "env": {**os.environ, **env},
+            "env": {**os.environ, "CHAOS_POINTS": os.devnull, **env},
             "cwd": str(ws.root),
             "log": str(ws.paths.logs / "engine.log"),
         }

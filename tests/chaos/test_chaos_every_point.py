@@ -12,23 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from chaos_workspace import CANARY, CONFIG, STABLE, WHOLE_PATH, Users, Workspace, say
-from nursery import Nursery
+from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Users, Workspace, say
+from nursery import PATIENT, RPS, Nursery
 from patience import until
 
 from state.words import AirbossError
 
 MakeWorkspace = Callable[..., Workspace]
-PATIENT = (
-    CONFIG.replace("availability = 90.0", "availability = 80.0")
-    .replace("replicas = {replicas}", 'replicas = {replicas}\ndeadline = "5m"')
-    .replace("latency_share = 90.0", "latency_share = 80.0")
-    .replace('prepare_timeout = "300s"', 'prepare_timeout = "3h"')
-    .replace("max_minutes = 10", "max_minutes = 240")
-    .replace('no_data_after = "90s"', 'no_data_after = "10m"')
-)
-"""Twenty requests are enough for a step, and no deadline ends what a hundred deaths on a busy machine draw out."""
-RPS = 8.0
 QUIET_S = 5.0
 """An engine that lives so long after all is done has passed its last point."""
 DEATH_S = 240.0

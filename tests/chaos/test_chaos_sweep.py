@@ -1,7 +1,8 @@
 """kill -9 of the real engine at each point of its journal, by number (CHAOS_CRASH_AT=n), with users coming all the while.
 
 `pytest -m long tests/chaos/test_chaos_sweep.py -n 2` takes every point of a promotion and of a rollback; the suite kills one
-rollout again and again. The same for every point of the real store and controller, in one process and in virtual time, is
+rollout again and again. `test_chaos_every_point.py` kills one rollout at each of its points, one life after the other: far
+cheaper, and harsher. The same for every point of the real store and controller, in one process and in virtual time, is
 `pytest -m long tests/property/test_crash_sweep.py`.
 """
 
@@ -10,16 +11,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, say
+from nursery import CRASHING, PATIENT, RPS, Nursery
 from patience import until
 
 from state.words import AirbossError
 
 MakeWorkspace = Callable[..., Workspace]
-CRASHING = Path(__file__).with_name("crashing_engine.py")
 SHARDS = 5
 """A whole sweep takes long; each shard takes every fifth point."""
 KILLS = 4
@@ -79,18 +79,18 @@ def test_an_engine_that_was_frozen_goes_on_and_no_user_notices(workspace: MakeWo
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("first", range(1, SHARDS + 1))
 def test_killed_at_any_point_of_the_journal_a_rollout_ends_as_if_nothing_had_been(
-    workspace: MakeWorkspace, first: int
+    workspace: MakeWorkspace, nursery: Nursery, first: int
 ) -> None:
     """One rollout for each journal point, there and back between two releases, until a number is past the last point."""
-    ws = workspace()
+    ws = workspace(config=PATIENT)
     ws.serve()
     gateways = {p.pid for p in ws.gateways()}
-    users = ws.users()
+    users = ws.users(RPS)
     live, other = STABLE, CANARY
     ws.kill_engine()
     number, named = first, []
     while True:
-        is_past, rollout_id = crash_at(ws, other, number, named)
+        is_past, rollout_id = crash_at(ws, nursery, other, number, named)
         ws.wait_for(rollout_id, "completed", timeout_s=240.0)
         assert ws.path(rollout_id) == list(WHOLE_PATH), named[-1:]
         ws.assert_in_order()
@@ -110,23 +110,23 @@ def test_killed_at_any_point_of_the_journal_a_rollout_ends_as_if_nothing_had_bee
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("first", range(1, SHARDS + 1))
-def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(workspace: MakeWorkspace, first: int) -> None:
+def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(
+    workspace: MakeWorkspace, nursery: Nursery, first: int
+) -> None:
     """One canary for each journal point of its way back; points are counted from the commit that begins it."""
-    ws = workspace()
+    ws = workspace(config=PATIENT)
     ws.serve()
     gateways = {p.pid for p in ws.gateways()}
-    users = ws.users()
+    users = ws.users(RPS)
     number, named = first, []
     while True:
         ws.kill_engine()
-        ws.start()
+        nursery.start(ws)
         rollout_id = ws.deploy(again=bool(named))
         ws.wait_for(rollout_id, "step_baking", 0)
         ws.kill_engine()
         points = ws.root / f"points-{number}"
-        ws.start(
-            script=CRASHING, CHAOS_POINTS=str(points), CHAOS_CRASH_AT=str(number), CHAOS_BEGINS="rollout rolling_back"
-        )
+        nursery.start(ws, CHAOS_POINTS=str(points), CHAOS_CRASH_AT=str(number), CHAOS_BEGINS="rollout rolling_back")
         engine = ws.engines[-1]
         with suppress(AirbossError):
             ws.ask("rollback", "service/chat", env="production", reason="it looks wrong")
@@ -141,7 +141,7 @@ def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(worksp
         if not is_past:
             named.append(points.read_text().splitlines()[-1])
             say(named[-1])
-            ws.start()
+            nursery.start(ws)
             if ws.standing(rollout_id)[0] not in ("rolling_back", "rolled_back"):
                 ws.ask("rollback", "service/chat", env="production", reason="it looks wrong")
         ws.wait_for(rollout_id, "rolled_back")
@@ -159,10 +159,10 @@ def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(worksp
     assert report.failed == 0 and named, (report, named)
 
 
-def crash_at(ws: Workspace, release: str, number: int, named: list[str]) -> tuple[bool, str]:
+def crash_at(ws: Workspace, nursery: Nursery, release: str, number: int, named: list[str]) -> tuple[bool, str]:
     """Deploy `release` on an engine that dies at point `number`, and start the next. Is the number past the last point?"""
     points = ws.root / f"points-{number}"
-    ws.start(script=CRASHING, CHAOS_POINTS=str(points), CHAOS_CRASH_AT=str(number))
+    nursery.start(ws, CHAOS_POINTS=str(points), CHAOS_CRASH_AT=str(number))
     unfinished = "SELECT id FROM rollout WHERE to_release = ? AND state != 'completed' ORDER BY created_at DESC"
     with suppress(AirbossError):
         ws.deploy(release)
@@ -178,7 +178,7 @@ def crash_at(ws: Workspace, release: str, number: int, named: list[str]) -> tupl
     if not is_past:
         named.append(points.read_text().splitlines()[-1])
         say(named[-1])
-        ws.start()
+        nursery.start(ws)
         if not rows and not ws.rows(unfinished, release):
             ws.deploy(release)  # it died before the plan was committed: nobody was told that it was
     return is_past, str(ws.rows("SELECT id FROM rollout ORDER BY created_at DESC LIMIT 1")[0]["id"])
