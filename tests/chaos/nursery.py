@@ -26,6 +26,8 @@ PATIENT = (
 )
 """Twenty requests are enough for a step, and no deadline ends what a hundred deaths on a busy machine draw out."""
 RPS = 8.0
+SLOW_S = 600.0
+"""A sweep goes on for hours beside other work: what is slow there is no failure."""
 
 
 class Forked:
@@ -75,8 +77,17 @@ class Nursery:
         engine = Forked(int(self._process.stdout.readline()))
         ws.engines.append(engine)  # type: ignore[arg-type]
         if is_up:
-            until(lambda: engine.poll() is not None or ws.health_pid() == engine.pid, "the engine answers or is gone")
+            until(
+                lambda: engine.poll() is not None or ws.health_pid() == engine.pid,
+                "the engine answers or is gone",
+                SLOW_S,
+            )
         return engine
+
+    def serve(self, ws: Workspace) -> None:
+        """The first engine of the workspace, once users are answered."""
+        self.start(ws)
+        until(lambda: len(ws.gateways()) == 2 and ws.is_serving(), "users are answered", SLOW_S)
 
     def close(self) -> None:
         """End the process that forks."""

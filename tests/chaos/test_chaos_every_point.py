@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Users, Workspace, say
-from nursery import PATIENT, RPS, Nursery
+from nursery import PATIENT, RPS, SLOW_S, Nursery
 from patience import until
 
 from state.words import AirbossError
@@ -21,7 +21,6 @@ from state.words import AirbossError
 MakeWorkspace = Callable[..., Workspace]
 QUIET_S = 5.0
 """An engine that lives so long after all is done has passed its last point."""
-DEATH_S = 240.0
 
 
 class Lives:
@@ -67,7 +66,7 @@ class Lives:
 
     def _until(self, claim: Callable[[], bool]) -> None:
         try:
-            until(claim, "it dies or is over", DEATH_S)
+            until(claim, "it dies or is over", SLOW_S)
         except AssertionError as error:
             raise AssertionError(f"{error}; after {self.named()[-3:]}\n{self.ws.log_tail()}") from None
 
@@ -78,7 +77,7 @@ def test_killed_at_every_point_of_its_way_a_rollout_ends_as_if_nothing_had_been(
     workspace: MakeWorkspace, nursery: Nursery
 ) -> None:
     ws = workspace(config=PATIENT)
-    ws.serve()
+    nursery.serve(ws)
     lives = Lives(ws, nursery)
 
     def is_over() -> bool:
@@ -103,10 +102,10 @@ def test_killed_at_every_point_of_a_way_back_it_ends_as_if_nothing_had_been(
 ) -> None:
     """Back from the first step of a canary, and back from the release that a rollout has brought."""
     ws = workspace(config=PATIENT)
-    ws.serve()
+    nursery.serve(ws)
     lives = Lives(ws, nursery)
     first = ws.deploy()
-    ws.wait_for(first, after, timeout_s=DEATH_S)
+    ws.wait_for(first, after, timeout_s=SLOW_S)
     moves = "SELECT id, state FROM rollout WHERE state IN ('rolling_back', 'rolled_back')"
 
     def back() -> None:

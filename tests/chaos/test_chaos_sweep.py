@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import pytest
 from chaos_workspace import CANARY, STABLE, WHOLE_PATH, Workspace, say
-from nursery import CRASHING, PATIENT, RPS, Nursery
+from nursery import CRASHING, PATIENT, RPS, SLOW_S, Nursery
 from patience import until
 
 from state.words import AirbossError
@@ -83,7 +83,7 @@ def test_killed_at_any_point_of_the_journal_a_rollout_ends_as_if_nothing_had_bee
 ) -> None:
     """One rollout for each journal point, there and back between two releases, until a number is past the last point."""
     ws = workspace(config=PATIENT)
-    ws.serve()
+    nursery.serve(ws)
     gateways = {p.pid for p in ws.gateways()}
     users = ws.users(RPS)
     live, other = STABLE, CANARY
@@ -91,7 +91,7 @@ def test_killed_at_any_point_of_the_journal_a_rollout_ends_as_if_nothing_had_bee
     number, named = first, []
     while True:
         is_past, rollout_id = crash_at(ws, nursery, other, number, named)
-        ws.wait_for(rollout_id, "completed", timeout_s=240.0)
+        ws.wait_for(rollout_id, "completed", timeout_s=SLOW_S)
         assert ws.path(rollout_id) == list(WHOLE_PATH), named[-1:]
         ws.assert_in_order()
         ws.assert_serves_only(other)
@@ -115,7 +115,7 @@ def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(
 ) -> None:
     """One canary for each journal point of its way back; points are counted from the commit that begins it."""
     ws = workspace(config=PATIENT)
-    ws.serve()
+    nursery.serve(ws)
     gateways = {p.pid for p in ws.gateways()}
     users = ws.users(RPS)
     number, named = first, []
@@ -123,7 +123,7 @@ def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(
         ws.kill_engine()
         nursery.start(ws)
         rollout_id = ws.deploy(again=bool(named))
-        ws.wait_for(rollout_id, "step_baking", 0)
+        ws.wait_for(rollout_id, "step_baking", 0, SLOW_S)
         ws.kill_engine()
         points = ws.root / f"points-{number}"
         nursery.start(ws, CHAOS_POINTS=str(points), CHAOS_CRASH_AT=str(number), CHAOS_BEGINS="rollout rolling_back")
@@ -133,6 +133,7 @@ def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(
         until(
             lambda: engine.poll() is not None or ws.standing(rollout_id)[0] == "rolled_back",
             "it dies or is back",
+            SLOW_S,
         )
         if engine.poll() is None:
             # What it does after it is back has points of its own.
@@ -144,7 +145,7 @@ def test_killed_at_any_point_of_a_rollback_it_ends_as_if_nothing_had_been(
             nursery.start(ws)
             if ws.standing(rollout_id)[0] not in ("rolling_back", "rolled_back"):
                 ws.ask("rollback", "service/chat", env="production", reason="it looks wrong")
-        ws.wait_for(rollout_id, "rolled_back")
+        ws.wait_for(rollout_id, "rolled_back", timeout_s=SLOW_S)
         # It may have passed its first step before it was asked back; then only back.
         assert [state for state, _ in ws.path(rollout_id)][-2:] == ["rolling_back", "rolled_back"], named[-1:]
         ws.assert_in_order()
@@ -171,9 +172,9 @@ def crash_at(ws: Workspace, nursery: Nursery, release: str, number: int, named: 
     if rows:
         rollout_id = rows[0]["id"]
         until(
-            lambda: engine.poll() is not None or ws.path(rollout_id)[-1][0] == "completed", "it dies or is done", 180.0
+            lambda: engine.poll() is not None or ws.path(rollout_id)[-1][0] == "completed", "it dies or is done", SLOW_S
         )
-    until(lambda: engine.poll() is not None or len(ws.owners()) == 1, "the old release's server is gone")
+    until(lambda: engine.poll() is not None or len(ws.owners()) == 1, "the old release's server is gone", SLOW_S)
     is_past = engine.poll() is None
     if not is_past:
         named.append(points.read_text().splitlines()[-1])
