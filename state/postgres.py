@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Engine, Integer, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy import Connection, Engine, Integer, create_engine, event, text
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlmodel import Session
 
 from state import engine_lease
 from state.engine_lease import RENEW_S, TTL_S
+from state.postgres_server import WholeNumber, refuse_unfit, server_url, without_nul
 from state.words import AirbossError, Conflict, OperationFailed, Unreachable, UsageError
 
 log = logging.getLogger("airboss.store")
@@ -30,8 +30,6 @@ SCHEMA = "airboss"
 CONNECT_S = 10
 LOCK_S = 30
 STATEMENT_S = 120
-OLDEST_SERVER = 130000
-"""PostgreSQL 13: what Debian's oldest supported release has."""
 WRITER_LOCK, OPENING_LOCK = 0x41495242, 0x41495243
 """Keys of advisory locks: one writer, and one engine that opens, migrates or takes the lease."""
 WAIT_S = 1.0
@@ -92,9 +90,9 @@ class Postgres:
                 "keepalives_count": 3,
             },
         )
-        engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: _WholeNumber}
+        engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: WholeNumber}
         if not read_only:
-            event.listen(engine, "before_cursor_execute", _without_nul, retval=True)
+            event.listen(engine, "before_cursor_execute", without_nul, retval=True)
         if not read_only and alone:
 
             @event.listens_for(engine, "begin")
@@ -235,71 +233,12 @@ class Postgres:
         )
 
 
-class _WholeNumber(BigInteger):
-    """A whole number as SQLite has it, of 64 bits; sent with its type, as the driver wants it."""
-
-    render_bind_cast = True
-
-
-def server_url(url: str, password: str = "") -> URL:
-    """The address as the driver takes it. Raises UsageError for one that is none, or that holds a password."""
-    try:
-        made = make_url(url)
-    except ArgumentError:
-        raise UsageError("state.url is no address of a database", hint="postgresql://user@host:5432/database") from None
-    if made.get_backend_name() != "postgresql":
-        raise UsageError(
-            f"state.url names {made.get_backend_name()!r}; the store is SQLite, or PostgreSQL by its address",
-            hint="postgresql://user@host:5432/database",
-        )
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        raise UsageError(
-            "a store in PostgreSQL needs the driver psycopg", hint="install airboss[postgres]", code="no_driver"
-        ) from None
-    made = made.set(drivername="postgresql+psycopg")
-    return made.set(password=password) if password else made
-
-
-def refuse_unfit(connection: Connection, shown: str) -> None:
-    """Raise UsageError when the server or the database cannot hold a store."""
-    version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
-    if version < OLDEST_SERVER:
-        raise UsageError(f"{shown} is PostgreSQL {version // 10000}; 13 or newer is needed")
-    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
-    if encoding != "UTF8":
-        raise UsageError(
-            f"the database at {shown} is encoded in {encoding}, and text of every language must fit into it",
-            hint="make one with `createdb -E UTF8 -T template0`",
-        )
-    if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
-        raise UsageError(
-            f"{shown} is a standby, which nothing can be written to", hint="name the primary in [state] url"
-        )
-
-
 @contextmanager
 def opening(engine: Engine) -> Iterator[Connection]:
     """A transaction of the one engine that takes, renews or gives back the lease now."""
     with engine.begin() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({OPENING_LOCK})")
         yield connection
-
-
-def _without_nul(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> tuple[str, Any]:
-    """A program's last words may hold a NUL, which text in PostgreSQL cannot: they must not keep a rollback from being written."""
-    if isinstance(parameters, Mapping):
-        return statement, {name: _shown(value) for name, value in parameters.items()}
-    if isinstance(parameters, list | tuple):
-        return statement, [
-            {n: _shown(v) for n, v in one.items()} if isinstance(one, Mapping) else _shown(one) for one in parameters
-        ]
-    return statement, parameters
-
-
-def _shown(value: Any) -> Any:
-    return value.replace("\0", "\ufffd") if isinstance(value, str) and "\0" in value else value
 
 
 def _now(connection: Connection) -> float:

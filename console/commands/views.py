@@ -14,16 +14,16 @@ from console.commands import (
     describe_release,
     describe_service,
     health_tables,
+    log_views,
     metric_tables,
     people_tables,
     registry_tables,
     tables,
 )
-from console.commands.format import clock
 from console.commands.refs import name_of
 from console.commands.requests import ViewRequest
 from console.commands.source import LONG_S, Source
-from console.output import Facts, Outcome, Text
+from console.output import Outcome, Text
 from state.words import ExitCode, OperationFailed, UsageError
 
 if TYPE_CHECKING:
@@ -152,24 +152,6 @@ def _service(request: ViewRequest, source: Source, _context: Context) -> Outcome
     return describe_service.service(rows, replicas)
 
 
-def _service_logs(request: ViewRequest, source: Source, _context: Context) -> Outcome:
-    name = name_of(request.ref)
-    params = {"env": request.env, "replica": request.args.get("replica"), "tail": request.args["tail"]}
-    items = source.get(f"/v1/services/{name}/logs", params)
-    if not items:
-        which = f" called {params['replica']!r}" if params["replica"] else ""
-        raise OperationFailed(
-            f"no replica of {name}{which} is known",
-            hint="`airboss service replicas` shows those that live",
-            code="not_found",
-        )
-    parts = []
-    for one in items:
-        ended = f", ended {clock(one['ended_at'])}: {one['end_cause']}" if one.get("ended_at") else ""
-        parts.append(f"==> {one['id']} ({one['release_id']} in {one['env']}, {one['state']}{ended}) <==\n{one['text']}")
-    return Outcome("ReplicaLog", items, blocks=(Text("\n".join(parts)),), names=[one["id"] for one in items])
-
-
 def _capacity(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     params = {"env": request.env, "window_s": int(request.args["window_s"])}
     return capacity.capacity(source.get(f"/v1/services/{name_of(request.ref)}/capacity", params))
@@ -229,37 +211,6 @@ def _lineage(request: ViewRequest, source: Source, _context: Context) -> Outcome
     )
 
 
-def _log(request: ViewRequest, source: Source, context: Context) -> Outcome:
-    run = source.get(f"/v1/runs/{name_of(request.ref)}")
-    wanted = request.args.get("stage")
-    names = [s["name"] for s in run["stages"]]
-    if wanted is not None and wanted not in names:
-        raise OperationFailed(
-            f"{run['id']} has no stage {wanted!r}", hint=f"its stages: {', '.join(names)}", code="not_found"
-        )
-    items, parts = [], []
-    for stage in [wanted] if wanted else names:
-        text = _whole_log(source, run["id"], stage, request.args.get("tail"))
-        if text or wanted:
-            items.append({"stage": stage, "text": text})
-            parts.append(text if wanted else f"==> {stage} <==\n{text}")
-    return Outcome(
-        "Log", items, blocks=(Text("\n".join(parts)),) if parts else (Facts(()),), names=[i["stage"] for i in items]
-    )
-
-
-def _whole_log(source: Source, run: str, stage: str, tail: int | None) -> str:
-    pieces, offset = [], 0
-    while True:
-        chunk = source.get(f"/v1/runs/{run}/log/{stage}", {"offset": offset})
-        pieces.append(chunk["text"])
-        if not chunk["text"] or chunk["next_offset"] <= offset:
-            break
-        offset = chunk["next_offset"]
-    text = "".join(pieces)
-    return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
-
-
 def _hooks(request: ViewRequest, source: Source, _context: Context) -> Outcome:
     return people_tables.hooks(source.get("/v1/hooks"), request.filter)
 
@@ -294,7 +245,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "service": _service,
     "serving": _serving,
     "capacity": _capacity,
-    "service-logs": _service_logs,
+    "service-logs": log_views.of_service,
     "rollouts": _rollouts,
     "rollout": _rollout,
     "why": _why,
@@ -309,7 +260,7 @@ VIEWS: dict[str, Callable[[ViewRequest, Source, Context], Outcome]] = {
     "registry-version": registry_tables.version,
     "runs": _runs,
     "run": _run,
-    "log": _log,
+    "log": log_views.of_run,
     "pipelines": _pipelines,
     "triggers": _triggers,
     "pipeline": _pipeline,
