@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.mlflow_access import TIMEOUT_S, prepare
 from adapters.mlflow_catalogue import MlflowCatalogue
 from adapters.mlflow_errors import check_database, clear_errors, is_missing
-from adapters.mlflow_prompts import BUILD_KEY, keep_prompt
+from adapters.mlflow_prompts import BUILD_KEY, drop_followed, follow_alias, keep_prompt
 from adapters.ports import ModelVersion, Registration
 from state.digests import FileDigest, bundle_digest, canonical_json, hash_tree, text_sha256
 from state.server_config import Credentials
@@ -104,7 +104,7 @@ class MlflowRegistry:
             return {str(alias): str(version) for alias, version in found.items()}
 
     def set_alias(self, model_name: str, alias: str, version: str) -> None:
-        """Point `alias` at `version` and read it back.
+        """Point `alias` at `version` and read it back; its prompt's alias of that name goes along.
 
         Raises UsageError for a name MLflow has no room for, OperationFailed (`not_found`) for no such version, and
         Conflict when it reads back otherwise or when an alias differs from this one only in case.
@@ -127,10 +127,12 @@ class MlflowRegistry:
                 f"alias {alias} of {model_name} was set to version {version} and reads {now or 'nothing'}",
                 hint="somebody else moves it; look at the registry before going on",
             )
+        follow_alias(self._client, model_name, alias, version)
 
     def drop_alias(self, model_name: str, alias: str) -> None:
         """Remove `alias`; nothing happens when there is none."""
         with clear_errors(f"alias {alias} of {model_name} cannot be removed"):
+            drop_followed(self._client, model_name, alias, self.aliases(model_name).get(alias, ""))
             self._client.delete_registered_model_alias(model_name, alias)
 
     def tag(self, model_name: str, version: str, tags: Mapping[str, str]) -> None:

@@ -193,6 +193,12 @@ def test_a_prompt_is_kept_once_for_its_bytes_linked_from_each_model_and_no_store
     assert uris == ["prompts:/regression/1", "prompts:/regression/1", "prompts:/regression/2"]
     client = registry._client
     assert client.load_prompt(uris[0]).template == asked.prompt_text
+    for version, number in ((first, 1), (other, 2), (first, 1)):  # promoted, promoted, and back
+        registry.set_alias(version.model_name, "champion", version.version)
+        assert client.get_prompt_version_by_alias("regression", f"{version.model_name}-champion").version == number
+    registry.drop_alias(first.model_name, "champion")
+    with pytest.raises(Exception, match=r"(?i)alias"):
+        client.get_prompt_version_by_alias("regression", f"{first.model_name}-champion")
     models = client.search_logged_models([client.get_experiment_by_name("chat").experiment_id])
     linked = {model.tags["airboss.build_key"]: json.loads(model.tags["mlflow.linkedPrompts"]) for model in models}
     assert [linked[key][0]["version"] for key in ("k1", "k2", "k3")] == ["1", "1", "2"]
