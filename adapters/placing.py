@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from sqlmodel import Session
 
@@ -13,6 +14,7 @@ from adapters.kubernetes import gitops, signatures
 from adapters.kubernetes.router import KubeRouter
 from adapters.kubernetes.runtime import KubeRuntime
 from adapters.kubernetes.signatures import Checked
+from adapters.kubernetes.way_back import kept_way
 from adapters.local.router import LocalRouter
 from adapters.local.runtime import LocalRuntime
 from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
@@ -85,6 +87,15 @@ class PlacedRuntime:
             return (), ""
         found = await gitops.reverted(runtime.cluster, service, runtime.cluster.target.route or service)
         return tuple(said for said, _ in found), gitops.ignore_lines(tuple(written for _, written in found))
+
+    def way_back(self, spec: ReplicaSetSpec) -> dict[str, Any] | None:
+        """What a kept rollback plan must say of the environment's cluster; None where replicas run here."""
+        runtime = self.clusters.get(spec.env)
+        if runtime is None:
+            return None
+        cluster = runtime.cluster
+        pods, rules = cluster.pods_of(spec.service), cluster.routes.get(spec.service)
+        return kept_way(cluster.target, pods, cluster.author, spec, rules)
 
     def restart(self, spawn_id: str) -> None:
         """A new one in the place of this replica."""

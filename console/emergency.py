@@ -41,18 +41,17 @@ def run(context: Context, *, service: str, env: str | None, force: bool) -> Outc
     service, env = str(plan["service"]), str(plan["env"])
     if not force and not context.options.dry_run:
         _refuse_beside_an_engine(paths, service, env)
+    if plan.get("cluster"):
+        from console.emergency_cluster import roll_back
+
+        return roll_back(context, plan, force=force)
     table = kept_table(paths)
     route, cold = fresh_route(plan, table)
-    lines = _what_changes(table, route)
+    lines = what_changes(_served(table, plan), route)
     if context.options.dry_run:
-        return _outcome(plan, lines, [], "would roll back", route, exit=ExitCode.OK, cold=cold)
-    if context.is_read_only:
-        raise Denied(
-            "rollback changes something, and this console is read-only",
-            code="read_only",
-            hint="leave --read-only (AIRBOSS_READ_ONLY) out",
-        )
-    _confirm(context, plan, lines)
+        return outcome(plan, lines, [], "would roll back", route, exit=ExitCode.OK, cold=cold)
+    demand_writable(context)
+    confirm(context, plan, lines)
     started: list[Started] = []
     if cold and plan.get("start"):
         started, route = _warmed(context, plan, table, route, force=force)
@@ -62,8 +61,8 @@ def run(context: Context, *, service: str, env: str | None, force: bool) -> Outc
             f"no replica of {plan['to_release']} answers ready; the gateway will answer 503 until one does"
         )
     revision, answers = apply(paths, table, route)
-    record = _record(context, plan, table, revision, answers, started)
-    _spill(paths, record)
+    before = _served(table, plan)
+    spill(paths, act_of(context, plan, before=before, revision=revision, answers=answers, started=started))
     taken = [a for a in answers if not a.error]
     said = f"rolled back: {service} in {env} is {plan['to_release']}, table revision {revision}, {len(taken)} of {len(answers)} workers"
     if answers and len(taken) < len(answers):
@@ -77,7 +76,7 @@ def run(context: Context, *, service: str, env: str | None, force: bool) -> Outc
             "no gateway worker is alive; the table is kept, and the next one to start serves it",
             hint="`airboss up -d` starts the engine, which starts the gateway",
         )
-    return _outcome(plan, lines, answers, said, route, exit=ExitCode.OK, cold=cold)
+    return outcome(plan, lines, answers, said, route, exit=ExitCode.OK, cold=cold)
 
 
 def _warmed(
@@ -127,6 +126,16 @@ def read_plan(paths: Paths, service: str, env: str | None) -> Plan:
     return dict(plan)
 
 
+def demand_writable(context: Context) -> None:
+    """Raise Denied in a console that only reads."""
+    if context.is_read_only:
+        raise Denied(
+            "rollback changes something, and this console is read-only",
+            code="read_only",
+            hint="leave --read-only (AIRBOSS_READ_ONLY) out",
+        )
+
+
 def _refuse_beside_an_engine(paths: Paths, service: str, env: str) -> None:
     try:
         status, _ = request(str(paths.live_engine_socket()), "GET", "/v1/health", timeout_s=ENGINE_TIMEOUT_S)
@@ -140,8 +149,12 @@ def _refuse_beside_an_engine(paths: Paths, service: str, env: str) -> None:
         )
 
 
-def _what_changes(table: Mapping[str, Any], route: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    before = next((r for r in table["routes"] if (r["service"], r["env"]) == (route["service"], route["env"])), None)
+def _served(table: Mapping[str, Any], plan: Plan) -> Mapping[str, Any] | None:
+    return next((r for r in table["routes"] if (r["service"], r["env"]) == (plan["service"], plan["env"])), None)
+
+
+def what_changes(before: Mapping[str, Any] | None, route: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(release, traffic now, then) of everything that `route` names or that has some."""
     had = {b["release_id"]: b["weight"] for b in before["backends"]} if before else {}
     want = {b["release_id"]: b["weight"] for b in route["backends"]}
     return [
@@ -158,7 +171,8 @@ def _plan_table(plan: Plan, lines: list[tuple[str, str, str]]) -> Table:
     )
 
 
-def _confirm(context: Context, plan: Plan, lines: list[tuple[str, str, str]]) -> None:
+def confirm(context: Context, plan: Plan, lines: list[tuple[str, str, str]]) -> None:
+    """Ask `y`, unless it was given."""
     if context.options.yes:
         return
     if not context.can_ask:
@@ -173,15 +187,16 @@ def _confirm(context: Context, plan: Plan, lines: list[tuple[str, str, str]]) ->
         raise UsageError("not confirmed; nothing was done", code="not_confirmed")
 
 
-def _record(
+def act_of(
     context: Context,
     plan: Plan,
-    table: Mapping[str, Any],
+    *,
+    before: Mapping[str, Any] | None,
     revision: int,
     answers: list[Answer],
     started: list[Started],
 ) -> dict[str, Any]:
-    before = next((r for r in table["routes"] if (r["service"], r["env"]) == (plan["service"], plan["env"])), None)
+    """The record of what was done, as the next engine imports it."""
     return {
         "at": time.time(),
         "actor": f"user:{_user()}",
@@ -205,7 +220,7 @@ def _user() -> str:
         return f"uid:{os.getuid()}"
 
 
-def _spill(paths: Paths, record: Mapping[str, Any]) -> None:
+def spill(paths: Paths, record: Mapping[str, Any]) -> None:
     """Leave the record for the engine. Traffic is moved already, so a disk that cannot take it stops nothing."""
     directory = paths.state / "spill"
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(record['at']))}.{time.time_ns() % 10**9:09d}.json"
@@ -225,7 +240,7 @@ def _spill(paths: Paths, record: Mapping[str, Any]) -> None:
         diagnostics.say(text)
 
 
-def _outcome(
+def outcome(
     plan: Plan,
     lines: list[tuple[str, str, str]],
     answers: list[Answer],
@@ -234,7 +249,9 @@ def _outcome(
     *,
     exit: ExitCode,
     cold: bool,
+    more: tuple[Text, ...] = (),
 ) -> Outcome:
+    """What the command prints."""
     item = {
         "service": plan["service"],
         "env": plan["env"],
@@ -248,7 +265,7 @@ def _outcome(
     return Outcome(
         "EmergencyRollback",
         [item],
-        blocks=(_plan_table(plan, lines), Text(said)),
+        blocks=(_plan_table(plan, lines), *more, Text(said)),
         exit=exit,
         names=(f"service/{plan['service']}@{plan['env']}",),
         ref=f"service/{plan['service']}",

@@ -116,7 +116,7 @@ class Engine:
         )  # fmt: skip
         plans = PlanKeeper(
             self.store, self.config, self.paths.rollback, self.runtime.replicas,
-            admin_sockets=lambda: [path for _, path in self.gateway.workers()],
+            admin_sockets=lambda: [path for _, path in self.gateway.workers()], in_cluster=self.runtime.way_back,
         )  # fmt: skip
         self.world = World(self.store, self.runtime, self.router, self.config, plans)
         self.prometheus = prometheus_of(self.config, self.paths.root)

@@ -91,7 +91,14 @@ class KubeRoom(Room):
         self.router = LocalRouter(self.store, cast(LocalGateway, self.workers), self.runtime, self.config)
         splits = {"production": KubeRouter(self.cluster, confirm_s=self.confirm_s)}
         placed = PlacedRouter(self.router, splits if target.traffic != "gateway" else {})
-        self.plans = PlanKeeper(self.store, self.config, self.root, self.runtime.replicas, admin_sockets=list)
+        self.plans = PlanKeeper(
+            self.store,
+            self.config,
+            self.root,
+            self.runtime.replicas,
+            admin_sockets=list,
+            in_cluster=self.runtime.way_back,
+        )
         self.world = World(self.store, self.runtime, placed, self.config, self.plans)
         self.controller = Controller(
             self.store, self.world, self.counts, self.config, lambda ref, said: None, self.wake, self._copied

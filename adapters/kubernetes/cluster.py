@@ -59,6 +59,8 @@ class Cluster:
         self.lease = self._lease(on_change) if target.lease else None
         self.forbidden: tuple[str, ...] = ()
         """What we may not do there, as the cluster itself says."""
+        self.routes: dict[str, list[Object]] = {}
+        """Service → the rules of its HTTPRoute, as last read or written."""
 
     def _lease(self, on_change: Callable[[], None]) -> Lease:
         lease = Lease(self.client, self.path("leases", f"airboss-{self.env}"), self._holder(), on_change=on_change)

@@ -67,6 +67,7 @@ class KubeRouter:
             may_add = cluster.target.ownership == "full"
             rules = http_route.rules_of(route["spec"].get("rules") or [], service, port, split, may_add=may_add)
             operations = http_route.patch_of(route, rules)
+            cluster.routes[service] = rules
             if not operations:
                 break
             cluster.demand_ownership("weights", f"HTTPRoute {name} cannot be given other weights")
@@ -93,6 +94,7 @@ class KubeRouter:
             cluster.author,
         )  # fmt: skip
         await cluster.client.create(cluster.path("httproutes"), made)
+        cluster.routes[service] = rules
 
     async def _confirm_route(self, path: str, name: str) -> None:
         """Wait until every gateway has accepted the route as it is now and found what it leads to."""
@@ -118,6 +120,7 @@ class KubeRouter:
             route = await cluster.client.get(cluster.path("httproutes", self.route_name(service)))
             if route is None:
                 return Observed({})
+            cluster.routes[service] = route["spec"].get("rules") or []
             split = http_route.read(route["spec"].get("rules") or [], service)
             if split is None or http_route.trouble_of(route) != "":
                 return None

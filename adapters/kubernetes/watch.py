@@ -35,7 +35,7 @@ class Cache:
         while True:
             try:
                 if not version:
-                    version = await self._fill()
+                    version = await self.fill()
                 pause = FIRST_PAUSE_S
                 async for event in self.client.watch(self.path, self.selector, version):
                     version = self._take(event) or version
@@ -49,7 +49,8 @@ class Cache:
                 # What happened meanwhile may have been forgotten, or the server may be another: begin with a list.
                 pause, version = min(LONGEST_PAUSE_S, pause * 2), ""
 
-    async def _fill(self) -> str:
+    async def fill(self) -> str:
+        """List everything. Returns the version that a watch goes on from. Raises AirbossError."""
         items, version = await self.client.list(self.path, self.selector)
         self.objects = {item["metadata"]["name"]: item for item in items}
         self._followed()

@@ -102,13 +102,18 @@ def deploy(
         ("airboss rollback chat", "shows the plan, asks y"),
         ("airboss rollback chat --env production --yes --reason 'answers are empty' --wait", "as a script does it"),
         ("airboss rollback chat --to charlm-1 --yes", "to an older release that was verified here"),
-        ("airboss rollback chat --env production --emergency", "with no engine: straight through the gateway"),
+        (
+            "airboss rollback chat --env production --emergency",
+            "with no engine: straight through the gateway, or in the cluster",
+        ),
     ),
 )
 @click.argument("service")
 @click.option("-e", "--env", help="Where (needed where the workspace has several).")
 @click.option("--to", metavar="RELEASE", help="A release that was verified here (default: the last good one).")
-@click.option("--emergency", is_flag=True, help="Without the engine: apply the kept plan through the gateway.")
+@click.option(
+    "--emergency", is_flag=True, help="Without the engine: apply the kept plan through the gateway, or in the cluster."
+)
 @click.option("--force", is_flag=True, help="With --emergency: even though an engine answers.")
 def rollback(service: str, env: str | None, to: str | None, emergency: bool, force: bool) -> Any:
     """Return SERVICE to its last good release. Works from every state; needs no approval.

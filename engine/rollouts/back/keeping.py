@@ -1,6 +1,6 @@
 """The rollback plan of every live service kept ready in a file beside the store, so that it needs neither store nor engine.
 
-`airboss rollback --emergency` applies the file's `route`, and starts what `start` says where no replica answers; `plan` in it is the very plan that the panel and `--dry-run` show.
+`airboss rollback --emergency` applies the file's `route`, and starts what `start` says where no replica answers, or does what `cluster` says; `plan` in it is the very plan that the panel and `--dry-run` show.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlmodel import Session, select
 
 from adapters.local.child import write_json
 from adapters.local.runtime import MODULE, owner_of, server_payload
-from adapters.ports import ReplicaStatus
+from adapters.ports import ReplicaSetSpec, ReplicaStatus
 from engine.rollouts.back.reading import rollback_plan
 from engine.rollouts.back.targets import way_back
 from engine.rollouts.replica_spec import replica_spec
@@ -35,6 +35,8 @@ class PlanKeeper:
     directory: Path
     replicas: Callable[[str, str], Sequence[ReplicaStatus]]
     admin_sockets: Callable[[], Sequence[str]]
+    in_cluster: Callable[[ReplicaSetSpec], dict[str, Any] | None] = lambda spec: None
+    """What the plan must say of the cluster that the set runs in; None for one that runs here."""
     _written: dict[str, Any] = field(default_factory=dict)
 
     async def keep(self) -> None:
@@ -72,6 +74,7 @@ class PlanKeeper:
             "service": service,
             "env": env,
             "to_release": target,
+            "cluster": self.in_cluster(spec),
             "plan": rollback_plan(session, self.config, service, env, target).model_dump(mode="json"),
             "route": {
                 "service": service, "env": env, "target": where, "rollout_id": "",
