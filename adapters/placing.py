@@ -11,6 +11,7 @@ from typing import Any
 from sqlmodel import Session
 
 from adapters.kubernetes import gitops, signatures
+from adapters.kubernetes.permissions import lacking
 from adapters.kubernetes.router import KubeRouter
 from adapters.kubernetes.runtime import KubeRuntime
 from adapters.kubernetes.signatures import Checked
@@ -19,7 +20,7 @@ from adapters.local.router import LocalRouter
 from adapters.local.runtime import LocalRuntime
 from adapters.ports import Observed, ReplicaSetSpec, ReplicaStatus, Route
 from state.config import Config
-from state.words import Conflict
+from state.words import Conflict, Denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,13 @@ class PlacedRuntime:
             return (), ""
         found = await gitops.reverted(runtime.cluster, service, runtime.cluster.target.route or service)
         return tuple(said for said, _ in found), gitops.ignore_lines(tuple(written for _, written in found))
+
+    async def refusal_of(self, env: str) -> Denied | None:
+        """What a rollout there would not be allowed, asked of the cluster now. Raises AirbossError when it does not say."""
+        runtime = self.clusters.get(env)
+        if runtime is None or not (found := await runtime.cluster.ask_allowed()):
+            return None
+        return lacking(runtime.cluster.namespace, found)
 
     def way_back(self, spec: ReplicaSetSpec) -> dict[str, Any] | None:
         """What a kept rollback plan must say of the environment's cluster; None where replicas run here."""

@@ -45,7 +45,7 @@ def examine(context: Context) -> Outcome:
     for look in (_python, _packages, _accelerator, _terminal, _workspace):
         checks += look(context)
     if checks[-1].level != "fail":
-        for look in (_directory, _disk, _store, _engine, _gateway, _faults, _access, _metrics, _paging):
+        for look in (_directory, _disk, _store, _engine, _gateway, _faults, _access, _clusters, _metrics, _paging):
             checks += _guarded(look, context)
     rows = [(c.name, c.level, c.found, c.todo or "-") for c in checks]
     failed = sum(c.level == "fail" for c in checks)
@@ -267,6 +267,13 @@ def _access(context: Context) -> Iterator[Check]:
     yield from (
         Check(f.name, f.level, f.found, f.fix) for f in access_findings(context.config.gateway, context.paths.root)
     )
+
+
+def _clusters(context: Context) -> Iterator[Check]:
+    """Clusters that rollouts run in, and what is not allowed there."""
+    from console.doctor_cluster import findings
+
+    yield from (Check(*found) for found in findings(context.config, context.paths.root))
 
 
 def _metrics(context: Context) -> Iterator[Check]:

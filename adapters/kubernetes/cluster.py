@@ -16,6 +16,7 @@ from adapters.kubernetes.client import KubeClient, Object
 from adapters.kubernetes.lease import Lease
 from adapters.kubernetes.objects import ours
 from adapters.kubernetes.permissions import missing
+from adapters.kubernetes.roles import Need
 from adapters.kubernetes.watch import Cache
 from state.config import Config
 from state.kubernetes_config import Pods, Target
@@ -57,8 +58,9 @@ class Cluster:
         self.pods = Cache(self.client, self.path("pods"), ours(env), on_change)
         self.deployments = Cache(self.client, self.path("deployments"), ours(env), on_change)
         self.lease = self._lease(on_change) if target.lease else None
-        self.forbidden: tuple[str, ...] = ()
+        self.forbidden: tuple[Need, ...] = ()
         """What we may not do there, as the cluster itself says."""
+        self._unasked = ""
         self.routes: dict[str, list[Object]] = {}
         """Service → the rules of its HTTPRoute, as last read or written."""
 
@@ -105,10 +107,16 @@ class Cluster:
         """What we may not do is asked before it is needed, and again, for Roles change."""
         while True:
             try:
-                self.forbidden = await missing(self.client, self.target)
+                await self.ask_allowed()
             except AirbossError as error:
-                self.forbidden = (f"unknown: {error.message}",)
+                self._unasked = f"what we are allowed is not known: {error.message}"
             await asyncio.sleep(LOOK_S)
+
+    async def ask_allowed(self) -> tuple[Need, ...]:
+        """What of what a rollout needs is not allowed, asked now. Raises AirbossError when the cluster does not say."""
+        self.forbidden = await missing(self.client, self.target)
+        self._unasked = ""
+        return self.forbidden
 
     @property
     def trouble(self) -> str:
@@ -123,5 +131,7 @@ class Cluster:
                 f"lease held, term {self.lease.term}" if self.lease.is_held else f"waits: {self.lease.trouble}"
             )
         if self.forbidden:
-            parts.append(f"not allowed: {', '.join(self.forbidden)}")
+            parts.append(f"not allowed: {', '.join(map(str, self.forbidden))}")
+        if self._unasked:
+            parts.append(self._unasked)
         return "; ".join([*parts, *filter(None, [expiry_said(self.client.expires_at)])])

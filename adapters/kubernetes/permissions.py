@@ -1,77 +1,40 @@
-"""What the configuration needs us to be allowed, and what of it we are not: asked of the cluster before an incident asks."""
+"""What of what the configuration needs we are not allowed: asked of the cluster before an incident asks.
+
+`python -m adapters.kubernetes.permissions ROOT` says it of every environment of a workspace that runs in a cluster, a line of
+JSON each: `airboss doctor` asks so, with an engine or without.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+import json
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from adapters.kubernetes.access import read_access
 from adapters.kubernetes.client import KubeClient
+from adapters.kubernetes.roles import Need, needs, role_lines
+from state.config import load_config
 from state.kubernetes_config import Target
+from state.words import AirbossError, Denied, Unreachable
+
+ASKING_S = 10.0
 
 
-class Need(NamedTuple):
-    """One verb on one resource in the namespace."""
-
-    group: str
-    resource: str
-    verb: str
-    sub: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.verb} {self.resource}{f'/{self.sub}' if self.sub else ''}"
-
-
-READ = tuple(
-    Need(group, resource, verb)
-    for group, resource in (("", "pods"), ("apps", "deployments"))
-    for verb in ("get", "list", "watch")
-)
-SCALE = (Need("apps", "deployments", "patch", "scale"),)
-WEIGHTS = (
-    Need("", "services", "get"),
-    Need("", "services", "patch"),
-    Need("gateway.networking.k8s.io", "httproutes", "get"),
-    Need("gateway.networking.k8s.io", "httproutes", "patch"),
-    Need("discovery.k8s.io", "endpointslices", "list"),
-)
-SELECTORS = (
-    Need("", "services", "get"), Need("", "services", "create"), Need("", "services", "patch"),
-    Need("discovery.k8s.io", "endpointslices", "list"),
-)  # fmt: skip
-MAKE = tuple(
-    Need(group, resource, verb)
-    for group, resource in (("apps", "deployments"), ("", "configmaps"))
-    for verb in ("create", "patch")
-)
-
-
-def needs(target: Target) -> tuple[Need, ...]:
-    """Everything a rollout there will ask."""
-    found = [*READ]
-    if target.ownership != "observe":
-        found += SCALE
-        if target.traffic == "httproute":
-            found += WEIGHTS
-        if target.traffic == "service":
-            found += [need for need in SELECTORS if need.verb != "create"]
-    if target.ownership == "full":
-        found += MAKE
-        if target.traffic != "gateway":
-            found += SELECTORS
-        if target.traffic == "httproute":
-            found.append(Need("gateway.networking.k8s.io", "httproutes", "create"))
-    if target.lease:
-        found += [Need("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "patch")]
-    if target.probes_by_proxy:
-        found.append(Need("", "pods", "create", "proxy"))
-    return tuple(dict.fromkeys(found))
-
-
-async def missing(client: KubeClient, target: Target) -> tuple[str, ...]:
-    """What is not allowed, as `VERB RESOURCE`. Raises AirbossError when the cluster does not say."""
+async def missing(client: KubeClient, target: Target) -> tuple[Need, ...]:
+    """What is not allowed of what a rollout there will ask. Raises AirbossError when the cluster does not say."""
     asked = needs(target)
-    allowed = await asyncio.gather(*(is_allowed(client, target.namespace or "", need) for need in asked))
-    return tuple(str(need) for need, yes in zip(asked, allowed, strict=True) if not yes)
+    try:
+        async with asyncio.timeout(ASKING_S):
+            allowed = await asyncio.gather(*(is_allowed(client, target.namespace or "", need) for need in asked))
+    except TimeoutError:
+        raise Unreachable(
+            f"the cluster did not say within {ASKING_S:g} s what we are allowed", hint="it is asked again every minute"
+        ) from None
+    return tuple(need for need, yes in zip(asked, allowed, strict=True) if not yes)
 
 
 async def is_allowed(client: KubeClient, namespace: str, need: Need) -> bool:
@@ -85,3 +48,40 @@ async def is_allowed(client: KubeClient, namespace: str, need: Need) -> bool:
     }  # fmt: skip
     answer = await client.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
     return bool(answer.get("status", {}).get("allowed"))
+
+
+def lacking(namespace: str, found: Iterable[Need]) -> Denied:
+    """The refusal of what would come to a 403 on its way."""
+    found = tuple(found)
+    return Denied(
+        f"not allowed in namespace {namespace}: {', '.join(map(str, found))}",
+        hint="let the Role that the engine has there say\n" + "\n".join(role_lines(found)),
+        code="kube_forbidden",
+    )
+
+
+async def _say(env: str, target: Target, root: Path) -> dict[str, Any]:
+    client = KubeClient(partial(read_access, target.context, target.kubeconfig, root), timeout_s=target.timeout)
+    said: dict[str, Any] = {"env": env, "namespace": target.namespace, "missing": [], "rules": []}
+    try:
+        found = await missing(client, target)
+        return {**said, "host": client.host, "missing": [str(need) for need in found], "rules": role_lines(found)}
+    except AirbossError as error:
+        return {**said, "error": error.as_dict()}
+    finally:
+        await client.close()
+
+
+async def _main(root: Path) -> None:
+    targets = [
+        (env, target)
+        for env, settings in load_config(root).environment.items()
+        for target in settings.targets
+        if target.runtime == "kubernetes"
+    ]
+    for said in await asyncio.gather(*(_say(env, target, root) for env, target in targets)):
+        sys.stdout.write(json.dumps(said) + "\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(Path(sys.argv[1])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 
+from adapters.kubernetes.roles import need_of, role_lines
 from state.words import AirbossError, Conflict, Denied, OperationFailed, Unreachable
 
 ADMISSION = ("admission webhook", "violates PodSecurity", "exceeded quota", "ValidatingAdmissionPolicy", "failed quota")
@@ -32,7 +33,7 @@ def error_of(answer: httpx.Response, verb: str, path: str, *, tests: bool = Fals
             )
         return Denied(
             f"not allowed: {verb} {what}: {said}",
-            hint=f"grant the verb {verb!r} (`airboss help kubernetes` has the Roles)",
+            hint=_grant(verb, path),
             code="kube_forbidden",
         )
     if status == 409:
@@ -48,6 +49,13 @@ def error_of(answer: httpx.Response, verb: str, path: str, *, tests: bool = Fals
     if status == 404:
         return OperationFailed(f"there is no {what}: {said}", hint="is its kind installed, and the namespace there?")
     return OperationFailed(f"{verb} {what} was refused ({status}): {said}", hint="the message is the cluster's own")
+
+
+def _grant(verb: str, path: str) -> str:
+    need = need_of(verb, path)
+    if need is None:
+        return f"grant the verb {verb!r} (`airboss help kubernetes` has the Roles)"
+    return f"the Role lacks {role_lines([need])[0].removeprefix('- ')} (`airboss help kubernetes` has all of it)"
 
 
 def said_path(path: str) -> str:

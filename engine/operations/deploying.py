@@ -23,6 +23,7 @@ from engine.rollouts.back.warm import REPLACING, cheap_notes
 from engine.rollouts.costing import cost_of
 from engine.rollouts.deploy_plan import deploy_plan, refuse_blind_swap
 from engine.rollouts.hotfix import hotfix_notes, hotfix_policy
+from engine.rollouts.permitted import with_permissions
 from engine.rollouts.previews import preview_of
 from engine.rollouts.superseding import after_superseding, successor_of, supersede
 from engine.rollouts.traits import changes_of_deploy, refuse_blocked, with_changes
@@ -106,6 +107,7 @@ async def deploy(ops: Desk, request: VerbRequest, actor: Actor, *, again: bool =
             hint="the first release goes out as a canary, or by any other strategy",
             code="nothing_live",
         )
+    plan = await with_permissions(ops.controller.world.runtime, wish.env, plan, dry_run=request.dry_run)
     begins = not (request.dry_run or wish.force)
     plan = await with_image(ops, service, wish.env, wish.release_id, plan, refuse=begins)
     plan = await with_git(ops, service, wish.env, plan, refuse=begins)

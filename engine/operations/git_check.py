@@ -28,7 +28,7 @@ async def with_git(ops: Desk, service: str, env: str, plan: PlanView, *, refuse:
         return plan
     try:
         taken_back, ignore = await runtime.kept_in_git(env, service)
-    except Unreachable as error:
+    except (Denied, Unreachable) as error:
         if refuse:
             raise
         return plan.model_copy(

@@ -9,8 +9,8 @@ import pytest
 
 from adapters.kubernetes import http_route, objects
 from adapters.kubernetes.http_route import Split
-from adapters.kubernetes.permissions import needs
 from adapters.kubernetes.pods import cannot_serve, status_of
+from adapters.kubernetes.roles import Need, need_of, needs, role_lines
 from adapters.kubernetes.runtime import served_by
 from adapters.ports import ReplicaSetSpec
 from state.config import parse_config
@@ -146,8 +146,20 @@ def test_each_ownership_needs_no_more_than_it_writes() -> None:
         return {str(need) for need in needs(target)}
 
     assert not {one for one in verbs("observe") if one.startswith("patch")}
-    assert "patch httproutes" in verbs("weights") and "create deployments" not in verbs("weights")
-    assert "create deployments" in verbs("full")
+    routes = "patch httproutes (gateway.networking.k8s.io)"
+    assert routes in verbs("weights") and "create deployments (apps)" not in verbs("weights")
+    assert "create deployments (apps)" in verbs("full")
+
+
+def test_what_is_lacking_is_said_as_the_rule_that_a_role_needs() -> None:
+    scale = need_of("patch", "/apis/apps/v1/namespaces/ml/deployments/chat-1/scale")
+    assert scale == Need("apps", "deployments", "patch", "scale")
+    assert need_of("list", "/api/v1/namespaces/ml/pods") == Need("", "pods", "list")
+    assert need_of("get", "/api/v1/nodes") is None
+    assert role_lines([scale, Need("", "pods", "get"), Need("", "pods", "list")]) == [
+        '- { apiGroups: ["apps"], resources: [deployments/scale], verbs: [patch] }',
+        '- { apiGroups: [""], resources: [pods], verbs: [get, list] }',
+    ]
 
 
 @pytest.mark.parametrize(
