@@ -138,7 +138,7 @@ def serving(items: Sequence[Item], filter: str = "") -> Outcome:
             number(i.get("pid")),
             i["state"],
             number(i.get("restarts")),
-            ago(i.get("started_at"), now),
+            ago(i.get("started_at") or None, now),
             i.get("detail") or NONE,
         ),
         lambda i: f"replica/{i['spawn_id']}",

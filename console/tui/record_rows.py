@@ -166,9 +166,9 @@ def replica_row(r: ReplicaView, now: float) -> Row:
             line(r.env or NOTHING),
             line(r.release_id or NOTHING),
             sign(r.state),
-            line((str(r.pid), "dim")),
+            line((str(r.pid) if r.pid else NOTHING, "dim")),
             line((str(r.restarts), "dim" if not r.restarts else "warn")),
-            line((duration(now - r.started_at), "dim")),
+            line((duration(now - r.started_at) if r.started_at else NOTHING, "dim")),
             line((r.detail, "dim")),
         ),
     )

@@ -144,6 +144,8 @@ class Reader:
             if place.slot.service == service and place.slot.env == env and place.is_wanted:
                 up, total = ready.get(place.slot.release_id, (0, 0))
                 ready[place.slot.release_id] = (up + place.is_ready, total + 1)
+        if self.config.environment[env].cluster is not None:
+            ready = fleet.ready_pods(self.load.replicas(service, env))
         return fleet.fleet_row(
             session, self.config, service, env,
             rates=self.observer.rates(service, env),
@@ -192,10 +194,13 @@ class Reader:
         return tuple(fleet.slo_view(self.config, status) for status in self.observer.slos())
 
     def serving(self) -> tuple[ReplicaView, ...]:
-        """Every process that serves."""
-        return tuple(
-            fleet.replica_view(p) for kind in ("gateway", "model", "registry") for p in self.supervisor.of(kind)
-        )
+        """Every process that serves, and every replica in a cluster."""
+        here = [fleet.replica_view(p) for kind in ("gateway", "model", "registry") for p in self.supervisor.of(kind)]
+        clusters = [name for name, environment in self.config.environment.items() if environment.cluster is not None]
+        pods = [
+            fleet.pod_view(one) for env in clusters for s in self.config.service for one in self.load.replicas(s, env)
+        ]
+        return (*here, *pods)
 
     async def stage_log(self, run_id: str, stage: str, offset: int) -> LogChunk:
         """A piece of a stage's log. Raises UsageError when the run has no such stage."""

@@ -294,7 +294,7 @@ class SloView(_Model):
 
 
 class ReplicaView(_Model):
-    """A process that serves."""
+    """A process that serves; of a pod `pid` and `started_at` are 0."""
 
     spawn_id: str
     kind: str

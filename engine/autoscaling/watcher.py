@@ -73,6 +73,10 @@ class LoadWatcher:
             self._keep(place, served[place], found, readings)
         await self._forget({r.spawn_id for r in known})
 
+    def replicas(self, service: str, env: str) -> Sequence[ReplicaStatus]:
+        """Every replica of the service there, processes of this host and pods alike."""
+        return self._replicas(service, env)
+
     def samples(self, service: str, env: str) -> Sequence[Sample]:
         """What was seen, oldest first."""
         kept = self._kept.get((service, env))

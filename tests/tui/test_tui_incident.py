@@ -59,9 +59,10 @@ async def test_l_shows_the_logs_of_replicas_and_slash_narrows_them(desk: Any, en
     ]  # fmt: skip
     async with desk() as d:
         await d.press("l")
-        await d.shows("m-old", "signal 9", "last words", "out of memory near", "following")
+        wanted = ("m-old", "signal 9", "last words", "out of memory near", "following")
+        await d.until(lambda: all(text in d.text for text in wanted), timeout_s=20)
         await d.press("slash", "m", "e", "m", "enter")
-        await d.until(lambda: "last words" not in d.text)
+        await d.until(lambda: "last words" not in d.text, timeout_s=20)
         await d.shows("out of memory near", "lines with 'mem'")
         await d.press("escape", "l")
         await d.shows("last words", "standing still")
@@ -73,7 +74,8 @@ async def test_r_sends_one_request_to_the_canary_and_shows_its_answer(desk: Any,
         await d.shows("one request to  chat", "canary: charlm-2", "stable: charlm-1")
         await d.armed()
         await d.press("H", "i", "enter")
-        await d.shows("charlm-2 (canary) on m-7a2b in 41 ms", "there, said the model")
+        await d.until(lambda: "charlm-2 (canary) on m-7a2b in 41 ms" in d.text, timeout_s=20)
+        await d.shows("there, said the model")
         assert [(a["track"], a["prompt"], a["env"]) for a in engine.asked] == [("canary", "Hi", "production")]
         assert engine.done == [], "it is no verb: nothing changes"
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from sqlmodel import Session, col, select
 
 from adapters.local.places import Place
+from adapters.ports import ReplicaStatus
 from engine.api.schemas import AlertView, FleetRow, ReplicaView, SloView, TrackView
 from engine.observe.lifecycle import AlertRecord
 from engine.observe.rates import Rates
@@ -122,3 +123,22 @@ def replica_view(place: Place) -> ReplicaView:
         release_id=place.slot.release_id, pid=place.child.pid, state=state if place.is_wanted else "draining",
         restarts=place.restarts, started_at=place.started_at, detail=place.last_end,
     )  # fmt: skip
+
+
+def pod_view(one: ReplicaStatus) -> ReplicaView:
+    """A replica in a cluster: no process of this host, and of no known age."""
+    state = "ready" if one.is_ready else ("starting" if one.is_alive else "down")
+    return ReplicaView(
+        spawn_id=one.spawn_id, kind="model", service=one.service, env=one.env, release_id=one.release_id, pid=0,
+        state=state if one.is_wanted else "draining", restarts=one.restarts, started_at=0.0, detail=one.end_cause or "a pod",
+    )  # fmt: skip
+
+
+def ready_pods(pods: Sequence[ReplicaStatus]) -> dict[str, tuple[int, int]]:
+    """release → (ready, all) of those that are wanted."""
+    found: dict[str, tuple[int, int]] = {}
+    for one in pods:
+        if one.is_wanted and not one.role:
+            up, total = found.get(one.release_id, (0, 0))
+            found[one.release_id] = (up + (one.is_ready and one.is_alive), total + 1)
+    return found
