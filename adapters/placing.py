@@ -64,6 +64,10 @@ class PlacedRuntime:
         """Nobody counts on the set for the length of a block; in a cluster nothing is to be done for that."""
         return nullcontext() if env in self.clusters else self.local.set_aside(service, env, release_id, role)
 
+    def lacks(self, service: str, env: str, release_id: str) -> str | None:
+        """What of the cluster's its pods wait for; None where replicas run here."""
+        return self.clusters[env].lacks(service, env, release_id) if env in self.clusters else None
+
     async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int]) -> None:
         """No autoscaler of the environment's cluster goes below these; its other floors are given back."""
         if env in self.clusters:

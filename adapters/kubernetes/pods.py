@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -11,10 +12,13 @@ from adapters.ports import ReplicaStatus
 
 Object = Mapping[str, Any]
 CANNOT_START = (
-    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
-    "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+    "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
 )  # fmt: skip
+NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError")
+LATE = "ProgressDeadlineExceeded"
 LOOPS_AFTER = 2
+UNSCHEDULABLE_S = 120.0
+"""So long a node may take to come before a rollout stands still for it."""
 
 
 def status_of(pod: Object, port: int) -> ReplicaStatus:
@@ -57,25 +61,57 @@ def _start_s(pod: Object) -> float | None:
 
 
 def cannot_serve(deployment: Object | None, pods: Iterable[Object]) -> str | None:
-    """Why a set will not come up by waiting: it crashes again and again, has no image, may not be made, or took too long."""
+    """Why a set will not come up by waiting, and by its own fault: it crashes, cannot be made into containers, or took too long."""
     pods = list(pods)
     for pod in pods:
         status = pod.get("status", {})
-        for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        for one in _containers(status):
             waiting = one.get("state", {}).get("waiting") or {}
-            reason = waiting.get("reason", "")
-            if reason == "CrashLoopBackOff" and int(one.get("restartCount", 0)) >= LOOPS_AFTER:
-                last = ending_of(status)
-                return f"{pod['metadata']['name']} crashed {one['restartCount']} times" + (f": {last}" if last else "")
+            reason, restarts = waiting.get("reason", ""), int(one.get("restartCount", 0))
+            last = ended_as(one)
+            if restarts >= LOOPS_AFTER and (reason == "CrashLoopBackOff" or last.startswith("OOMKilled")):
+                said = f"{pod['metadata']['name']} crashed {restarts} times"
+                return f"{said} ({': '.join(filter(None, (reason, last)))})"
             if reason in CANNOT_START:
                 return f"{pod['metadata']['name']}: {reason}: {waiting.get('message', '')}".rstrip(": ")
     for condition in (deployment or {}).get("status", {}).get("conditions") or ():
+        if condition["type"] == "Progressing" and condition.get("reason") == LATE and not lacks(deployment, pods):
+            why = [said for pod in pods if (said := waiting_of(pod.get("status", {})))]
+            return f"{LATE}: {condition.get('message', '')}".rstrip(": ") + (f" ({why[0]})" if why else "")
+    return None
+
+
+def lacks(deployment: Object | None, pods: Iterable[Object], now: float | None = None) -> str | None:
+    """What of the cluster's a set waits for: room, a quota, an admission, an image. No fault of the release's; it may yet come.
+
+    A pod that cannot be scheduled counts once it has waited for `UNSCHEDULABLE_S`, or its Deployment is late: a node may be on its way.
+    """
+    conditions = (deployment or {}).get("status", {}).get("conditions") or ()
+    is_late = any(c["type"] == "Progressing" and c.get("reason") == LATE for c in conditions)
+    for pod in pods:
+        status, name = pod.get("status", {}), pod["metadata"]["name"]
+        for one in _containers(status):
+            waiting = one.get("state", {}).get("waiting") or {}
+            if waiting.get("reason") in NO_IMAGE:
+                return f"{name}: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+        for condition in status.get("conditions") or ():
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                since = condition.get("lastTransitionTime")
+                waited = _seconds_since(since, now) if since else 0.0
+                if is_late or waited >= UNSCHEDULABLE_S:
+                    return f"{name}: FailedScheduling ({condition.get('reason', '')}): {condition.get('message', '')}"
+    for condition in conditions:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return f"pods may not be made: {condition.get('message', condition.get('reason', ''))}"
-        if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            why = [said for pod in pods if (said := waiting_of(pod.get("status", {})))]
-            return f"{condition.get('message', 'ProgressDeadlineExceeded')}" + (f" ({why[0]})" if why else "")
     return None
+
+
+def _containers(status: Object) -> Iterable[Object]:
+    return (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+
+
+def _seconds_since(moment: str, now: float | None) -> float:
+    return (time.time() if now is None else now) - datetime.fromisoformat(moment).timestamp()
 
 
 def waiting_of(status: Object) -> str:
@@ -92,10 +128,17 @@ def waiting_of(status: Object) -> str:
 def ending_of(status: Object) -> str:
     """How a container of the pod ended last; "" when none has."""
     for one in status.get("containerStatuses") or ():
-        for state in (one.get("state", {}), one.get("lastState", {})):
-            if ended := state.get("terminated"):
-                return f"{ended.get('reason', 'ended')}, exit {ended.get('exitCode')}"
+        if ended := ended_as(one):
+            return ended
     return str(status.get("reason", "")) if status.get("phase") == "Failed" else ""
+
+
+def ended_as(container: Object) -> str:
+    """How this container ended last: the reason and the exit code; "" when it has not."""
+    for state in (container.get("state", {}), container.get("lastState", {})):
+        if ended := state.get("terminated"):
+            return f"{ended.get('reason', 'ended')}, exit {ended.get('exitCode')}"
+    return ""
 
 
 def release_of_hash(deployments: Iterable[Object]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -12,7 +12,7 @@ import httpx
 from adapters.kubernetes import objects
 from adapters.kubernetes.cluster import RANK, Cluster
 from adapters.kubernetes.floors import Floors
-from adapters.kubernetes.pods import cannot_serve, status_of
+from adapters.kubernetes.pods import cannot_serve, lacks, status_of
 from adapters.local.tables import role_of
 from adapters.ports import ReplicaSetSpec, ReplicaStatus
 from state.words import AirbossError, Conflict, Denied, Unreachable
@@ -151,16 +151,22 @@ class KubeRuntime:
 
     def crash_loop(self, service: str, env: str, release_id: str) -> str | None:
         """Why the release's pods will not come up by waiting, or None."""
-        found = [
-            d for d in self.cluster.deployments.objects.values()
-            if _labels(d).get(objects.NAME) == service and _labels(d).get(objects.RELEASE) == release_id
-        ]  # fmt: skip
-        for deployment in found:
+        return self._first(cannot_serve, service, release_id)
+
+    def lacks(self, service: str, env: str, release_id: str) -> str | None:
+        """What of the cluster's the release's pods wait for (room, quota, image), in its own words; None for nothing."""
+        return self._first(lacks, service, release_id)
+
+    def _first(self, said: Callable[[Any, list[Any]], str | None], service: str, release_id: str) -> str | None:
+        for deployment in self.cluster.deployments.objects.values():
+            labels = _labels(deployment)
+            if (labels.get(objects.NAME), labels.get(objects.RELEASE)) != (service, release_id):
+                continue
             if not int(deployment["spec"].get("replicas", 1)):
                 continue
-            own = _labels(deployment).get(objects.HASH)
+            own = labels.get(objects.HASH)
             pods = [p for p in self.cluster.pods.objects.values() if _labels(p).get(objects.HASH) == own]
-            if reason := cannot_serve(deployment, pods):
+            if reason := said(deployment, pods):
                 return reason
         return None
 

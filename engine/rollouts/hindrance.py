@@ -1,4 +1,5 @@
-"""What stops a rollout that is not evidence: a foreign hand on the weights, effects that fail, an adapter that is away. Pure.
+"""What stops a rollout that is not evidence: a foreign hand on the weights, effects that fail, an adapter that is away, a
+place without room. Pure.
 
 A rollback is never stopped by any of these: it goes on trying. Nor does a hold or a pause look at them.
 """
@@ -18,6 +19,7 @@ OUTAGE_S = 120.0
 """How long an adapter may be away before the rollout pauses; until then it only tries again."""
 _READ = frozenset({_S.SHADOWING, _S.STEP_APPLYING, _S.STEP_BAKING, _S.AWAITING_PROMOTION, _S.PROMOTING, _S.VERIFYING})
 _ACTS = _READ | {_S.PREPARING}
+_FORWARD = frozenset({_S.PREPARING, _S.SHADOWING, _S.STEP_APPLYING, _S.STEP_BAKING})
 
 
 def hindered(r: RolloutNow, f: Facts) -> Move | None:
@@ -30,6 +32,8 @@ def hindered(r: RolloutNow, f: Facts) -> Move | None:
             PauseReason.DRIFT,
             f"somebody else has set the weights: {says(split)}, where {r.id} set {says(f.known[-1]) if f.known else 'none'}",
         )
+    if f.canary.lacks and r.state in _FORWARD:
+        return pause(r, PauseReason.CAPACITY, f"{r.to_release} waits for what is not there: {f.canary.lacks}")
     trouble = f.trouble
     if trouble is None:
         return None

@@ -141,6 +141,8 @@ class ReplicaFacts:
     crash_loop: str = ""
     broken: str = ""
     """A permanent defect, such as a file whose digest is wrong."""
+    lacks: str = ""
+    """What of their place's they wait for: room, a quota, an image. Never a fault of the release's."""
     alive: int = 0
     """Processes that hold memory or will again: those that are starting, that finish their streams, or that died and are
     to be started anew."""

@@ -20,6 +20,7 @@ from engine.rollouts.back.targets import lost_bundle
 from engine.rollouts.back.warm import REPLACING, is_warm, kept_warm
 from engine.rollouts.floors import HoldsFloors, held_floors
 from engine.rollouts.replica_spec import replica_spec
+from engine.rollouts.room import lacking
 from engine.rollouts.routes import extras_of, route_of
 from engine.rollouts.values import ReplicaFacts
 from engine.rollouts.wanted import gives_back, may_exceed_file, wanted_replicas
@@ -120,6 +121,7 @@ class World:
         ready = sum(r.is_ready and r.is_alive for r in there)
         alive = sum(r.is_alive or r.is_wanted for r in there)  # one that died is started again, in its old place
         crash = self.runtime.crash_loop(seen.service, seen.env, release_id) or ""
+        lacks = lacking(self.runtime, seen.service, seen.env, release_id)
         lost = "" if ready else await self.store.read(lambda s: lost_bundle(s, seen.env, release_id))
         if probe and ready:
             count = ready if seen.now.replaces else seen.now.replicas
@@ -127,8 +129,8 @@ class World:
                 lambda s: replica_spec(s, self.config, seen.service, seen.env, release_id, count, role)
             )
             if await self.runtime.probe(spec) is not None:
-                return ReplicaFacts(ready=0, crash_loop=crash, alive=alive)
-        return ReplicaFacts(ready=ready, crash_loop=crash, broken=lost, alive=alive)
+                return ReplicaFacts(ready=0, crash_loop=crash, lacks=lacks, alive=alive)
+        return ReplicaFacts(ready=ready, crash_loop=crash, lacks=lacks, broken=lost, alive=alive)
 
     def ready(self, seen: records.Opened, release_id: str) -> int:
         """How many replicas of the release answer, as far as is known without asking."""

@@ -114,12 +114,12 @@ async def test_a_release_that_is_there_is_scaled_and_its_pods_are_not_replaced(
     assert found["replicas"] == 0 and found["template"] == template
 
 
-async def test_a_crash_loop_and_a_refused_pod_are_told_with_their_cause(kube: KubeServer, cluster: Cluster) -> None:
+async def test_an_image_that_is_not_there_is_told_in_the_clusters_words(kube: KubeServer, cluster: Cluster) -> None:
     runtime = KubeRuntime(cluster)
     kube.pods.trouble("ImagePullBackOff")
     await runtime.ensure(release("chat-1", 1))
     async with asyncio.timeout(30):
-        while not (why := runtime.crash_loop("chat", "production", "chat-1")):
+        while not (why := runtime.lacks("chat", "production", "chat-1")):
             await asyncio.sleep(0.05)
     assert "Pull" in why
 

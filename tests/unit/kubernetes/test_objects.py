@@ -9,7 +9,7 @@ import pytest
 
 from adapters.kubernetes import http_route, objects
 from adapters.kubernetes.http_route import Split
-from adapters.kubernetes.pods import cannot_serve, status_of
+from adapters.kubernetes.pods import cannot_serve, lacks, status_of
 from adapters.kubernetes.roles import Need, need_of, needs, role_lines
 from adapters.kubernetes.runtime import served_by
 from adapters.ports import ReplicaSetSpec
@@ -125,19 +125,45 @@ def test_a_pod_is_ready_when_it_has_an_address_says_so_and_is_not_leaving() -> N
     assert not status_of(ready, 8000).is_ready and not status_of(ready, 8000).is_wanted
 
 
-def test_a_set_that_will_not_come_up_is_told_with_its_cause() -> None:
-    waits = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such tag"}}, "restartCount": 0}
-    assert cannot_serve(None, [pod(containerStatuses=[waits])]) == "chat-x: ImagePullBackOff: no such tag"
-    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
-    loops = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended, "restartCount": 3}
-    assert cannot_serve(None, [pod(containerStatuses=[loops])]) == "chat-x crashed 3 times: OOMKilled, exit 137"
-    pending = pod(
-        conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no gpu"}]
+LATE = {"status": {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded",
+                                   "message": "timed out"}]}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("waiting", "last", "said"),
+    [
+        ("CrashLoopBackOff", {"reason": "Error", "exitCode": 1}, "chat-x crashed 3 times (CrashLoopBackOff: Error, exit 1)"),
+        ("CrashLoopBackOff", {"reason": "OOMKilled", "exitCode": 137},
+         "chat-x crashed 3 times (CrashLoopBackOff: OOMKilled, exit 137)"),
+        ("", {"reason": "OOMKilled", "exitCode": 137}, "chat-x crashed 3 times (OOMKilled, exit 137)"),
+        ("CreateContainerConfigError", {}, "chat-x: CreateContainerConfigError: m"),
+    ],
+)  # fmt: skip
+def test_a_set_that_fails_by_itself_is_told_with_its_cause(waiting: str, last: dict[str, Any], said: str) -> None:
+    state = {"waiting": {"reason": waiting, "message": "m"}} if waiting else {"running": {}}
+    one = {"state": state, "restartCount": 3, "lastState": {"terminated": last} if last else {}}
+    assert (cannot_serve(None, [pod(containerStatuses=[one])]), lacks(None, [pod(containerStatuses=[one])])) == (
+        said,
+        None,
     )
-    assert cannot_serve(None, [pending]) is None, "a node may still come"
-    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "timed out"}
-    deployment = {"status": {"conditions": [late]}}
-    assert cannot_serve(deployment, [pending]) == "timed out (Unschedulable: no gpu)"
+
+
+def test_what_the_cluster_does_not_have_is_no_fault_of_the_set() -> None:
+    waits = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such tag"}}, "restartCount": 0}
+    no_image = [pod(containerStatuses=[waits])]
+    assert (cannot_serve(LATE, no_image), lacks(None, no_image)) == (None, "chat-x: ImagePullBackOff: no such tag")
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no gpu",
+                 "lastTransitionTime": "2026-01-01T00:00:00Z"}  # fmt: skip
+    pending, made = [pod(conditions=[condition])], 1767225600.0
+    said = "chat-x: FailedScheduling (Unschedulable): no gpu"
+    assert lacks(None, pending, made + 100) is None, "a node may still come"
+    assert lacks(None, pending, made + 121) == said
+    assert (lacks(LATE, pending, made), cannot_serve(LATE, pending)) == (said, None)
+    quota = {
+        "status": {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: gpus"}]}
+    }
+    assert (lacks(quota, []), cannot_serve(quota, [])) == ("pods may not be made: exceeded quota: gpus", None)
+    assert cannot_serve(LATE, [pod()]) == "ProgressDeadlineExceeded: timed out"
 
 
 def test_each_ownership_needs_no_more_than_it_writes() -> None:
