@@ -15,12 +15,15 @@ from engine.comparing.statistics import (
     latency_quantile,
     ratio,
     segments,
+    shares,
     verdict,
 )
 
 MIN_REQUESTS = 200
 MIN_CHECKED = 50
 MIN_PIECES = 30
+MIN_RATED = 30
+_RATED = Metric("answers that users rated down", "", "", "", "ratings", MIN_RATED)
 NOT_AT_ONCE = "hardly ever at one time: load and prompts may differ"
 ACCURACY, QUALITY, ERRORS = "next-character accuracy", "answers that fail a quality check", "errors"
 
@@ -34,14 +37,23 @@ class Comparison:
     sentence: str
 
 
-def compare(a: tuple[str, Live, Evaluated], b: tuple[str, Live, Evaluated], usd_per_hour: float) -> Comparison:
-    """Compare release A with B, each (name, live counts, evaluation). Costs need the price of a replica's hour, US dollars."""
+def compare(
+    a: tuple[str, Live, Evaluated],
+    b: tuple[str, Live, Evaluated],
+    usd_per_hour: float,
+    rated: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> Comparison:
+    """Compare release A with B, each (name, live counts, evaluation). Costs need the price of a replica's hour, US dollars.
+
+    `rated` is, of each, how many users rated an answer down, and how many rated one up or down.
+    """
     (name_a, live_a, eval_a), (name_b, live_b, eval_b) = a, b
     shared = sorted(live_a.blocks.keys() & live_b.blocks.keys())
     is_paired = len(shared) >= MIN_BLOCKS
     arms = [[live.blocks[key] for key in (shared if is_paired else sorted(live.blocks))] for live in (live_a, live_b)]
     rows = (
         *_evaluation(name_a, eval_a, name_b, eval_b),
+        *([shares(_RATED, *rated)] if rated is not None else []),
         *_live(arms[0], arms[1], max(live_a.bounds, live_b.bounds, key=len), is_paired, usd_per_hour),
     )
     return Comparison(rows, len(shared), _sentence(name_a, name_b, rows))

@@ -157,6 +157,24 @@ def segments(
     return found
 
 
+def shares(
+    metric: Metric, a: tuple[int, int], b: tuple[int, int], resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> Compared:
+    """Shares of single yes-or-no words, each (bad, all): drawing such words again is drawing from a binomial."""
+    known = [_over(bad, n, metric.scale) for bad, n in (a, b)]
+    low = high = None
+    if min(a[1], b[1]) >= metric.needed and known[0] is not None and known[1] is not None:
+        rng = np.random.default_rng(0)
+        one, other = (rng.binomial(n, bad / n, size=resamples) / n for bad, n in (a, b))
+        tail = (1 - confidence) / 2
+        low, high = (float(value) for value in np.quantile(metric.scale * (other - one), [tail, 1 - tail]))
+    difference = None if known[0] is None or known[1] is None else known[1] - known[0]
+    return Compared(
+        metric.name, metric.unit, known[0], known[1], difference, low, high, confidence, a[1], b[1], metric.samples,
+        metric.needed, verdict(low, high), "feedback", metric.note,
+    )  # fmt: skip
+
+
 def verdict(low: float | None, high: float | None, higher_is_better: bool = False) -> Says:
     """What an interval of B less A says. One that holds 0 says nothing."""
     if low is None or high is None:

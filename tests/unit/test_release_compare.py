@@ -57,6 +57,14 @@ def test_two_of_the_same_are_not_told_apart_more_often_than_the_level_allows() -
     assert told <= 6  # 5 % of 40 is 2; over 6 has a chance of 0.3 %
 
 
+def test_users_ratings_tell_two_apart_once_there_are_enough() -> None:
+    nobody = ("m-1", Live(), NOTHING), ("m-2", Live(), NOTHING), 0.0
+    found = row(compare(*nobody, rated=((40, 100), (10, 100))), "answers that users rated down")
+    assert found.says is Says.B and found.difference == pytest.approx(-0.3)
+    assert found.low == pytest.approx(-0.41, abs=0.02) and found.high == pytest.approx(-0.19, abs=0.02)
+    assert row(compare(*nobody, rated=((4, 10), (0, 10))), "answers that users rated down").says is Says.FEW
+
+
 def test_too_few_samples_give_no_interval_and_no_verdict() -> None:
     found = compare(("m-1", live(1), NOTHING), ("m-2", live(2, failing=1.0, blocks=9), NOTHING), 0.0)
     errors = row(found, "errors")

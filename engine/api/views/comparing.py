@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from starlette.requests import Request
 
 from engine.comparing.comparison import compare
 from engine.comparing.reading import read_evaluation, read_live
+from engine.datasets.feedback import ratings, read_words
 from state.models import Dataset, Release
 from state.words import UsageError
 
@@ -44,11 +46,16 @@ def readers(reader: Reader) -> Mapping[str, Callable[[Request], Awaitable[Any]]]
         live = await reader.store.read(lambda s: read_live(s, a.service, (a.id, b.id), env, now - since_s))
         settings = reader.config.service.get(a.service)
         price = settings.cost.usd_per_hour if settings is not None else 0.0
+        words = await asyncio.to_thread(
+            lambda: ratings(word for word in read_words(reader.paths.gateway) if word.at > now - since_s)
+        )
+        rated = _rated(words.get(a.id, Counter())), _rated(words.get(b.id, Counter()))
         found = await asyncio.to_thread(
             lambda: compare(
                 (a.id, live[a.id], read_evaluation(Path(a.bundle_path))),
                 (b.id, live[b.id], read_evaluation(Path(b.bundle_path))),
                 price,
+                rated,
             )
         )
         rows = [{**asdict(row), "change_pct": row.change_pct} for row in found.rows]
@@ -61,6 +68,11 @@ def readers(reader: Reader) -> Mapping[str, Callable[[Request], Awaitable[Any]]]
         return await reader.store.read(_datasets)
 
     return {"/v1/releases/{id}/comparison": comparison, "/v1/datasets": datasets}
+
+
+def _rated(said: Counter[str]) -> tuple[int, int]:
+    """(down, up or down)."""
+    return said["down"], said["down"] + said["up"]
 
 
 def _datasets(session: Session) -> list[dict[str, Any]]:
