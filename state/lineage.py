@@ -128,7 +128,8 @@ def _edges(rows: Rows, refs: Sequence[str], forward: bool, cut: dict[str, int]) 
             for total in rows(f"SELECT {here}, COUNT(*) AS n {of_them} GROUP BY {here}", *some):
                 if left := total["n"] - shown[total[here]]:
                     cut[total[here]] = cut.get(total[here], 0) + left
-        yield from ((e[here], e[there], e["kind"]) for e in found)
+        # A request says itself which release answered it; the recorded edge serves the way forward.
+        yield from ((e[here], e[there], e["kind"]) for e in found if forward or e["kind"] != "answered_by")
     for ref in [] if forward else refs:
         if ref.startswith("request:") and (said := parts(ref.removeprefix("request:"))) and said[3]:
             yield ref, f"release:{said[3]}", f"answered {moment(said[0] / 1000)} under table {said[1]} by"

@@ -129,12 +129,19 @@ def test_a_name_of_nothing_is_refused(store: Store) -> None:
 def test_an_answer_is_followed_from_its_request_id_to_the_data(store: Store, tmp_path: Path) -> None:
     known(store)
     asked = "r1-0mx3zrtgw-b-254f6bea43-charlm-2"
+    fill(
+        store,
+        edge("dataset:d2", f"request:{asked}", "corrected"),
+        edge(f"request:{asked}", "release:charlm-2", "answered_by"),
+    )
     root = store.read_now(lambda s: lineage(s, asked))
     assert root.ref == f"request:{asked}"
     (release,) = root.children
     assert (release.ref, release.edge) == ("release:charlm-2", "answered 2026-12-01T01:01:50Z under table 11 by")
     assert "dataset:dataset-1" in str(release)
     assert store.read_now(lambda s: lineage(s, f"request/{asked}")) == root
+    learned = store.read_now(lambda s: lineage(s, f"request/{asked}", forward=True))
+    assert [node.ref for node in learned.children] == ["dataset:d2"]
     offline = OfflineStore.open(Paths.of(tmp_path))
     assert offline.get("/v1/lineage", {"ref": asked}) == root.model_dump(mode="json")
     offline.close()
