@@ -258,5 +258,4 @@ class Supervisor:
                 await asyncio.wait({ending}, timeout=READY_POLL_S)
         finally:
             ending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ending
+            await asyncio.wait({ending})  # not `await ending`: who is cancelled at this instant must hear of it

@@ -122,6 +122,19 @@ async def test_a_living_child_too_busy_to_say_who_it_is_is_not_ended_by_the_next
     assert busy.poll() is None
 
 
+async def test_a_watch_that_is_ended_at_the_instant_its_child_is_ready_ends(left: Left) -> None:
+    """It would wait for the child's end instead, and who ends the child would wait for the watch: for ever."""
+    await left.child(state="started")
+    place = await left.supervisor.want(SLOT)
+    watch, place.is_ready = place.task, False
+    assert watch is not None
+    left.supervisor.on_change = lambda owner: asyncio.get_running_loop().call_soon(watch.cancel)
+    assert watch in (await asyncio.wait({watch}, timeout=30))[0]
+    left.supervisor.on_change = lambda owner: None
+    async with asyncio.timeout(30):
+        await left.supervisor.unwant(SLOT.owner, 10.0)
+
+
 async def test_one_that_hangs_for_good_is_replaced(left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "SILENT_S", 0.2)
     monkeypatch.setattr(supervisor, "HUNG_GRACE_S", 0.1)
