@@ -11,6 +11,7 @@ from typing import Any
 from sqlmodel import Session
 
 from adapters.kubernetes import gitops, signatures
+from adapters.kubernetes.logs import pod_logs
 from adapters.kubernetes.permissions import lacking
 from adapters.kubernetes.router import KubeRouter
 from adapters.kubernetes.runtime import KubeRuntime
@@ -67,6 +68,12 @@ class PlacedRuntime:
     def lacks(self, service: str, env: str, release_id: str) -> str | None:
         """What of the cluster's its pods wait for; None where replicas run here."""
         return self.clusters[env].lacks(service, env, release_id) if env in self.clusters else None
+
+    async def logs(self, service: str, env: str, replica: str, lines: int) -> list[dict[str, Any]]:
+        """What the service's pods wrote, and what befell them; of every cluster where `env` is "". Nothing of this host."""
+        asked = [runtime.cluster for name, runtime in self.clusters.items() if env in ("", name)]
+        found = await asyncio.gather(*(pod_logs(cluster, service, replica, lines) for cluster in asked))
+        return [one for of in found for one in of]
 
     async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int]) -> None:
         """No autoscaler of the environment's cluster goes below these; its other floors are given back."""

@@ -150,6 +150,7 @@ class Engine:
             chain=self.chain, registry=self.registry.client, load=self.scaler.watcher,
             backup=self.backups.fact, restored=self.restored, standings=lambda: self.outlook.standings(), through=self.registry.through,
             metric=MetricQueries(self.config, self.prometheus), probe=self.probe, triggers=self.triggers,
+            pod_logs=self.runtime.logs,
         )  # fmt: skip
         self.desk = Desk(
             self.store, self.config, self.controller, self.runner, self.observer.book, self.paths.root,

@@ -137,7 +137,10 @@ def restart(name: str, replica: str, env: str | None, force: bool) -> Any:
     "--tail", type=click.IntRange(1, 100_000), default=50, show_default=True, metavar="N", help="Lines of each."
 )
 def logs(name: str, replica: str | None, env: str | None, tail: int) -> ViewRequest:
-    """What the replicas of SERVICE wrote: the living ones, and the last that ended, newest first."""
+    """What the replicas of SERVICE wrote: the living ones, and the last that ended, newest first.
+
+    Of a pod also what its container before wrote, where one ended, and the cluster's events of it.
+    """
     return ViewRequest("service-logs", env=env, ref=ref_of("service", name), args={"replica": replica, "tail": tail})
 
 

@@ -153,7 +153,8 @@ def _routes(reader: Reader, desk: Desk) -> list[Route]:
         asked = request.query_params
         lines = max(1, _number(request, "tail", 50))
         name, env, replica = request.path_params["name"], asked.get("env", ""), asked.get("replica", "")
-        return await store.read(lambda s: replica_logs(s, reader.paths.logs, name, env, replica, lines))
+        here = await store.read(lambda s: replica_logs(s, reader.paths.logs, name, env, replica, lines))
+        return [*here, *await reader.pod_logs(name, env, replica, lines)]
 
     async def capacity(request: Request) -> Any:
         name, env = request.path_params["name"], request.query_params.get("env", "")

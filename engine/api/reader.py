@@ -45,6 +45,12 @@ from state.store import Store
 from state.words import RunState, UsageError
 
 LOG_CHUNK = 64 * 1024
+PodLogs = Callable[[str, str, str, int], Awaitable[list[dict[str, Any]]]]
+
+
+async def no_pods(service: str, env: str, replica: str, lines: int) -> list[dict[str, Any]]:
+    """Everything runs on this host."""
+    return []
 
 
 @dataclass(slots=True)
@@ -72,6 +78,8 @@ class Reader:
     probe: MetricsProbe
     through: Callable[[Callable[[], Any]], Awaitable[Any]]
     """Makes a blocking call of the registry."""
+    pod_logs: PodLogs = no_pods
+    """(service, environment or "", beginning of a name, lines) → what pods wrote."""
     demo: dict[str, Any] = field(default_factory=dict)
     triggers: Triggers | None = None
     courses: Courses = field(default_factory=Courses)
