@@ -84,3 +84,14 @@ async def test_enter_on_an_alert_shows_first_what_changed_before_it(desk: Any) -
     async with desk() as d:
         await d.press("6", "enter")
         await d.shows("what changed in the half hour before", "burn_rate_fast")
+
+
+async def test_slash_shows_only_lines_of_a_stages_log_with_a_text(desk: Any) -> None:
+    async with desk(size=(120, 40)) as d:
+        await d.press("3", "enter")
+        await d.until(lambda: "step 10 loss 4.1" in d.text, timeout_s=20)
+        await d.press("slash", "3", "full_stop", "2", "enter")
+        await d.until(lambda: "step 10 loss 4.1" not in d.text, timeout_s=20)
+        await d.shows("step 20 loss 3.2", "lines with '3.2'")
+        await d.press("escape")
+        await d.shows("step 10 loss 4.1")

@@ -8,12 +8,13 @@ from textual.widget import Widget
 
 from console.tui.log_lines import LogTail
 from console.tui.run_rows import STAGE_COLUMNS, current_stage, run_head, stage_detail, stage_row
-from console.tui.scene import Interest, Scene
+from console.tui.scene import Interest, Scene, Scope
 from console.tui.screens.base import ConsoleScreen
 from console.tui.screens.pages import fault_lines
-from console.tui.text import line
+from console.tui.text import line, plain
 from console.tui.widgets.line_table import LineTable
 from console.tui.widgets.lines import Lines, Page
+from console.tui.widgets.prompt import Prompt
 from engine.api.schemas import LogChunk, RunView, StageView
 
 
@@ -27,6 +28,7 @@ class RunScreen(ConsoleScreen):
         self._run_id = run_id
         self._stage = ""
         self._tails: dict[str, LogTail] = {}
+        self._scope = Scope()
 
     def body(self) -> Iterable[Widget]:
         """Head, stages, what is known of one, its log."""
@@ -90,7 +92,10 @@ class RunScreen(ConsoleScreen):
             [(), *[line("  ", *row) for row in detail[:room]]] if detail else [], stale=scene.is_stale
         )
         follow = "following (l: stand still)" if self.log_page.follows else "standing still (l: follow)"
-        title = line((" log of ", "dim"), (self._stage or "no stage", "title"), (f"  {follow}  ", "dim"))
+        narrowed = f"  lines with {self._scope.filter!r} (esc: all)" if self._scope.filter else ""
+        title = line(
+            (" log of ", "dim"), (self._stage or "no stage", "title"), (narrowed, "info"), (f"  {follow}  ", "dim")
+        )
         rule = max(0, self.size.width - sum(len(t) for t, _ in title) - 1)
         self.query_one("#rule", Lines).show([(*title, ("─" * rule, "frame"))], stale=scene.is_stale)
 
@@ -105,10 +110,11 @@ class RunScreen(ConsoleScreen):
         ):
             self.tail.feed(frame.extra)
         self.console.look_at(self.interest)
-        lines = self.tail.shown()
+        lines = [shown for shown in self.tail.shown() if self._scope.admits(plain(shown))]
         fault = frame.fault if frame is not None and frame.interest == self.interest else None
         if not lines:
-            lines = [line((f"no log: {fault.message}" if fault else "nothing is written yet", "dim"))]
+            nothing = "no line is so" if self._scope.filter else "nothing is written yet"
+            lines = [line((f"no log: {fault.message}" if fault else nothing, "dim"))]
         self.log_page.show(lines, stale=scene.is_stale)
 
     def move(self, how: str) -> None:
@@ -130,9 +136,28 @@ class RunScreen(ConsoleScreen):
         self.apply()
 
     async def look_or_go(self, key_id: str) -> None:
-        """Follow on and off."""
+        """Follow on and off; show only lines with a text."""
         if key_id == "logs":
             self.log_page.follows = not self.log_page.follows
             self.apply()
+        elif key_id == "filter":
+            self.query_one(Prompt).open("filter", self._scope.filter)
+        elif key_id == "back" and self._scope.filter:
+            self._narrow("")
         elif key_id != "into":
             await super().look_or_go(key_id)
+
+    def _narrow(self, text: str) -> None:
+        self._scope = Scope(filter=text)
+        self.apply()
+
+    def on_prompt_typed(self, event: Prompt.Typed) -> None:
+        """Narrow while typing."""
+        if event.mode == "filter":
+            self._narrow(event.text)
+
+    def leave_prompt(self) -> None:
+        """Escape while typing shows all lines again."""
+        if self.query_one(Prompt).mode == "filter":
+            self._narrow("")
+        super().leave_prompt()
