@@ -4,6 +4,7 @@
     cache/<key>/out/              the outputs, with the stage's result.json
     cache/<key>.lock              held by the process that makes them; its death releases it
     cache/.aside/<spawn_id>/out/  outputs in the making
+    cache/.same/<sha256>          files of 64 KiB or more, to which equal ones of any entry are hard links
 
 Stages with effects are never looked up by key; their outputs take the same form below the run's own directory.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.local.child import write_json
+from engine.pipelines.sharing import SAME, forget_unshared, share
 from engine.pipelines.stage import ERROR_NAME, PROGRESS_NAME, RESERVED_NAMES, RESULT_NAME
 from state.digests import FileDigest, bundle_digest, hash_tree
 
@@ -143,6 +145,8 @@ class Place:
         files = hash_tree(aside / OUT)
         manifest = Manifest(key, stage, spawn_id, _digest(files), files, time.time(), made_of)
         manifest.write(aside)
+        if aside.parent == self.entry.parent / ASIDE:
+            share(aside / OUT, files, self.entry.parent / SAME)
         if self.entry.exists():
             # Not atomic together with the next line: dying between the two leaves nothing, which is a miss.
             os.replace(self.entry, aside.with_name(f"{aside.name}.old"))
@@ -171,6 +175,7 @@ class StageCache:
 
     def sweep(self, living: frozenset[str]) -> None:
         """Remove everything unfinished but that of the children in `living`."""
+        forget_unshared(self.root / SAME)
         aside = self.root / ASIDE
         for path in aside.iterdir() if aside.is_dir() else ():
             if path.name.removesuffix(".old") not in living:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,3 +153,27 @@ def test_source_digest_is_of_content(tmp_path: Path) -> None:
     assert source_digest("folder", tmp_path) != before
     with pytest.raises(UsageError, match="does not exist"):
         source_digest("nothing", tmp_path)
+
+
+def test_equal_files_of_two_entries_lie_on_the_disk_once_and_damage_to_them_spreads_to_no_new_one(
+    tmp_path: Path,
+) -> None:
+    cache, text = StageCache(tmp_path), "one " * 40_000
+    first, second = (commit(cache, s, text, s * 32) for s in ("s1", "s2"))
+    files = [place.out / "deep" / "file.txt" for place in (first, second)]
+    assert files[0].stat().st_ino == files[1].stat().st_ino
+    assert (first.out / RESULT_NAME).stat().st_nlink == 1
+    assert second.verified("s2" * 32) is not None
+    files[0].write_text("two " * 40_000)  # by hand, in place
+    for place, key in ((first, "s1"), (second, "s2")):
+        with pytest.raises(OutputsChanged):
+            place.verified(key * 32)
+    third = commit(cache, "s3", text, "s3" * 32)
+    assert third.verified("s3" * 32) is not None
+    for place in (first, second):
+        shutil.rmtree(place.entry)
+    cache.sweep(frozenset())
+    assert [path.read_text() for path in (tmp_path / ".same").iterdir()] == [text]
+    shutil.rmtree(third.entry)
+    cache.sweep(frozenset())
+    assert list((tmp_path / ".same").iterdir()) == []
