@@ -75,10 +75,14 @@ class PlacedRuntime:
         found = await asyncio.gather(*(pod_logs(cluster, service, replica, lines) for cluster in asked))
         return [one for of in found for one in of]
 
-    async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int]) -> None:
+    def floor_moves(self, env: str) -> int:
+        """How often pods were asked for in the environment's cluster: taken before what `hold_floors` is given is read."""
+        return self.clusters[env].floors.moves if env in self.clusters else 0
+
+    async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int], moves: int) -> None:
         """No autoscaler of the environment's cluster goes below these; its other floors are given back."""
         if env in self.clusters:
-            await self.clusters[env].hold_floors(wanted)
+            await self.clusters[env].hold_floors(wanted, moves)
 
     async def checked_image(self, env: str, service: str, release_id: str) -> tuple[str, Checked] | None:
         """(the image a release would run in the environment's cluster, what is known of it); None where it runs no image.

@@ -18,6 +18,7 @@ log = logging.getLogger("airboss.kubernetes")
 BEFORE = "airboss.dev/floor-before"
 PAUSED = "autoscaling.keda.sh/paused-replicas"
 LOOK_S = 5.0
+TRIES = 4
 Object = dict[str, Any]
 
 
@@ -39,9 +40,15 @@ class Floors:
         self.cluster = cluster
         self._held: Mapping[str, int] | None = None
         self._looked_at = 0.0
+        self.moves = 0
+        """How often pods were asked for so far: whoever decides what to hold takes this first."""
 
-    async def hold(self, wanted: Mapping[str, int]) -> None:
-        """Have these Deployments' floors at no less than so many pods, and every other of the environment as it was before."""
+    async def hold(self, wanted: Mapping[str, int], moves: int) -> None:
+        """Have these Deployments' floors at no less than so many pods, and every other of the environment as it was before.
+
+        `moves` is what the count was before `wanted` was read. If it has grown, a release may count on its pods by now that
+        `wanted` knows nothing of: then nothing is given back, and it is looked at again.
+        """
         now = time.monotonic()
         if wanted == self._held and now - self._looked_at < LOOK_S:
             return
@@ -54,16 +61,19 @@ class Floors:
                 if name in wanted:
                     is_whole &= await self._set(kind, one, max(wanted[name], self._replicas(name)))
                 elif BEFORE in _notes(one):
-                    is_whole &= await self._set(kind, one, None)
+                    is_whole &= self.moves == moves and await self._set(kind, one, None)
         self._held, self._looked_at = dict(wanted) if is_whole else None, now
 
     async def follow(self, name: str, replicas: int) -> None:
         """A Deployment is about to have so many pods: no autoscaler may take them away; for none, KEDA must not bring them back."""
-        for kind in KINDS:
-            for one in await self._all(kind):
-                if _target(one) == name:
-                    await self._set(kind, one, replicas or None, paused=not replicas)
+        self.moves += 1
         self._held = None
+        for kind in KINDS:
+            for _ in range(TRIES):
+                mine = [one for one in await self._all(kind) if _target(one) == name]
+                # One that has moved meanwhile is read again, now: who asks counts on it before the traffic.
+                if all([await self._set(kind, one, replicas or None, paused=not replicas) for one in mine]):
+                    break
 
     def _replicas(self, name: str) -> int:
         return int(self.cluster.deployments.objects[name]["spec"].get("replicas", 1))

@@ -70,7 +70,7 @@ class KubeRuntime:
                 return str(one["spec"]["template"]["spec"]["containers"][0]["image"])
         return self.cluster.pods_of(service).image if self.cluster.target.ownership == "full" else ""
 
-    async def hold_floors(self, wanted: Mapping[tuple[str, str], int]) -> None:
+    async def hold_floors(self, wanted: Mapping[tuple[str, str], int], moves: int) -> None:
         """(service, release) → replicas that no autoscaler may go below; every other floor is given back."""
         if RANK[self.cluster.target.ownership] < RANK["weights"]:
             return
@@ -80,7 +80,8 @@ class KubeRuntime:
                 for name, one in self.cluster.deployments.objects.items()
                 if (place := (_labels(one).get(objects.NAME, ""), _labels(one).get(objects.RELEASE, ""))) in wanted
                 and not _labels(one).get(objects.ROLE)
-            }
+            },
+            moves,
         )
 
     async def _make(self, spec: ReplicaSetSpec) -> None:

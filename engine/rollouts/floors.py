@@ -19,8 +19,14 @@ _NOT_BEGUN = (RolloutState.PLANNED, RolloutState.AWAITING_APPROVAL)
 class HoldsFloors(Protocol):
     """A runtime beside which others' autoscalers work."""
 
-    async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int]) -> None:
-        """(service, release) → replicas that no autoscaler may go below; all other floors are given back."""
+    def floor_moves(self, env: str) -> int:
+        """How often pods were asked for there so far."""
+
+    async def hold_floors(self, env: str, wanted: Mapping[tuple[str, str], int], moves: int) -> None:
+        """(service, release) → replicas that no autoscaler may go below; all other floors are given back.
+
+        `moves`: `floor_moves` as it was before `wanted` was read; what was asked for since is not given back.
+        """
 
 
 def held_floors(session: Session, env: str, warm: Mapping[Place, int]) -> dict[tuple[str, str], int]:

@@ -214,9 +214,10 @@ class World:
         if not isinstance(self.runtime, HoldsFloors):
             return
         for env in [name for name, settings in self.config.environment.items() if settings.cluster is not None]:
+            moves = self.runtime.floor_moves(env)
             wanted = await self.store.read(lambda s: held_floors(s, env, self._warm(s)))  # noqa: B023
             try:
-                await self.runtime.hold_floors(env, wanted)
+                await self.runtime.hold_floors(env, wanted, moves)
             except AirbossError as error:
                 log.warning("the floors of %s are looked at again: %s", env, error)
 

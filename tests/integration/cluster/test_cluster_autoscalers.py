@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,25 @@ async def test_a_floor_is_given_back_by_the_engine_that_comes_after_a_crash(make
         await room.comes_to(rollout_id, S.ROLLED_BACK)
         await room.holds(lambda: floor(room, "b", plural) == 1, "as it was")
         assert notes(room, "b", plural) == {}
+
+
+async def test_what_was_decided_before_pods_were_asked_for_takes_no_floor_from_them(make: Make) -> None:
+    """The engine reads what to hold, a rollout begins and asks for its pods, and only then is what was read carried out."""
+    plural = "horizontalpodautoscalers"
+    room = make()
+    runtime = room.runtime.clusters["production"]
+    await room.runtime.ensure(replace(room.spec("a"), replicas=2))
+    await room.cluster.deployments.fill()
+    room.kube.create(autoscaler(room, "a", plural))
+    moves = runtime.floors.moves
+    room.kube.fail(409, "PATCH", plural)
+    await runtime.floors.follow(objects.name_of(room.spec("a")), 2)
+    assert floor(room, "a", plural) == 2, "one that has moved meanwhile is read again"
+    await runtime.hold_floors({}, moves)
+    assert floor(room, "a", plural) == 2
+    await runtime.hold_floors({}, runtime.floors.moves)
+    assert (floor(room, "a", plural), notes(room, "a", plural)) == (1, {})
+    await room.cluster.client.close()
 
 
 async def test_keda_does_not_bring_a_withdrawn_release_back(make: Make) -> None:
