@@ -11,6 +11,7 @@ from typing import Any
 from sqlmodel import Session
 
 from adapters.kubernetes import gitops, signatures
+from adapters.kubernetes.argo_rollouts import moved_by_argo
 from adapters.kubernetes.logs import pod_logs
 from adapters.kubernetes.permissions import lacking
 from adapters.kubernetes.router import KubeRouter
@@ -95,6 +96,13 @@ class PlacedRuntime:
             return None
         wanted = runtime.cluster.pods_of(service).verify
         return image, await asyncio.to_thread(signatures.check, image, wanted, runtime.cluster.root)
+
+    async def moved_by_another(self, env: str, service: str) -> str:
+        """What of a rollout's writes another controller of the cluster moves, and which; "" for nothing, and on this host."""
+        runtime = self.clusters.get(env)
+        if runtime is None:
+            return ""
+        return await moved_by_argo(runtime.cluster, service, runtime.cluster.target.route or service)
 
     async def kept_in_git(self, env: str, service: str) -> tuple[tuple[str, ...], str]:
         """(what of a rollout's writes Git's tool would take back, what to write in Git so that it does not); nothing for this host."""

@@ -17,6 +17,9 @@ from state.words import Denied, Unreachable
 class KeptInGit(Protocol):
     """A runtime some of whose objects another tool keeps as Git has them."""
 
+    async def moved_by_another(self, env: str, service: str) -> str:
+        """What of a rollout's writes another controller moves; "" for nothing."""
+
     async def kept_in_git(self, env: str, service: str) -> tuple[tuple[str, ...], str]:
         """(what of a rollout's writes would be taken back, what to write in Git so that it is not)."""
 
@@ -27,12 +30,19 @@ async def with_git(ops: Desk, service: str, env: str, plan: PlanView, *, refuse:
     if not isinstance(runtime, KeptInGit):
         return plan
     try:
+        moved = await runtime.moved_by_another(env, service)
         taken_back, ignore = await runtime.kept_in_git(env, service)
     except (Denied, Unreachable) as error:
         if refuse:
             raise
         return plan.model_copy(
             update={"warnings": (*plan.warnings, f"not known whose the objects are: {error.message}")}
+        )
+    if moved and refuse:
+        raise Denied(
+            f"{moved}: two that move one thing undo each other",
+            hint="its spec.strategy is the ladder there (`kubectl argo rollouts`); give this environment Services and a route of its own",
+            code="argo_rollouts",
         )
     if taken_back and refuse:
         raise Denied(
@@ -41,8 +51,9 @@ async def with_git(ops: Desk, service: str, env: str, plan: PlanView, *, refuse:
             f' then, or with gitops = "agreed" in targets, it may begin:\n{ignore}',
             code="git_takes_back",
         )
-    notes = tuple(f"Git would take it back: {said}" for said in taken_back)
-    return plan.model_copy(update={"warnings": (*plan.warnings, *notes, *((ignore,) if notes else ()))})
+    notes: tuple[str, ...] = (moved,) if moved else ()
+    notes += tuple(f"Git would take it back: {said}" for said in taken_back)
+    return plan.model_copy(update={"warnings": (*plan.warnings, *notes, *((ignore,) if taken_back else ()))})
 
 
 def git_facts(clusters: Mapping[str, Cluster]) -> tuple[GitFact, ...]:

@@ -144,3 +144,29 @@ def _rolled_back() -> Rollout:
         id="ro-9", service="chat", env="production", target="default", strategy="canary", from_release="a", to_release="b",
         state="rolled_back", created_by="user:ann", created_at=1.0, state_since=1.0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("strategy", "is_let"),
+    [
+        ({"canary": {"canaryService": "chat-canary", "stableService": "chat-stable"}}, False),
+        ({"canary": {"trafficRouting": {"plugins": {"argoproj-labs/gatewayAPI": {"httpRoute": "chat"}}}}}, False),
+        ({"blueGreen": {"activeService": "other-stable"}}, True),
+    ],
+)
+async def test_what_argo_rollouts_moves_is_not_fought(make: Make, strategy: dict[str, Any], is_let: bool) -> None:
+    async with make(target=ROUTED) as room:
+        room.kube.create(
+            {
+                "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": "chat"},
+                "spec": {"strategy": strategy}, "status": {"phase": "Paused"},
+            }
+        )  # fmt: skip
+        room.kube.requests.clear()
+        if is_let:
+            assert (await room.deploy("a")).changed
+        else:
+            with pytest.raises(Denied, match="is moved by the Rollout chat of Argo Rollouts"):
+                await room.deploy("a")
+            assert room.written() == []
+            assert any("Argo Rollouts" in said for said in (await room.deploy("a", dry_run=True)).plan.warnings)
