@@ -42,7 +42,8 @@ def findings(config: Config, root: Path) -> Iterator[Finding]:
             found = f"not allowed in namespace {said['namespace']}: {', '.join(said['missing'])}"
             yield name, "fail", found, "let the Role there say " + " ".join(said["rules"])
         else:
-            yield name, "ok", f"all that a rollout needs is allowed in namespace {said['namespace']}", ""
+            gpus = f"; {said['gpus']}" if said["gpus"] else ""
+            yield name, "ok", f"all that a rollout needs is allowed in namespace {said['namespace']}{gpus}", ""
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["no word"])[-1]
         yield (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.kubernetes.access import read_access
+from adapters.kubernetes.capacity import gpus_said
 from adapters.kubernetes.client import KubeClient
 from adapters.kubernetes.roles import Need, needs, role_lines
 from state.config import load_config
@@ -60,12 +61,15 @@ def lacking(namespace: str, found: Iterable[Need]) -> Denied:
     )
 
 
-async def _say(env: str, target: Target, root: Path) -> dict[str, Any]:
+async def _say(env: str, target: Target, root: Path, gpu_resources: Iterable[str]) -> dict[str, Any]:
     client = KubeClient(partial(read_access, target.context, target.kubeconfig, root), timeout_s=target.timeout)
     said: dict[str, Any] = {"env": env, "namespace": target.namespace, "missing": [], "rules": []}
     try:
         found = await missing(client, target)
-        return {**said, "host": client.host, "missing": [str(need) for need in found], "rules": role_lines(found)}
+        gpus = [await gpus_said(client, target.namespace or "", resource) for resource in gpu_resources]
+        return {
+            **said, "missing": [str(need) for need in found], "rules": role_lines(found), "gpus": "; ".join(filter(None, gpus)),
+        }  # fmt: skip
     except AirbossError as error:
         return {**said, "error": error.as_dict()}
     finally:
@@ -73,13 +77,15 @@ async def _say(env: str, target: Target, root: Path) -> dict[str, Any]:
 
 
 async def _main(root: Path) -> None:
+    config = load_config(root)
+    gpu_resources = sorted({one.kubernetes.gpu_resource for one in config.service.values() if one.kubernetes.gpu})
     targets = [
         (env, target)
-        for env, settings in load_config(root).environment.items()
+        for env, settings in config.environment.items()
         for target in settings.targets
         if target.runtime == "kubernetes"
     ]
-    for said in await asyncio.gather(*(_say(env, target, root) for env, target in targets)):
+    for said in await asyncio.gather(*(_say(env, target, root, gpu_resources) for env, target in targets)):
         sys.stdout.write(json.dumps(said) + "\n")
 
 

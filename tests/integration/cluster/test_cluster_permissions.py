@@ -49,6 +49,7 @@ async def test_a_cluster_that_does_not_say_is_a_warning(make: Make) -> None:
     await room.cluster.client.close()
 
 
+@pytest.mark.deep
 def test_doctor_says_which_verb_on_what_where(make: Make, tmp_path: Path) -> None:
     room = make()
     (tmp_path / "airboss.toml").write_text(room.toml)
@@ -57,4 +58,7 @@ def test_doctor_says_which_verb_on_what_where(make: Make, tmp_path: Path) -> Non
     assert (name, level) == ("cluster of production", "fail")
     assert found == "not allowed in namespace default: patch httproutes (gateway.networking.k8s.io)" and ROLE in todo
     room.kube.access.grant("admin-token", "ann", [ALL])
-    assert [one[1] for one in findings(room.config, tmp_path)] == ["ok"]
+    with_gpu = room.toml.replace("[service.chat.kubernetes]", "[service.chat.kubernetes]\ngpu = 1")
+    (tmp_path / "airboss.toml").write_text(with_gpu)
+    ((_, level, found, _),) = findings(room.config, tmp_path)
+    assert level == "ok" and found.endswith("; 8 nvidia.com/gpu on 1 node, 0 held by pods of default")
