@@ -6,7 +6,8 @@ a process started or ended, a table given to a gateway worker, an alias set in t
 between them): there the process gets SIGKILL, from itself, with nothing flushed and nothing closed.
 
 CHAOS_KILLED names a file instead: the engine dies at the first point that the file does not name yet, and adds it. A point's
-name there tells the rollout's state and step too, so that lives one after the other die at each point of one rollout.
+name there tells the rollout's state and step too, once the engine is up, so that lives one after the other die at each point
+of one rollout.
 
 With `--nursery` the script imports everything once and forks an engine for each line of JSON on its standard input (`argv`,
 `env`, `cwd`, `log`), answering with its pid: importing is most of what a start costs.
@@ -15,6 +16,7 @@ With `--nursery` the script imports everything once and forks an engine for each
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sqlite3
@@ -39,6 +41,18 @@ from state.store import Store
 T = TypeVar("T")
 _lock = threading.Lock()
 _passed = 0
+_up = threading.Event()
+
+
+class _WhenUp(logging.Handler):
+    """Hears the engine say that it is up: what it passes until then is the same in every life."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("engine up"):
+            _up.set()
+
+
+logging.getLogger("airboss.engine").addHandler(_WhenUp())
 
 
 def point(name: str) -> None:
@@ -54,7 +68,7 @@ def point(name: str) -> None:
             return
         _passed += 1
         if "CHAOS_KILLED" in env:
-            is_here = is_first_here(f"{standing()}: {name}", Path(env["CHAOS_KILLED"]))
+            is_here = is_first_here(f"{standing() if _up.is_set() else 'coming up'}: {name}", Path(env["CHAOS_KILLED"]))
         else:
             with Path(env["CHAOS_POINTS"]).open("a") as file:
                 file.write(f"{_passed} {name}\n")
