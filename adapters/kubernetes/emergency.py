@@ -106,7 +106,8 @@ class Emergency:
             _say({"note": f"{ready} of {self.spec.replicas} pods are ready, and no more can be had: {error.message}"})
         begun = time.monotonic()
         while not ready or (ready < self.spec.replicas and not self._serves_meanwhile(begun, timeout_s)):
-            if why := runtime.crash_loop(self.spec.service, self.spec.env, self.spec.release_id):
+            place = (self.spec.service, self.spec.env, self.spec.release_id)
+            if why := runtime.crash_loop(*place) or runtime.lacks(*place):
                 raise OperationFailed(
                     f"{self.spec.release_id} does not start, so no traffic was moved to it: {why}",
                     hint="`airboss help kubernetes` has what pods need",
