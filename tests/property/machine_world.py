@@ -153,7 +153,7 @@ class World:
 
     def _replica_facts(self, release_id: str) -> ReplicaFacts:
         there = self.of(release_id)
-        return ReplicaFacts(there.ready, there.crash_loop, there.broken, there.alive)
+        return ReplicaFacts(there.ready, crash_loop=there.crash_loop, broken=there.broken, alive=there.alive)
 
     # What the engine does.
 

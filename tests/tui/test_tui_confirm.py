@@ -144,7 +144,7 @@ async def test_a_weight_is_asked_for_checked_and_confirmed_by_name(desk: Any, en
         await d.press("p")
         await d.armed()
         await d.press("w", *"900", "enter")
-        await d.shows("a whole percent from 1 to 100")
+        await d.shows("a whole number from 1 to 100")
         await d.press("backspace", "backspace", "backspace", *"40", "enter")
         await d.shows("rollout weight ro-2 40")
         await d.armed()
