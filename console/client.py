@@ -2,7 +2,7 @@
 
 Every call has a deadline. What goes wrong comes out as an AirbossError with the way out in its hint: an engine that is
 not there is `Unreachable`, a verb whose answer did not come is `TimedOut`, and an error the engine put on the wire is
-raised as the class it was there. httpx is imported on first use, so that `--help` does not pay for it.
+raised as the class it was there. httpcore is imported on first use, so that `--help` does not pay for it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from console.wire import (
     EVENTS_IDLE_S,
+    JSON,
+    KEPT_OPEN_S,
     READ_TIMEOUT_S,
     VERB_TIMEOUT_S,
     Address,
     EngineAt,
+    Headers,
     Query,
     alien,
     check,
-    query,
+    faults,
     read,
     read_list,
     reraise,
@@ -50,7 +53,7 @@ from engine.api.schemas import (
 from state.paths import Paths
 
 if TYPE_CHECKING:
-    import httpx
+    import httpcore
 
     from console.client_async import AsyncEngineClient
     from console.rows import Known
@@ -61,7 +64,7 @@ class EngineClient(EngineAt):
 
     def __init__(self, address: Address, *, timeout_s: float = READ_TIMEOUT_S) -> None:
         super().__init__(address, timeout_s=timeout_s)
-        self._http: httpx.Client | None = None
+        self._http: httpcore.ConnectionPool | None = None
 
     @classmethod
     def at_socket(cls, path: Path | str, *, timeout_s: float = READ_TIMEOUT_S) -> EngineClient:
@@ -98,25 +101,20 @@ class EngineClient(EngineAt):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _client(self) -> httpx.Client:
+    def _pool(self) -> httpcore.ConnectionPool:
         if self._http is None:
-            import httpx
+            import httpcore
 
-            transport = httpx.HTTPTransport(uds=self.address.socket or None)
-            self._http = httpx.Client(
-                transport=transport, base_url=self.address.url, timeout=self._timeout(), trust_env=False
-            )
+            self._http = httpcore.ConnectionPool(uds=self.address.socket or None, keepalive_expiry=KEPT_OPEN_S)
         return self._http
 
     def _fetch(self, path: str, params: Query | None = None) -> bytes:
-        return check(self._answer(path, params))
+        return check(self._answer(path, params), path)
 
-    def _answer(self, path: str, params: Query | None, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        import httpx
-
+    def _answer(self, path: str, params: Query | None, headers: Headers | None = None) -> httpcore.Response:
         try:
-            return self._client().get(path, params=query(params), headers=headers)
-        except httpx.HTTPError as error:
+            return self._pool().request("GET", self._url(path, params), headers=headers, extensions=self._within())
+        except faults() as error:
             reraise(error, self.address, self.timeout_s, acts=False)
 
     def get(self, path: str, params: Query | None = None) -> Any:
@@ -137,9 +135,12 @@ class EngineClient(EngineAt):
         answer = self._answer(
             "/v1/snapshot", {"have": known.have or None}, {"accept": f"{MEDIA_TYPE}, application/json"}
         )
-        body = check(answer)
+        body = check(answer, "/v1/snapshot")
         # An engine of before knows no lines.
-        return known.read(body) if MEDIA_TYPE in answer.headers.get("content-type", "") else read(Snapshot, body)
+        is_lines = any(
+            name.lower() == b"content-type" and MEDIA_TYPE.encode() in value for name, value in answer.headers
+        )
+        return known.read(body) if is_lines else read(Snapshot, body)
 
     def fleet(self) -> list[FleetRow]:
         """Services by environment."""
@@ -192,7 +193,7 @@ class EngineClient(EngineAt):
     def audit_lines(self, *, after: int | None = None, before: int | None = None, limit: int) -> list[bytes]:
         """Audit rows as JSON, a line each, oldest first: those after an id, the newest before one, or the newest."""
         query = {"after": after, "before": before, "limit": limit}
-        return check(self._answer("/v1/audit", query, {"accept": MEDIA_TYPE})).splitlines()
+        return check(self._answer("/v1/audit", query, {"accept": MEDIA_TYPE}), "/v1/audit").splitlines()
 
     def lineage(self, ref: str, forward: bool = False) -> LineageNode:
         """What `ref` was made from, or forward: what was made from it."""
@@ -200,58 +201,59 @@ class EngineClient(EngineAt):
 
     def verb(self, request: VerbRequest, timeout_s: float = VERB_TIMEOUT_S) -> VerbResult:
         """Run a verb, or with `dry_run` say what it would do."""
-        import httpx
-
         try:
-            response = self._client().post(
-                "/v1/verbs",
-                content=request.model_dump_json(),
-                headers={"content-type": "application/json"},
-                timeout=self._timeout(timeout_s),
-            )
-            return read(VerbResult, check(response))
-        except httpx.HTTPError as error:
+            response = self._pool().request(
+                "POST", self._url("/v1/verbs"), headers=JSON, content=request.model_dump_json().encode(),
+                extensions=self._within(timeout_s),
+            )  # fmt: skip
+            return read(VerbResult, check(response, "/v1/verbs"))
+        except faults() as error:
             keyed = bool(request.idempotency_key)
             reraise(error, self.address, timeout_s, acts=not request.dry_run, is_keyed=keyed)
 
     def ask(self, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Have the engine ask one track, release or replica; the answer with its facts."""
-        import httpx
-
         try:
-            response = check(self._client().post("/v1/ask", json=dict(body), timeout=self._timeout(timeout_s + 5.0)))
+            answer = self._pool().request(
+                "POST", self._url("/v1/ask"), headers=JSON, content=json.dumps(dict(body)).encode(),
+                extensions=self._within(timeout_s + 5.0),
+            )  # fmt: skip
+            response = check(answer, "/v1/ask")
             return dict(json.loads(response))
-        except httpx.HTTPError as error:
+        except faults() as error:
             reraise(error, self.address, timeout_s, acts=False)
 
     def tell_demo(self, facts: Mapping[str, Any]) -> None:
         """Put the demo's progress into the engine's status; a workspace that is no demo's ignores it."""
-        import httpx
-
+        body = json.dumps(dict(facts)).encode()
         try:
-            check(self._client().put("/v1/demo", json=dict(facts)))
-        except httpx.HTTPError as error:
+            answer = self._pool().request(
+                "PUT", self._url("/v1/demo"), headers=JSON, content=body, extensions=self._within()
+            )
+            check(answer, "/v1/demo")
+        except faults() as error:
             reraise(error, self.address, self.timeout_s, acts=False)
 
     @contextmanager
-    def _streaming(self, after: int) -> Iterator[Iterator[str]]:
-        import httpx
-
+    def _streaming(self, after: int) -> Iterator[Iterator[bytes]]:
         try:
-            with self._client().stream(
-                "GET", "/v1/events", params={"after": str(after)}, timeout=self._timeout(EVENTS_IDLE_S)
+            with self._pool().stream(
+                "GET", self._url("/v1/events", {"after": after}), extensions=self._within(EVENTS_IDLE_S)
             ) as response:
-                if response.status_code >= 400:
+                if response.status >= 400:
                     response.read()
-                    check(response)
-                yield response.iter_lines()
-        except httpx.HTTPError as error:
+                    check(response, "/v1/events")
+                yield response.iter_stream()
+        except faults() as error:
             reraise(error, self.address, EVENTS_IDLE_S, acts=False)
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Events after sequence number `after`, as they happen; raises Unreachable when the stream breaks."""
-        with self._streaming(after) as lines:
-            for line in lines:
-                event = sse_data(line)
-                if event is not None:
-                    yield event
+        rest = b""
+        with self._streaming(after) as pieces:
+            for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    event = sse_data(line.decode())
+                    if event is not None:
+                        yield event

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from console.wire import (
     EVENTS_IDLE_S,
+    JSON,
+    KEPT_OPEN_S,
     READ_TIMEOUT_S,
     VERB_TIMEOUT_S,
     Address,
@@ -17,7 +19,7 @@ from console.wire import (
     Query,
     alien,
     check,
-    query,
+    faults,
     read,
     read_list,
     reraise,
@@ -36,7 +38,7 @@ from engine.api.schemas import (
 )
 
 if TYPE_CHECKING:
-    import httpx
+    import httpcore
 
 
 class AsyncEngineClient(EngineAt):
@@ -44,7 +46,7 @@ class AsyncEngineClient(EngineAt):
 
     def __init__(self, address: Address, *, timeout_s: float = READ_TIMEOUT_S) -> None:
         super().__init__(address, timeout_s=timeout_s)
-        self._http: httpx.AsyncClient | None = None
+        self._http: httpcore.AsyncConnectionPool | None = None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -60,22 +62,18 @@ class AsyncEngineClient(EngineAt):
     ) -> None:
         await self.close()
 
-    def _client(self) -> httpx.AsyncClient:
+    def _pool(self) -> httpcore.AsyncConnectionPool:
         if self._http is None:
-            import httpx
+            import httpcore
 
-            transport = httpx.AsyncHTTPTransport(uds=self.address.socket or None)
-            self._http = httpx.AsyncClient(
-                transport=transport, base_url=self.address.url, timeout=self._timeout(), trust_env=False
-            )
+            self._http = httpcore.AsyncConnectionPool(uds=self.address.socket or None, keepalive_expiry=KEPT_OPEN_S)
         return self._http
 
     async def _fetch(self, path: str, params: Query | None = None) -> bytes:
-        import httpx
-
         try:
-            return check(await self._client().get(path, params=query(params)))
-        except httpx.HTTPError as error:
+            answer = await self._pool().request("GET", self._url(path, params), extensions=self._within())
+            return check(answer, path)
+        except faults() as error:
             reraise(error, self.address, self.timeout_s, acts=False)
 
     async def get(self, path: str, params: Query | None = None) -> Any:
@@ -111,48 +109,46 @@ class AsyncEngineClient(EngineAt):
 
     async def ask(self, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Have the engine ask one track, release or replica; the answer with its facts."""
-        import httpx
-
         try:
-            response = await self._client().post("/v1/ask", json=dict(body), timeout=self._timeout(timeout_s + 5.0))
-            return dict(json.loads(check(response)))
-        except httpx.HTTPError as error:
+            answer = await self._pool().request(
+                "POST", self._url("/v1/ask"), headers=JSON, content=json.dumps(dict(body)).encode(),
+                extensions=self._within(timeout_s + 5.0),
+            )  # fmt: skip
+            return dict(json.loads(check(answer, "/v1/ask")))
+        except faults() as error:
             reraise(error, self.address, timeout_s, acts=False)
 
     async def verb(self, request: VerbRequest, timeout_s: float = VERB_TIMEOUT_S) -> VerbResult:
         """Run a verb, or with `dry_run` say what it would do."""
-        import httpx
-
         try:
-            response = await self._client().post(
-                "/v1/verbs",
-                content=request.model_dump_json(),
-                headers={"content-type": "application/json"},
-                timeout=self._timeout(timeout_s),
-            )
-            return read(VerbResult, check(response))
-        except httpx.HTTPError as error:
+            response = await self._pool().request(
+                "POST", self._url("/v1/verbs"), headers=JSON, content=request.model_dump_json().encode(),
+                extensions=self._within(timeout_s),
+            )  # fmt: skip
+            return read(VerbResult, check(response, "/v1/verbs"))
+        except faults() as error:
             reraise(error, self.address, timeout_s, acts=not request.dry_run)
 
     @asynccontextmanager
-    async def _streaming(self, after: int) -> AsyncIterator[AsyncIterator[str]]:
-        import httpx
-
+    async def _streaming(self, after: int) -> AsyncIterator[AsyncIterator[bytes]]:
         try:
-            async with self._client().stream(
-                "GET", "/v1/events", params={"after": str(after)}, timeout=self._timeout(EVENTS_IDLE_S)
+            async with self._pool().stream(
+                "GET", self._url("/v1/events", {"after": after}), extensions=self._within(EVENTS_IDLE_S)
             ) as response:
-                if response.status_code >= 400:
+                if response.status >= 400:
                     await response.aread()
-                    check(response)
-                yield response.aiter_lines()
-        except httpx.HTTPError as error:
+                    check(response, "/v1/events")
+                yield response.aiter_stream()
+        except faults() as error:
             reraise(error, self.address, EVENTS_IDLE_S, acts=False)
 
     async def events(self, after: int = 0) -> AsyncIterator[Event]:
         """Events after sequence number `after`, as they happen; raises Unreachable when the stream breaks."""
-        async with self._streaming(after) as lines:
-            async for line in lines:
-                event = sse_data(line)
-                if event is not None:
-                    yield event
+        rest = b""
+        async with self._streaming(after) as pieces:
+            async for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    event = sse_data(line.decode())
+                    if event is not None:
+                        yield event

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,7 +14,7 @@ from engine.api.schemas import Event
 from state.words import OperationFailed, TimedOut, Unreachable, error_from_dict
 
 if TYPE_CHECKING:
-    import httpx
+    import httpcore
 
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 5.0
@@ -65,32 +66,31 @@ def alien(error: Exception) -> OperationFailed:
     )
 
 
-def check(response: httpx.Response) -> bytes:
-    """The body of a good answer; raises the AirbossError that a bad one carries."""
-    if response.status_code < 400:
+def check(response: httpcore.Response, path: str) -> bytes:
+    """The body, read, of a good answer; raises the AirbossError that a bad one carries."""
+    if response.status < 400:
         return response.content
     try:
         body = json.loads(response.content)
         fault = body["error"]
     except (ValueError, KeyError, TypeError):
-        text = response.text.strip().splitlines()[0][:200] if response.text.strip() else "no explanation"
+        lines = response.content.decode(errors="replace").strip().splitlines()
+        text = lines[0][:200] if lines else "no explanation"
         raise OperationFailed(
-            f"the engine answered {response.status_code} to {response.request.url.path}: {text}",
+            f"the engine answered {response.status} to {path}: {text}",
             hint="`airboss status` and the engine's log say more",
             code="http",
         ) from None
     raise error_from_dict(fault if isinstance(fault, dict) else {"message": str(fault)})
 
 
-def reraise(
-    error: httpx.HTTPError, address: Address, timeout_s: float, *, acts: bool, is_keyed: bool = False
-) -> NoReturn:
+def reraise(error: Exception, address: Address, timeout_s: float, *, acts: bool, is_keyed: bool = False) -> NoReturn:
     """Raise what a failure of the transport means to a person; `is_keyed`: an idempotency key was given."""
-    import httpx
+    import httpcore
 
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+    if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout):
         raise Unreachable(f"the engine does not answer at {address}", hint=_UP) from error
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpcore.TimeoutException):
         if acts:
             raise TimedOut(
                 f"the engine took the verb and has not answered within {timeout_s:g} s; it may still be done",
@@ -104,6 +104,13 @@ def reraise(
     ) from error
 
 
+def faults() -> tuple[type[Exception], ...]:
+    """What can go wrong with the transport, for `except`."""
+    import httpcore
+
+    return httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol
+
+
 def sse_data(line: str) -> Event | None:
     """The event on a `data:` line of the stream, None for any other line."""
     if not line.startswith("data:"):
@@ -112,12 +119,26 @@ def sse_data(line: str) -> Event | None:
 
 
 class EngineAt:
+    """An engine's address and how it is asked.
+
+    httpcore, which is what httpx sends with: importing all of httpx takes as long as the question.
+    """
+
     def __init__(self, address: Address, *, timeout_s: float = READ_TIMEOUT_S) -> None:
         self.address = address
         self.timeout_s = timeout_s
 
-    def _timeout(self, timeout_s: float | None = None) -> httpx.Timeout:
-        import httpx
+    def _url(self, path: str, params: Query | None = None) -> str:
+        asked = urlencode(query(params))
+        return f"{self.address.url}{path}{'?' if asked else ''}{asked}"
 
-        read = self.timeout_s if timeout_s is None else timeout_s
-        return httpx.Timeout(read, connect=min(CONNECT_TIMEOUT_S, read), pool=read)
+    def _within(self, timeout_s: float | None = None) -> dict[str, dict[str, float]]:
+        wait = self.timeout_s if timeout_s is None else timeout_s
+        connect = min(CONNECT_TIMEOUT_S, wait)
+        return {"timeout": {"connect": connect, "read": wait, "write": wait, "pool": wait}}
+
+
+KEPT_OPEN_S = 5.0
+"""A connection that was idle for longer is opened anew."""
+Headers = dict[bytes | str, bytes | str]
+JSON: Headers = {"content-type": "application/json"}

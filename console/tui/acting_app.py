@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from textual import work
 from textual.app import App
@@ -14,12 +15,13 @@ from console.tui.acts import Refused, VerbCall
 from console.tui.keymap import Key
 from console.tui.poller import Poller
 from console.tui.scene import Frame, Item, Lost, Scene
-from console.tui.screens.asks import EmergencyScreen, PromoteScreen, TextScreen
 from console.tui.screens.base import ConsoleScreen
-from console.tui.screens.confirm import Accepted, ConfirmScreen
 from engine.api.schemas import PlanView, RolloutView
 from engine.verbs import Confirm
 from state.words import AirbossError
+
+if TYPE_CHECKING:
+    from console.tui.screens.confirm import Accepted
 
 DRY_RUN_TIMEOUT_S = 10.0
 
@@ -67,6 +69,9 @@ class ActingApp(App[int]):
 
     def press(self, key: Key, item: Item | None) -> None:
         """A key that acts: refused with the reason, or on to its panel."""
+        # Panels are imported when one is opened: at the start of the console nobody waits for them.
+        from console.tui.screens.asks import EmergencyScreen, TextScreen
+
         scene = self.scene
         if scene.lost is not None and key.id == "rollback":
             service, env = str(getattr(item, "service", "")), str(getattr(item, "env", ""))
@@ -88,6 +93,8 @@ class ActingApp(App[int]):
                 self.begin(choice)
 
     def _promote(self, choices: tuple[acts.MenuChoice, ...] | Refused, rollout: RolloutView | None) -> None:
+        from console.tui.screens.asks import PromoteScreen
+
         if isinstance(choices, Refused) or rollout is None:
             self.say(f"p: {choices.reason if isinstance(choices, Refused) else 'no rollout'}", "warn")
         else:
@@ -106,6 +113,8 @@ class ActingApp(App[int]):
 
     def begin(self, call: VerbCall) -> None:
         """Ask as the verb's rung says, then send."""
+        from console.tui.screens.confirm import ConfirmScreen
+
         if call.rung is Confirm.NONE:
             self._send(call, "", "")
         else:

@@ -9,12 +9,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.console import RenderableType
 from rich.text import Text
 from textual import work
 from textual._compositor import CompositorUpdate
+from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
@@ -28,9 +29,6 @@ from console.tui.past import Past
 from console.tui.scene import Frame, Interest, Item, Lost
 from console.tui.screens.base import ConsoleScreen
 from console.tui.screens.lists import ListScreen
-from console.tui.screens.pages import ItemScreen, LineageScreen, RolloutScreen
-from console.tui.screens.pick import Entry, PickScreen, help_entries, palette_entries
-from console.tui.screens.run import RunScreen
 from console.tui.side_app import SideApp
 from console.tui.terminal import Watchdog
 from console.tui.theme import THEMES, choose_theme
@@ -39,6 +37,9 @@ from console.tui.widgets.prompt import Prompt
 from console.tui.widgets.shown import Ready, Shown
 from engine.api.schemas import RunView
 from state.words import AirbossError, ExitCode
+
+if TYPE_CHECKING:
+    from console.tui.screens.pick import Entry
 
 REMEMBERED_CLIPBOARD = 74_994
 """Bytes that terminals take in one OSC 52."""
@@ -75,6 +76,10 @@ class ConsoleApp(SideApp):
         watch_terminal: bool = False,
     ) -> None:
         super().__init__(client_factory, read_only=read_only)
+        for theme in THEMES:
+            self.register_theme(theme)
+        # Set before anything is styled: a theme that changes has every style worked out a second time.
+        self.set_reactive(App.theme, choose_theme(os.environ))
         self._latest: Frame | None = None
         self._past = Past()
         self._shown = Shown()
@@ -86,10 +91,7 @@ class ConsoleApp(SideApp):
         self._watchdog: Watchdog | None = None
 
     async def on_mount(self) -> None:
-        """Themes, signals, the first view, then look at the engine."""
-        for theme in THEMES:
-            self.register_theme(theme)
-        self.theme = choose_theme(os.environ)
+        """Signals, the first view, then look at the engine."""
         if self._watches_terminal:
             loop = asyncio.get_running_loop()
             for number, code in (
@@ -254,6 +256,9 @@ class ConsoleApp(SideApp):
 
     def open_item(self, item: Item, *, noted: bool = True) -> None:
         """Into a rollout, a run, or any other object; from the fleet into the service's rollout if it has one."""
+        from console.tui.screens.pages import RolloutScreen
+        from console.tui.screens.run import RunScreen
+
         if noted:
             self._visited(item)
         snapshot = self.scene.snapshot
@@ -267,6 +272,8 @@ class ConsoleApp(SideApp):
 
     def describe(self, item: Item) -> None:
         """All fields of an object."""
+        from console.tui.screens.pages import ItemScreen
+
         self.push_screen(ItemScreen(item, self.console_screen.tab))
 
     def open_ref(self, ref: str) -> None:
@@ -279,12 +286,16 @@ class ConsoleApp(SideApp):
 
     def open_lineage(self, ref: str, *, noted: bool = True) -> None:
         """What something was made from."""
+        from console.tui.screens.pages import LineageScreen
+
         if noted:
             self._visited(ref=ref)
         self.push_screen(LineageScreen(ref, self.console_screen.tab))
 
     def open_help(self, *, palette: bool) -> None:
         """The searchable list."""
+        from console.tui.screens.pick import PickScreen, help_entries, palette_entries
+
         screen = self.console_screen
         if palette:
             entries = palette_entries(screen.view, screen.item, self.scene)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.app import SuspendNotSupported
 from textual.timer import Timer
@@ -16,14 +16,12 @@ from console.tui.acting_app import ActingApp
 from console.tui.acts import Refused, ref_of
 from console.tui.scale_choices import advice, scale_choices
 from console.tui.scene import Item
-from console.tui.screens.ask import AskScreen, Whom
-from console.tui.screens.compare import CompareScreen
-from console.tui.screens.replica_logs import ReplicaLogScreen
-from console.tui.screens.run import RunScreen
-from console.tui.screens.scale import ScaleScreen
-from console.tui.screens.tour import TourScreen
 from console.tui.side_by_side import pair_of, release_of
+from console.tui.terminal import OURS_ALONE
 from engine.api.schemas import ReplicaView, RunView, Snapshot
+
+if TYPE_CHECKING:
+    from console.tui.screens.ask import Whom
 
 ASK_TIMEOUT_S = 60.0
 
@@ -56,6 +54,8 @@ class SideApp(ActingApp):
 
     def open_tour(self) -> None:
         """Five screens of what one needs first."""
+        from console.tui.screens.tour import TourScreen
+
         self.push_screen(TourScreen())
 
     def compare(self, item: Item) -> None:
@@ -76,6 +76,8 @@ class SideApp(ActingApp):
         if isinstance(pair, str):
             self.say(pair)
         else:
+            from console.tui.screens.compare import CompareScreen
+
             self.push_screen(CompareScreen(*pair, self.console_screen.tab))
 
     def open_scale_menu(self, item: Item) -> None:
@@ -89,6 +91,8 @@ class SideApp(ActingApp):
         if isinstance(choices, Refused):
             self.say(f"S: {choices.reason}", "warn")
             return
+        from console.tui.screens.scale import ScaleScreen
+
         service, env = str(getattr(item, "service", "")), str(getattr(item, "env", ""))
         protected = any(row.protected for row in snapshot.fleet if row.env == env)
         self.push_screen(ScaleScreen(service, env, protected, choices, advice(service, env)), self._chosen)
@@ -96,6 +100,8 @@ class SideApp(ActingApp):
     def open_logs(self, item: Item) -> None:
         """What an object wrote: a run's stages, a service's replicas, one replica."""
         if isinstance(item, RunView):
+            from console.tui.screens.run import RunScreen
+
             self.push_screen(RunScreen(item.id))
             return
         service, env = str(getattr(item, "service", "")), str(getattr(item, "env", ""))
@@ -103,6 +109,8 @@ class SideApp(ActingApp):
             self.say(f"{ref_of(item)} is of no service: its log is a file in .airboss/logs", "warn")
             return
         replica = item.spawn_id if isinstance(item, ReplicaView) else ""
+        from console.tui.screens.replica_logs import ReplicaLogScreen
+
         self.push_screen(ReplicaLogScreen(item, self.console_screen.tab, service, env, replica))
 
     def open_ask(self, item: Item) -> None:
@@ -121,6 +129,8 @@ class SideApp(ActingApp):
             return await self._engine().ask(body, ASK_TIMEOUT_S)
 
         protected = any(row.protected for row in snapshot.fleet if row.env == env)
+        from console.tui.screens.ask import AskScreen
+
         self.push_screen(AskScreen(service, env, protected, whoms, send))
 
     def open_shell(self, item: Item | None) -> None:
@@ -131,7 +141,8 @@ class SideApp(ActingApp):
                 os.write(
                     1, f"airboss: a shell in {where or 'this directory'}; `exit` comes back to the console\n".encode()
                 )
-                code = subprocess.run(words, cwd=where or None, env={**os.environ, **more}, check=False).returncode
+                env = {name: value for name, value in os.environ.items() if name not in OURS_ALONE} | more
+                code = subprocess.run(words, cwd=where or None, env=env, check=False).returncode
         except SuspendNotSupported:
             self.say("this terminal cannot be given to a shell", "warn")
         except OSError as error:

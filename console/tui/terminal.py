@@ -14,12 +14,20 @@ _SCRIPT = "use `airboss status`, `airboss rollout list`, or lines in a file: `ai
 DUMB = frozenset({"", "dumb", "unknown", "emacs"})
 HANGUP_LOOK_S = 1.0
 HANGUP_GRACE_S = 1.5
-_SETTINGS = {"TEXTUAL_FPS": "30", "TEXTUAL_ANIMATIONS": "none", "TEXTUAL_SMOOTH_SCROLL": "0"}
+_SETTINGS = {
+    "TEXTUAL_FPS": "30",
+    "TEXTUAL_ANIMATIONS": "none",
+    "TEXTUAL_SMOOTH_SCROLL": "0",
+    # Looking for plugins of pydantic reads the metadata of everything that is installed; the console has none.
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+}
+OURS_ALONE = ("PYDANTIC_DISABLE_PLUGINS",)
+"""Not for what is started from the console."""
 ESCDELAY_MS = 300
 
 
 def prepare(environ: MutableMapping[str, str]) -> None:
-    """Set what textual reads at import: few frames, no animation, time for an ESC sequence split by a slow line."""
+    """Set what textual and pydantic read: few frames, no animation, time for an ESC sequence split by a slow line."""
     for name, value in _SETTINGS.items():
         environ.setdefault(name, value)
     asked = environ.get("ESCDELAY", "")

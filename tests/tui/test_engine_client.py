@@ -116,7 +116,7 @@ async def test_the_asynchronous_client_does_the_same(engine: Any, tmp_path: Path
 
 
 def test_importing_it_is_light() -> None:
-    heavy = ("httpx", "textual", "rich", "torch", "mlflow")
+    heavy = ("httpcore", "httpx", "textual", "rich", "torch", "mlflow")
     code = f"import sys, console.client; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
