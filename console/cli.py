@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> int:
     from console.output import Output
 
     request = parsed.request
-    is_script = isinstance(request, LocalRequest) and request.target == "console.script:run_script_file"
+    is_script = isinstance(request, LocalRequest) and request.target == "console.script_file:run_script_file"
     if parsed.options.output == "junit" and not is_script:
         raise UsageError("-o junit is the report of a script", hint="airboss --script FILE -o junit; else -o json")
     context = Context(parsed.options, Output(parsed.options.output))

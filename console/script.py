@@ -5,10 +5,8 @@ The language is in `airboss help scripts`. Nothing here imports the console's sc
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.commands import expressions
@@ -23,20 +21,17 @@ from console.commands.script_lines import (
     assignment,
     expand,
     field_path,
-    read,
     stops_at_failure,
 )
-from console.output import Outcome
 from engine.verbs import VERBS, Confirm
 from state.words import AirbossError, UsageError
 
 if TYPE_CHECKING:
-    from console.commands.context import Context
     from console.commands.requests import Options
 
 _NOT_IN_SCRIPTS = {
     "console.cli:open_console": "the console",
-    "console.script:run_script_file": "a script",
+    "console.script_file:run_script_file": "a script",
     "console.commands.demo:play": "the demo",
     "console.commands.serving:serve": "`serve`",
 }
@@ -209,28 +204,3 @@ def _merged(ours: Options, theirs: Options) -> Options:
         confirm_name=theirs.confirm_name or ours.confirm_name,
         reason=theirs.reason or ours.reason,
     )
-
-
-def run_script_file(context: Context, *, source: str, settings: tuple[str, ...]) -> Outcome:
-    """Read, check and run a script. The outcome's exit is that of the line it stopped at."""
-    from console.commands.scripting import Runner
-
-    try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"the script {source} cannot be read: {error}", hint="--script FILE, or - for stdin"
-        ) from error
-    pairs = [pair.partition("=") for pair in settings]
-    if bad := next((pair for pair in pairs if not pair[1] or not pair[0].isidentifier()), None):
-        raise UsageError(f"--set {''.join(bad)}: not NAME=VALUE")
-    script = Script(read(text), context.options, {name: value for name, _, value in pairs})
-    script.check(_protection(context))
-    return Runner(script, context).run()
-
-
-def _protection(context: Context) -> Callable[[str], bool]:
-    """Whether an environment is protected, as far as this host's configuration says."""
-    if context.engine_url:
-        return lambda env: False
-    return lambda env: (known := context.config.environment.get(env)) is None or known.protected

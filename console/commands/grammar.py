@@ -113,7 +113,7 @@ def _top(ctx: click.Context, script: str | None, settings: tuple[str, ...], vers
     if script is not None:
         if ctx.invoked_subcommand is not None:
             raise click.UsageError(f"--script FILE takes no command beside it, here {ctx.invoked_subcommand!r}", ctx)
-        return LocalRequest("console.script:run_script_file", {"source": script, "settings": settings})
+        return LocalRequest("console.script_file:run_script_file", {"source": script, "settings": settings})
     if settings:
         raise click.UsageError(
             "--set here belongs to --script; a pipeline's --set stands behind `pipeline run NAME`", ctx
@@ -231,7 +231,7 @@ def _with_options(request: Any, given: dict[str, Any]) -> VerbRequest | ViewRequ
 def takes_key(request: ViewRequest | LocalRequest) -> bool:
     """What carries a verb of the engine's, or lines of them, takes the key too."""
     return isinstance(request, LocalRequest) and (
-        "request" in request.args or request.target == "console.script:run_script_file"
+        "request" in request.args or request.target == "console.script_file:run_script_file"
     )
 
 

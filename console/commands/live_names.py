@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -94,7 +94,6 @@ def _words(kind: str) -> Names:
         from engine.verbs import VERBS
 
         return [(verb.name, verb.summary) for verb in VERBS.values()]
-    from console.commands.topics import TOPICS
+    from console.commands.topic_names import ABOUT
 
-    topics: dict[str, tuple[str, Callable[[], str]]] = TOPICS
-    return [(name, about) for name, (about, _) in topics.items()]
+    return list(ABOUT.items())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from console.commands.topic_names import ABOUT
 from state.words import ExitCode, PauseReason, Role, RolloutState, RunState, VerdictKind
 
 _EXITS = {
@@ -204,53 +205,46 @@ def _room(*packages: str) -> Callable[[], str]:
     return lambda: "".join(map(_readme, packages)).lstrip("\n")
 
 
-TOPICS: dict[str, tuple[str, Callable[[], str]]] = {
-    "exit-codes": ("what each code means to a script", exit_codes),
-    "options": ("what every command takes, and the environment", options),
-    "verbs": ("every verb: role, confirmation, key", verbs),
-    "roles": ("who may what", roles),
-    "people": ("roles, approvals, freezes, break-glass, hooks", _room("engine.people")),
-    "keys": ("the console's keys", keys),
-    "console": ("finding one's way in it; colours, slow lines, read-only", _room("console.tui")),
-    "ssh": ("the console over SSH: TERM, colours, tmux, mosh, the clipboard, latency",
-            lambda: _readme("console.tui", "SSH.md").lstrip("\n")),
-    "config": ("every field of airboss.toml", config),
-    "wait": ("conditions of --wait", wait),
-    "retries": ("--idempotency-key: asking again without doing it twice",
-                lambda: _readme("console", "RETRIES.md").lstrip("\n")),
-    "scripts": ("the language of --script", scripts),
-    "rollouts": ("states, and which verb runs in which", rollouts),
-    "strategies": ("canary, blue-green, rolling, shadow, swap: steps, costs, refusals",
-                   lambda: _readme("engine.rollouts", "STRATEGIES.md").lstrip("\n")),
-    "judge": ("what PASS, FAIL, INCONCLUSIVE and NO_DATA mean", judge),
-    "rollback": ("the way back; why a rollout waits; stuck, adopt, supersede, hold, hotfix", _room("engine.rollouts.back")),
-    "emergency": ("the worst hour: rolling back without an engine, and drills for it", _room("console")),
-    "state": ("the store, its backups, and putting one back", _room("state")),
-    "postgresql": ("the store on a PostgreSQL server", lambda: _readme("state", "POSTGRESQL.md").lstrip("\n")),
-    "pipelines": ("what makes a release: runs, cache, gates, charlm's stages",
-                  _room("engine.pipelines", "engine.pipelines.stages")),
-    "comparing": ("two releases by quality, latency and cost, with intervals", _room("engine.comparing")),
-    "observing": ("service levels, budgets, alerts and whom they tell", _room("engine.observe")),
-    "mlflow": ("MLflow: its own or a server, what is written there, what happens while it is away",
-               lambda: _readme("adapters", "MLFLOW.md").lstrip("\n")),
-    "prometheus": ("Prometheus: scraping the gateway, rules and a dashboard, evidence for the judge",
-                   lambda: _readme("adapters", "PROMETHEUS.md").lstrip("\n")),
-    "alertmanager": ("Alertmanager: our alerts there, its alerts here, silences",
-                     lambda: _readme("adapters", "ALERTMANAGER.md").lstrip("\n")),
-    "kubernetes": ("services in a cluster: pods, HTTPRoutes, ownership, Roles, when it is down",
-                   lambda: _readme("adapters", "KUBERNETES.md").lstrip("\n")),
-    "traffic": ("the gateway: what it decides, retries, counts and keeps", _room("engine.gateway")),
-    "routing": ("what the gateway does with requests beyond weights", _room("engine.gateway.routing")),
-    "access": ("the gateway's keys, tokens, limits, kept answers and checks", _room("engine.gateway.access")),
-    "haproxy": ("HAProxy instead of the gateway's own workers, and what it cannot do", _room("engine.gateway.haproxy")),
-    "serving": ("the model server: models, serving.json, how it computes", _room("engine.serving")),
-    "serving-api": ("what a model server may be asked: bodies, jobs, batches, quotas, spans",
-                    _room("engine.serving.front")),
-    "backends": ("serving by vLLM, llama.cpp or another program", _room("engine.serving.backend")),
-    "exports": ("a model as ONNX, TorchScript or TensorRT", _room("engine.serving.export")),
-    "autoscaling": ("replicas that follow the load, and capacity advice", _room("engine.autoscaling")),
-    "benchmarks": ("what `airboss bench` measures, beside what, and how", _room("engine.bench")),
-}  # fmt: skip
+_TEXTS: dict[str, Callable[[], str]] = {
+    "exit-codes": exit_codes,
+    "options": options,
+    "verbs": verbs,
+    "roles": roles,
+    "people": _room("engine.people"),
+    "keys": keys,
+    "console": _room("console.tui"),
+    "ssh": lambda: _readme("console.tui", "SSH.md").lstrip("\n"),
+    "config": config,
+    "wait": wait,
+    "retries": lambda: _readme("console", "RETRIES.md").lstrip("\n"),
+    "scripts": scripts,
+    "rollouts": rollouts,
+    "strategies": lambda: _readme("engine.rollouts", "STRATEGIES.md").lstrip("\n"),
+    "judge": judge,
+    "rollback": _room("engine.rollouts.back"),
+    "emergency": _room("console"),
+    "state": _room("state"),
+    "postgresql": lambda: _readme("state", "POSTGRESQL.md").lstrip("\n"),
+    "pipelines": _room("engine.pipelines", "engine.pipelines.stages"),
+    "comparing": _room("engine.comparing"),
+    "observing": _room("engine.observe"),
+    "mlflow": lambda: _readme("adapters", "MLFLOW.md").lstrip("\n"),
+    "prometheus": lambda: _readme("adapters", "PROMETHEUS.md").lstrip("\n"),
+    "alertmanager": lambda: _readme("adapters", "ALERTMANAGER.md").lstrip("\n"),
+    "kubernetes": lambda: _readme("adapters", "KUBERNETES.md").lstrip("\n"),
+    "traffic": _room("engine.gateway"),
+    "routing": _room("engine.gateway.routing"),
+    "access": _room("engine.gateway.access"),
+    "haproxy": _room("engine.gateway.haproxy"),
+    "serving": _room("engine.serving"),
+    "serving-api": _room("engine.serving.front"),
+    "backends": _room("engine.serving.backend"),
+    "exports": _room("engine.serving.export"),
+    "autoscaling": _room("engine.autoscaling"),
+    "benchmarks": _room("engine.bench"),
+}
+
+TOPICS = {name: (about, _TEXTS[name]) for name, about in ABOUT.items()}
 
 
 def _readme(package: str, name: str = "README.md") -> str:
