@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Any
 
 import click
 
-from console.commands.refs import any_ref
+from console.commands.refs import any_ref, instant
 from console.commands.requests import ViewRequest
 from console.commands.tree import leaf
 from state.words import UsageError
@@ -55,14 +54,4 @@ def _moment(text: str) -> int:
     try:
         return int(time.time() - parse_duration(text))
     except ValueError:
-        pass
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        when = None
-    if when is None or when.tzinfo is None:
-        raise UsageError(
-            f"--at {text}: neither a time with an offset nor a duration",
-            hint="for example --at 2026-11-21T18:00Z, or --at 2h",
-        )
-    return int(when.timestamp())
+        return int(instant(text, "--at", hint="for example --at 2026-11-21T18:00Z, or --at 2h"))

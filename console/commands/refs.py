@@ -72,28 +72,30 @@ def verb_request(verb: str, ref: str, *, break_glass: bool = False, **args: Any)
     return VerbRequest(verb=verb, ref=ref, args=given, break_glass=break_glass)
 
 
-def seconds_until(text: str) -> float:
-    """Seconds from now to `--until`: an RFC 3339 time with its offset, or a duration. Raises UsageError."""
+def instant(text: str, option: str, hint: str) -> float:
+    """Unix seconds of an RFC 3339 time with its offset, where a duration was not meant. Raises UsageError."""
     from datetime import datetime
 
-    from state.config_types import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError:
-        pass
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
         when = None
     if when is None or when.tzinfo is None:
-        raise UsageError(
-            f"--until {text}: neither a duration nor a time with an offset",
-            hint="for example --until 2h, or --until 2026-11-21T18:00Z",
-        )
-    if when.timestamp() <= time.time():
+        raise UsageError(f"{option} {text}: neither a duration nor a time with an offset", hint=hint)
+    return when.timestamp()
+
+
+def seconds_until(text: str) -> float:
+    """Seconds from now to `--until`: an RFC 3339 time with its offset, or a duration. Raises UsageError."""
+    from state.config_types import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError:
+        at = instant(text, "--until", hint="for example --until 2h, or --until 2026-11-21T18:00Z")
+    if at <= time.time():
         raise UsageError(f"--until {text} is in the past", hint="give a time to come, or a duration such as 2h")
-    return round(when.timestamp() - time.time(), 3)
+    return round(at - time.time(), 3)
 
 
 def moment_of(text: str) -> str | None:
